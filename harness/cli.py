@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness.bench import Bench
+from harness.cli_bench import Bench
 from harness.cli_data import Data
 from harness.flags import Flat, Json, check_device
 from harness.score import Estimate

@@ -11,7 +11,8 @@ import pytest
 import fast.sizes
 import reference.likelihood
 from fast.evaluate import Part, measure
-from harness import bench, cli, designs, failures, partial, score
+from harness import cli, designs, failures, partial, score
+from harness.bench import likelihood
 from harness.sources import Source
 from reference.recipe import InputError
 from tests.corpora import *  # noqa: F403
@@ -76,7 +77,7 @@ def test_best_allocation_is_the_square_of_the_summed_spread():
 def test_timed_passes_leave_the_first_one_out(monkeypatch):
     """Five stamps, four intervals, two windows; a chain that ends earlier counts what it had."""
     clock = itertools.count(10)
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: 3.0 * next(clock))
+    monkeypatch.setattr(likelihood.time, "perf_counter", lambda: 3.0 * next(clock))
     calls = []
 
     def run(on_pass, length=100):
@@ -84,8 +85,8 @@ def test_timed_passes_leave_the_first_one_out(monkeypatch):
             calls.append(i)
             on_pass(2)
 
-    assert bench.seconds_per_window(run, 2, 4) == 1.5 and calls == list(range(5))
-    assert bench.seconds_per_window(lambda on_pass: run(on_pass, 3), 2, 4) == 1.5
+    assert likelihood.seconds_per_window(run, 2, 4) == 1.5 and calls == list(range(5))
+    assert likelihood.seconds_per_window(lambda on_pass: run(on_pass, 3), 2, 4) == 1.5
 
 
 # partial evaluations

@@ -1,71 +1,13 @@
-"""Benchmarks: paired measurements in one process, as ratios. likelihood: spread of the estimators, honesty of the error bar, speed."""
+"""Benchmark of the likelihood estimators on a trained run: their spread, the honesty of the error bar, the speed of the chain rule."""
 
-import os
-import platform
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
 
-import tyro
-
-from harness.flags import Json, check_device
+from harness.bench.measure import machine, row
 from reference.recipe import InputError
 
 DRAWS = 16  # passes per window
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Measure how much better one way is than another, on a trained run.
-
-    Example: maskgolf bench likelihood runs/demo --json -
-    """
-
-    piece: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood."""
-    run_directory: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="RUN")]] = None
-    """Run directory of a trained masked-diffusion model."""
-    repetitions: int = 200
-    """Estimates of the default design of the masks; the others get a quarter."""
-    windows: int = 8
-    """Windows of the validation split that each estimate covers."""
-    pairs: int = 7
-    """Paired timings."""
-    device: str = "cpu"
-    """cpu or cuda."""
-    compiled: bool = True
-    """torch.compile the forward pass."""
-    json: Json = None
-    """Write the rows to PATH, - for stdout."""
-
-    def run(self):
-        """Return the rows."""
-        from harness import report
-
-        least = {"repetitions": 8, "windows": 2, "pairs": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
-        if self.run_directory is None:
-            raise InputError("bench likelihood: expected a trained run to measure on, found none; name one, such as runs/demo")
-        result = likelihood(self.run_directory, self.repetitions, self.windows, self.pairs, check_device(self.device), self.compiled)
-        return result, lambda: report.bench(result)
-
-
-def machine(device: str) -> str:
-    """Return the machine in words: processor, cores in use, torch."""
-    import torch
-
-    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}"
-
-
-def row(name: str, baseline: float, candidate: float, ratio: float, low: float, high: float, pairs: int, unit: str) -> dict:
-    """Return one row of SPEC section 13: ratio says how many times better the candidate is, low and high its interval."""
-    measured = {"baseline": baseline, "candidate": candidate, "ratio": ratio, "low": low, "high": high}
-    return {"name": name, **measured, "pairs": pairs, "unit": unit}
 
 
 def likelihood(run: Path, repetitions: int, windows: int, pairs: int, device: str, compiled: bool) -> list[dict]:

@@ -1,0 +1,52 @@
+"""The maskgolf bench sub-command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from harness.flags import Json, check_device
+from reference.recipe import InputError
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure how much better one way is than another.
+
+    Example: maskgolf bench likelihood runs/demo --json -
+    """
+
+    piece: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="PIECE")]]
+    """likelihood."""
+    run_directory: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="RUN")]] = None
+    """likelihood: run directory of a trained masked-diffusion model."""
+    repetitions: int = 200
+    """likelihood: estimates of the default design of the masks; the others get a quarter."""
+    windows: int = 8
+    """likelihood: windows of the validation split that each estimate covers."""
+    pairs: int = 7
+    """Paired timings."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    compiled: bool = True
+    """torch.compile what the production path compiles."""
+    json: Json = None
+    """Write the rows to PATH, - for stdout."""
+
+    def run(self):
+        """Return the rows."""
+        from harness import report
+
+        for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1}.items():
+            if getattr(self, name) < smallest:
+                raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
+        result = getattr(self, f"_{self.piece}")(check_device(self.device))
+        return result, lambda: report.bench(result)
+
+    def _likelihood(self, device: str) -> list[dict]:
+        from harness.bench.likelihood import likelihood
+
+        if self.run_directory is None:
+            raise InputError("bench likelihood: expected a trained run to measure on, found none; name one, such as runs/demo")
+        return likelihood(self.run_directory, self.repetitions, self.windows, self.pairs, device, self.compiled)
