@@ -37,11 +37,14 @@ class Bench:
     def run(self):
         """Return the rows."""
         from harness import report
+        from harness.bench import gate
 
         for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1}.items():
             if getattr(self, name) < smallest:
                 raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
-        result = getattr(self, f"_{self.piece}")(check_device(self.device))
+        device = check_device(self.device)
+        gate.require(gate.BEHIND[self.piece], device, self.compiled)
+        result = getattr(self, f"_{self.piece}")(device)
         return result, lambda: report.bench(result)
 
     def _likelihood(self, device: str) -> list[dict]:

@@ -6,6 +6,10 @@ import signal
 from reference.recipe import InputError
 
 
+class CheckFailed(RuntimeError):
+    """A check that the command rests on is red; the message says which."""
+
+
 class Stopped(KeyboardInterrupt):
     """Ctrl-C with something to show: a message, and the result so far."""
 
@@ -21,7 +25,7 @@ def code_and_message(error: BaseException) -> tuple[int, str | None]:
 
     if isinstance(error, InputError):
         return 2, str(error)
-    if isinstance(error, TrainingError):
+    if isinstance(error, TrainingError | CheckFailed):
         return 1, str(error)
     if isinstance(error, Interrupted):
         number = signal.SIGTERM if "SIGTERM" in str(error) else signal.SIGINT
