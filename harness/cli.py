@@ -12,6 +12,7 @@ import tyro
 
 from harness.cli_bench import Bench
 from harness.cli_data import Data
+from harness.cli_submission import Validate
 from harness.flags import Flat, Json, check_device
 from harness.score import Estimate
 from harness.sources import Source
@@ -325,6 +326,7 @@ def _command(preset: str):
         | Annotated[Report, sub("report")]
         | Annotated[Compress, sub("compress")]
         | Annotated[Decompress, sub("decompress")]
+        | Annotated[Validate, sub("validate")]
         | Annotated[Data, sub("data")],
         tyro.conf.OmitSubcommandPrefixes,
     ]

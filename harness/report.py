@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console(width=None if sys.stdout.isatty() else 140)  # a pipe has no width of its own
@@ -193,3 +194,25 @@ def parity(rows: list[dict]) -> None:
         console.print(row["reproduction"] or "no input was compared", highlight=False, markup=False, soft_wrap=True)
     seconds = sum(row["seconds"] for row in rows)
     console.print(f"\n{len(rows)} rows, {len(red)} red, {seconds:.1f} s", highlight=False, markup=False)
+
+
+VERDICT_STYLES = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
+
+
+def validation(rows: list[dict], folder: Path) -> None:
+    """Print one line per check, and how many of each verdict."""
+    table = Table(title=escape(f"Checks of {str(folder)!a}"), title_justify="left", title_style="bold")
+    for column in ("check", "verdict", "evidence"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(escape(row["check"]), f"[{VERDICT_STYLES[row['verdict']]}]{row['verdict']}[/]", escape(row["evidence"]))
+    console.print(table)
+    counts = [f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICT_STYLES]
+    console.print(f"{len(rows)} checks: {', '.join(counts)}; maskgolf validate --explain CHECK says more", highlight=False)
+
+
+def explanation(found: dict) -> None:
+    """Print what a check is, what it has caught, how to fix it."""
+    console.print(f"{found['check']} ({found['group']})", highlight=False, style="bold")
+    for title, name in (("What it looks at", "what"), ("What it has caught", "caught"), ("How to fix it", "fix")):
+        console.print(f"{title}: {found[name]}", highlight=False, markup=False)

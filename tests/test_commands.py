@@ -159,7 +159,7 @@ def test_dry_run_reports_the_golf_recipe(capsys):
 
 def test_help_has_an_example_for_every_command(capsys):
     """--help of each command shows how it is used."""
-    for command in (["demo"], ["train"], ["eval"], ["parity"], ["sample"], ["report"], ["compress"], ["decompress"], ["data"], ["data", "build"], ["data", "list"], ["data", "fineweb"]):
+    for command in (["demo"], ["train"], ["eval"], ["parity"], ["sample"], ["report"], ["validate"], ["compress"], ["decompress"], ["data"], ["data", "build"], ["data", "list"], ["data", "fineweb"]):
         with pytest.raises(SystemExit) as stop:
             cli.main([*command, "--help"])
         assert stop.value.code == 0 and "Example: maskgolf " + command[0] in " ".join(capsys.readouterr().out.split())
