@@ -15,12 +15,14 @@ class Bench:
     """Measure how much better one way is than another.
 
     Example: maskgolf bench likelihood runs/demo --json -
+
+    Example: maskgolf bench compare before.json after.json
     """
 
-    piece: tyro.conf.Positional[Annotated[Literal["likelihood"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood."""
-    run_directory: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="RUN")]] = None
-    """likelihood: run directory of a trained masked-diffusion model."""
+    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "compare"], tyro.conf.arg(metavar="PIECE")]]
+    """likelihood, or compare: two result files side by side."""
+    paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
+    """likelihood: run directory of a trained masked-diffusion model. compare: two files that --json or make bench wrote."""
     repetitions: int = 200
     """likelihood: estimates of the default design of the masks; the others get a quarter."""
     windows: int = 8
@@ -37,8 +39,11 @@ class Bench:
     def run(self):
         """Return the rows."""
         from harness import report
-        from harness.bench import gate
+        from harness.bench import compare, gate
 
+        if self.piece == "compare":
+            both = compare.files(self.paths)
+            return both, lambda: report.bench_pair(both)
         for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1}.items():
             if getattr(self, name) < smallest:
                 raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
@@ -50,6 +55,6 @@ class Bench:
     def _likelihood(self, device: str) -> list[dict]:
         from harness.bench.likelihood import likelihood
 
-        if self.run_directory is None:
-            raise InputError("bench likelihood: expected a trained run to measure on, found none; name one, such as runs/demo")
-        return likelihood(self.run_directory, self.repetitions, self.windows, self.pairs, device, self.compiled)
+        if len(self.paths) != 1:
+            raise InputError(f"bench likelihood: expected a trained run to measure on, found {len(self.paths)}; name one, such as runs/demo")
+        return likelihood(self.paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)

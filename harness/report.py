@@ -154,12 +154,36 @@ def samples(drawn: list[dict]) -> None:
         console.print(sample["text"], markup=False, highlight=False)
 
 
+def _short(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _ratio(row: dict | None) -> tuple[str, str]:
+    """Return a ratio and its interval."""
+    known = row is not None and row["ratio"] is not None
+    return (_short(row["ratio"]), f"{_short(row['low'])} to {_short(row['high'])}") if known else ("-", "-")
+
+
 def bench(rows: list[dict]) -> None:
-    """Print one line per comparison."""
+    """Print one line per comparison, with the note of what was not measured."""
     table = _table(f"Benchmarks on {rows[0]['machine']}", "comparison", "baseline", "candidate", "ratio", "interval", "pairs", "unit")
     for row in rows:
-        values = (f"{row['baseline']:.4g}", f"{row['candidate']:.4g}", f"{row['ratio']:.3g}", f"{row['low']:.3g} to {row['high']:.3g}")
+        values = (_short(row["baseline"], 4), _short(row["candidate"], 4), *_ratio(row))
         table.add_row(row["name"], *values, str(row["pairs"]), row["unit"])
+    console.print(table)
+    for row in rows:
+        if row.get("note"):
+            console.print(f"{row['name']}: {row['note']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def bench_pair(both: dict) -> None:
+    """Print two result files side by side: the ratio in each, and how many times better it is in b."""
+    for name in ("a", "b"):
+        console.print(f"{name}: {both[name]['file']} ({both[name]['machine']})", highlight=False, markup=False, soft_wrap=True)
+    table = _table("Ratios side by side", "comparison", "a", "interval", "b", "interval", "b / a", "intervals")
+    for row in both["rows"]:
+        apart = {True: "overlap", False: "apart", None: "-"}[row["overlap"]]
+        table.add_row(row["name"], *_ratio(row["a"]), *_ratio(row["b"]), _short(row["change"]), apart)
     console.print(table)
 
 
