@@ -1,5 +1,7 @@
 # make demo [DATA=DIR]   train, ship and score a small model
 # make test              the whole suite
+# make bench             reference, fast and other authors' versions timed side by side, about 3 minutes; JSON=bench.json
+# make wheels            what a GPU machine without a network lacks, as wheels in .whl
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make mutate            do the suites notice small wrong changes? about 20 minutes; PIECES="fp8 adam" judges some
@@ -7,10 +9,13 @@
 PYTHON ?= python3
 DATA ?=
 PIECES ?=
+JSON ?= bench.json
+WHEELS := lz4 tyro docstring_parser typeguard rich constriction mpmath parso brotli
+PLATFORMS := $(foreach n,2_28 2_27 2_17,--platform manylinux_$(n)_x86_64) --platform manylinux2014_x86_64
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test venv exhaustive mutate clean
+.PHONY: demo test bench wheels venv exhaustive mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -18,6 +23,13 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=$(JSON) --benchmark-columns=median,iqr,rounds
+
+wheels:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+	    $(PLATFORMS) --dest .whl --constraint constraints.txt $(WHEELS)
 
 venv: $(VENV)/installed
 
@@ -43,4 +55,4 @@ $(VENV)/installed-mutate: $(VENV)/installed-test
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache
+	rm -rf $(VENV) .whl build *.egg-info .pytest_cache

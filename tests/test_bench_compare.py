@@ -65,13 +65,14 @@ def stats(median):
 
 
 def test_results_of_make_bench_are_rows_too(tmp_path):
-    """Each group's fast implementation against every other, intervals from the quartiles: 0.9 / 1.2 and 1.2 / 0.9 of the ratio."""
+    """Each group's fast implementations against every other, intervals from the quartiles: 0.9 / 1.2 and 1.2 / 0.9 of the ratio."""
     content = {"machine_info": {"cpu": {"brand_raw": "EPYC"}, "python_version": "3.12.1", "torch": "torch 2.13.0"}, "benchmarks": [
         {"group": "adam", "params": {"implementation": name}, "stats": stats(seconds)}
-        for name, seconds in (("reference", 0.008), ("fast", 0.002), ("torch", 0.003))
+        for name, seconds in (("reference", 0.008), ("fast", 0.002), ("compiled", 0.001), ("torch", 0.003))
     ]}  # fmt: skip
     found = compare.read(written(tmp_path, "bench.json", content))
-    assert list(found) == ["adam: fast / reference", "adam: fast / torch"]
+    assert list(found) == [f"adam: {ours} / {other}" for ours in ("fast", "compiled") for other in ("reference", "torch")]
+    assert found["adam: compiled / torch"]["ratio"] == pytest.approx(3.0)
     one = found["adam: fast / reference"]
     assert one["machine"] == "EPYC, Python 3.12.1, torch 2.13.0" and one["unit"] == "ms" and one["pairs"] == 7
     assert [one[key] for key in compare.NUMBERS] == pytest.approx([8.0, 2.0, 4.0, 3.0, 4.0 * 1.2 / 0.9], rel=1e-12)

@@ -1,5 +1,6 @@
 """Two result files side by side: rows of any `maskgolf bench`, or what `make bench` wrote (pytest-benchmark), matched by name."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -8,7 +9,7 @@ from harness.bench.measure import row
 from reference.recipe import InputError
 
 NUMBERS = ("baseline", "candidate", "ratio", "low", "high")
-OURS = "fast"  # the implementation that make bench compares with every other
+OURS = ("fast", "compiled")  # the implementations that make bench compares with every other
 
 
 def files(paths: tuple[Path, ...]) -> dict:
@@ -67,7 +68,7 @@ def _problem(each) -> str | None:
 
 
 def _grouped(content: dict) -> list[dict]:
-    """Return rows "GROUP: fast / OTHER" of a pytest-benchmark file: ratios of medians, the interval from the quartiles of both."""
+    """Return rows "GROUP: OURS / OTHER" of a pytest-benchmark file: ratios of medians, the interval from the quartiles of both."""
     info, groups = content["machine_info"], {}
     processor = info["cpu"].get("brand_raw") or info["machine"]
     machine = f"{processor}, Python {info['python_version']}{', ' + info['torch'] if 'torch' in info else ''}"
@@ -75,13 +76,13 @@ def _grouped(content: dict) -> list[dict]:
         groups.setdefault(each["group"], {})[each["params"]["implementation"]] = each["stats"]
     rows = []
     for group, found in groups.items():
-        fast = found[OURS]
-        for other, slow in found.items():
-            if other == OURS:
+        for name, other in itertools.product(OURS, found):
+            if other in OURS or name not in found:
                 continue
+            fast, slow = found[name], found[other]
             middle, low, high = slow["median"] / fast["median"], slow["q1"] / fast["q3"], slow["q3"] / fast["q1"]
             numbers = (1e3 * slow["median"], 1e3 * fast["median"], middle, low, high, min(slow["rounds"], fast["rounds"]), "ms")
-            rows.append(row(f"{group}: {OURS} / {other}", *numbers) | {"machine": machine})
+            rows.append(row(f"{group}: {name} / {other}", *numbers) | {"machine": machine})
     return rows
 
 
