@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from harness import parity
-from tests.bugs import drawing, network, optimizing, plant, scoring, storing
+from tests.bugs import chains, drawing, network, optimizing, plant, scoring, storing
 
 ROOT = Path(__file__).parent.parent
-BUGS = [bug for room in (drawing, network, optimizing, storing, scoring) for bug in room.BUGS]
+BUGS = [bug for room in (drawing, network, optimizing, storing, scoring, chains) for bug in room.BUGS]
 SHORT = {"iterations": 12, "warmdown": 5}  # a trajectory that a second shows
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 
 from fast.train import TrainingError
-from harness.parity import likelihood, network, optimizer, randomness, storage, training
+from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
 from harness.parity.compare import Setting
 from harness.parity.suite import Piece, Row, examine, literal
 from reference.recipe import InputError, Recipe
 
-ROOMS = (randomness, network, optimizer, storage, likelihood, training)
+ROOMS = (randomness, network, optimizer, storage, likelihood, chain, training)
 PIECES = {piece.name: piece for room in ROOMS for piece in room.PIECES}
 PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
 LONG = ("trajectory",)  # what the preflight leaves out: 50 steps of the reference take longer than it may
