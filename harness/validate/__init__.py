@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from harness.validate import bytes as sizes
 from harness.validate import folder
 from harness.validate.finding import CannotTell, Check, Finding
 from harness.validate.submission import Options, Submission
 from reference.recipe import InputError
 
-CHECKS: tuple[Check, ...] = (*folder.CHECKS,)
+CHECKS: tuple[Check, ...] = (*folder.CHECKS, *sizes.CHECKS)
 LONGEST = 1_000  # characters of evidence
 
 

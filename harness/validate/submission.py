@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.validate import code, trainlog
 from harness.validate.finding import CannotTell
+from harness.validate.numbers import agree
 from reference.recipe import InputError
 
 MAX_FILES = 5_000  # regular files looked at
@@ -23,7 +24,6 @@ ARTIFACTS = (
     ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib .zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
 ).split()  # fmt: skip
 MODELS = tuple(suffix for suffix in ARTIFACTS if suffix != ".tar")
-JSON_NAME = re.compile(r"submission.*\.json", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -125,12 +125,16 @@ class Submission:
         return self.read(name, MAX_TEXT).decode("utf-8", "replace")
 
     @cached_property
+    def json_found(self) -> list[str]:
+        """Top-level files that can be the submission's JSON, the likeliest first."""
+        return sorted(self.find(r"submission.*\.json"), key=lambda name: (name != "submission.json", name))
+
+    @property
     def json_name(self) -> str:
         """Name of the submission's JSON."""
-        found = self.find(JSON_NAME.pattern)
-        if not found:
+        if not self.json_found:
             raise CannotTell("there is no submission.json")
-        return "submission.json" if "submission.json" in found else found[0]
+        return self.json_found[0]
 
     @cached_property
     def json_faults(self) -> list[str]:
@@ -177,9 +181,26 @@ class Submission:
         for name in ("seed_results", "seeds", "results"):
             value = self.claims.get(name)
             if isinstance(value, dict):
-                members = {str(seed): fields if isinstance(fields, dict) else {"val_bpb": fields} for seed, fields in value.items()}
-                return {seed: fields for seed, fields in members.items() if re.fullmatch(r"(seed[_ ]?)?\d+", seed)}
+                members = {re.sub(r"^seed[_ ]?", "", str(seed)): fields for seed, fields in value.items()}
+                return {seed: fields if isinstance(fields, dict) else {"val_bpb": fields} for seed, fields in members.items() if seed.isdigit()}
         return {}
+
+    @cached_property
+    def seed_logs(self) -> "dict[str, trainlog.Log]":
+        """The log of each seed: of several the one that shows the JSON's score of that seed."""
+        found: dict[str, trainlog.Log] = {}
+        for log in self.logs:
+            claim = number(self._seed_claim(log.seed).get("val_bpb"))
+            shown = claim is not None and any(agree(final.val_bpb, claim) for final in log.finals)
+            if log.seed and (log.seed not in found or shown):
+                found[log.seed] = log
+        return found
+
+    def _seed_claim(self, seed: str | None) -> dict:
+        try:
+            return self.seed_claims.get(seed or "", {})
+        except CannotTell:
+            return {}
 
     @cached_property
     def ours(self) -> bool:

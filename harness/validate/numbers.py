@@ -1,0 +1,40 @@
+"""Numbers as people print them: rounded or cut, with thousands separated."""
+
+import re
+from decimal import Decimal
+
+FEWEST, MOST = 4, 8  # digits after the point that comparisons of scores rest on
+PRINTED = re.compile(r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\w.])[-+]?\d+\.\d+|(?<![\w.,])\d+(?![\w.,]*\d)")
+
+
+def digits(value: float) -> int:
+    """Return how many digits after the point the shortest form of a number has."""
+    exponent = Decimal(repr(value)).as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def tolerance(*values: float) -> float:
+    """Return one unit in the last digit that all of these have, since people round as well as cut; zeros at the end may be missing."""
+    return 1.01 * 10.0 ** -min(max(min(digits(value) for value in values), FEWEST), MOST)
+
+
+def agree(a: float, b: float) -> bool:
+    """Return whether two printed scores can be the same number."""
+    return abs(a - b) <= tolerance(a, b)
+
+
+def numbers_in(text: str) -> list[float]:
+    """Return the numbers in a text, thousands separated or not."""
+    return [float(found.replace(",", "")) for found in PRINTED.findall(text)]
+
+
+def mean(values: list[float]) -> float:
+    """Return the arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def deviations(values: list[float]) -> tuple[float, float]:
+    """Return the standard deviation with n - 1 and with n in the denominator."""
+    center = mean(values)
+    squares = sum((value - center) ** 2 for value in values)
+    return (squares / max(len(values) - 1, 1)) ** 0.5, (squares / len(values)) ** 0.5
