@@ -194,8 +194,6 @@ def requirements(submission: Submission) -> dict[str, str] | None:
 def compressor(submission: Submission) -> Finding:
     """What the script compresses with is Python's own or in requirements.txt, and its absence is an error."""
     running = [source for source in submission.code.running if source.tree]
-    if not running:
-        raise CannotTell("there is no script that can be read")
     faults = [fault for source in running for fault in fallbacks(source)]
     used = sorted({module for source in running for module in _used(source.tree, _compressors(source.tree))})
     listed, told = requirements(submission), []
@@ -205,6 +203,8 @@ def compressor(submission: Submission) -> Finding:
             continue
         where = "there is no requirements.txt" if listed is None else "it is not in requirements.txt"
         (told if _named_in_readme(submission, package) else faults).append(f"{module} is not part of Python and {where}")
+    if not faults:
+        submission.code.require_read()
     if not faults and (told or not used):
         raise CannotTell("; ".join(told) + ", only the README installs it, without a version" if told else "the script uses no compressor that is known here")
     return judged(faults, f"compressors: {', '.join(used)}; no silent replacement")
@@ -246,15 +246,14 @@ def constant(node: ast.AST) -> int | None:
 
 def decimal_limit(submission: Submission) -> Finding:
     """The code holds its size to 16,000,000 bytes, not to 16 MiB."""
-    running = [source for source in submission.code.running if source.tree]
-    if not running:
-        raise CannotTell("there is no script that can be read")
-    found = []
+    running, found = [source for source in submission.code.running if source.tree], []
     for source in running:
         for node in ast.walk(source.tree):
             values = [node.value] if isinstance(node, ast.Assign) else [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             if MEBIBYTES in map(constant, values) and LIMITING.search(ast.unparse(node)):
                 found.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")
+    if not found:
+        submission.code.require_read()
     return judged(found[:3], f"no limit of 16 MiB (16,777,216 bytes) in {len(running)} sources")
 
 

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from harness.validate.finding import CannotTell
+
 MAX_PAYLOAD = 1 << 24  # bytes that a hidden source may unpack to
 MAX_SOURCES = 200
 MAX_LAYERS = 4  # of compression around one source
@@ -262,3 +264,15 @@ class Code:
     def running(self) -> list[Source]:
         """The sources that run: those in the reached files."""
         return [source for name in self.reached if name in self.texts for source in self.of(name)]
+
+    @cached_property
+    def unseen(self) -> list[str]:
+        """What runs and could not be read: sources that do not parse here, exec'd text that is not in the folder."""
+        broken = [f"{source.label} does not parse here ({source.error})" for source in self.running if source.tree is None]
+        files = tuple(self.reached)
+        return broken + [f"{where} is executed unread" for where in self.unread if where.startswith(files)]
+
+    def require_read(self) -> None:
+        """Raise CannotTell unless all that runs could be read: nothing else may be judged by what is absent."""
+        if self.entry is None or self.unseen:
+            raise CannotTell("; ".join(self.unseen[:2]) or "there is no script to read")

@@ -23,6 +23,12 @@ def agree(a: float, b: float) -> bool:
     return abs(a - b) <= tolerance(a, b)
 
 
+def agree_mean(stated: float, values: list[float]) -> bool:
+    """Return whether a printed number can be the mean of printed numbers."""
+    half_a_unit = 0.5 * 10.0 ** -max(min(map(digits, values)), FEWEST)
+    return abs(stated - mean(values)) <= tolerance(stated) + half_a_unit
+
+
 def numbers_in(text: str) -> list[float]:
     """Return the numbers in a text, thousands separated or not."""
     return [float(found.replace(",", "")) for found in PRINTED.findall(text)]

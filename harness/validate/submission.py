@@ -187,25 +187,53 @@ class Submission:
 
     @cached_property
     def seed_logs(self) -> "dict[str, trainlog.Log]":
-        """The log of each seed: of several the one that shows the JSON's score of that seed."""
+        """The log of each seed that the JSON names, of every seed where it names none: of several the one that shows the seed's score."""
+        claims = self.seed_claims if self.seeds_claimed else {}
         found: dict[str, trainlog.Log] = {}
         for log in self.logs:
-            claim = number(self._seed_claim(log.seed).get("val_bpb"))
+            claim = number(claims.get(log.seed or "", {}).get("val_bpb"))
             shown = claim is not None and any(agree(final.val_bpb, claim) for final in log.finals)
-            if log.seed and (log.seed not in found or shown):
+            if log.seed and (log.seed not in found or shown) and (not claims or log.seed in claims):
                 found[log.seed] = log
         return found
 
-    def _seed_claim(self, seed: str | None) -> dict:
+    @cached_property
+    def seeds_claimed(self) -> bool:
+        """Whether the JSON says which seeds it rests on."""
         try:
-            return self.seed_claims.get(seed or "", {})
+            return bool(self.seed_claims)
         except CannotTell:
-            return {}
+            return False
 
     @cached_property
     def ours(self) -> bool:
         """Whether maskgolf pack wrote the folder: it holds one of our containers."""
         return any(name.endswith(".mgolf") for name in self.files)
+
+    @cached_property
+    def header(self) -> dict:
+        """The header of our container, {} where there is none that reads."""
+        from fast import container
+
+        if not self.ours:
+            return {}
+        try:
+            header, _ = container.read_header(self.read(self.artifact))
+            container.check_table(header["tensors"], header["raw_bytes"])
+        except (CannotTell, InputError):
+            return {}
+        return header
+
+    @cached_property
+    def recipe(self) -> dict:
+        """The recipe in our container's header, {} where there is none."""
+        found = self.header.get("recipe")
+        return {name: value if isinstance(value, dict) else {"": value} for name, value in found.items()} if isinstance(found, dict) else {}
+
+    @cached_property
+    def container_elements(self) -> int:
+        """Parameters in our container, 0 where there is none that reads."""
+        return sum(math.prod(row["shape"]) for row in self.header.get("tensors", []))
 
     @cached_property
     def artifacts(self) -> dict[str, int]:

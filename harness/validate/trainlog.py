@@ -57,6 +57,7 @@ class Log:
     code: list[str] = field(default_factory=list)  # source code that the run printed
     body: list[str] = field(default_factory=list)  # the other lines
     settings: dict[str, str] = field(default_factory=dict)  # printed before the first step
+    varying: set[str] = field(default_factory=set)  # names in settings that were printed again with another value
     sizes: list[tuple[str, str, int]] = field(default_factory=list)  # (code size | serialized model | ..., its label, bytes)
     parameters: int | None = None
     stop: str | None = None  # the line that says why training ended early
@@ -163,7 +164,8 @@ def _read(line: str, log: Log) -> None:
         log.parameters = int(value(parameters[1]))
     if not log.points and "=" * 8 not in line:
         for name, text in SETTING.findall(line):
-            log.settings.setdefault(name.lower(), text)
+            if log.settings.setdefault(name.lower(), text) != text:
+                log.varying.add(name.lower())
 
 
 def parse(name: str, text: str) -> Log:
