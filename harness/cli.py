@@ -12,7 +12,7 @@ import tyro
 
 from harness.cli_bench import Bench
 from harness.cli_data import Data
-from harness.cli_submission import Validate
+from harness.cli_submission import Import, Validate
 from harness.flags import Flat, Json, check_device
 from harness.score import Estimate
 from harness.sources import Source
@@ -327,6 +327,7 @@ def _command(preset: str):
         | Annotated[Compress, sub("compress")]
         | Annotated[Decompress, sub("decompress")]
         | Annotated[Validate, sub("validate")]
+        | Annotated[Import, sub("import")]
         | Annotated[Data, sub("data")],
         tyro.conf.OmitSubcommandPrefixes,
     ]

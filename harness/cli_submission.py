@@ -1,12 +1,13 @@
 """The sub-commands about submissions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from harness.flags import Json
+from harness.flags import Flat, Json
+from harness.foreign import Assume
 from reference.recipe import InputError
 
 
@@ -42,3 +43,26 @@ class Validate:
             raise InputError("validate: expected a submission folder, found none; name the folder that holds submission.json")
         rows = validate.validate(self.folder, self.data, self.tokenizer, self.run_, self.time_limit)
         return rows, lambda: report.validation(rows, self.folder), not any(row["verdict"] == "fail" for row in rows)
+
+
+@dataclass(frozen=True)
+class Import:
+    """Bring a run from elsewhere: read a .ptz, .pt or .safetensors file of the challenge's network and write the same numbers as an artifact.
+
+    Example: maskgolf import final_model.int8.ptz -o artifact.mgolf
+    """
+
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """Weights; nothing in the file is ever run."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.mgolf", aliases=["-o"])]
+    """Artifact to write, for maskgolf eval --data DIR --tokenizer FILE."""
+    assume: Annotated[Assume, Flat] = field(default_factory=Assume)
+    json: Json = None
+    """Write what was found to PATH, - for stdout."""
+
+    def run(self):
+        """Return what was found in the file."""
+        from harness import foreign, report
+
+        brought = foreign.bring(self.file, self.out, self.assume)
+        return brought, lambda: report.brought(brought)

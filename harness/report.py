@@ -135,6 +135,23 @@ def compression(result: dict) -> None:
     console.print(table)
 
 
+def brought(result: dict) -> None:
+    """Print what was found in a foreign weight file and how it is kept."""
+    table = _table(f"{result['file']} as {result['out']}", "quantity", "value")
+    model = result["model"]
+    kind = "causal" if model["causal"] else "masked diffusion"
+    shape = f"{model['layers']} layers, width {model['d']}, {model['heads']} heads, {model['kv_heads']} key/value heads, MLP {model['mlp']}x"
+    assumed = f"length {model['length']}, RoPE base {model['rope_base']:g}, softcap {model['softcap']:g}, {result['compute_dtype']}"
+    kept = ", ".join(f"{count:,} {name}" for name, count in result["formats"].items())
+    rows = {
+        "layout": result["layout"], "model": f"{kind}, vocabulary {model['vocab']:,}", "shape": shape, "assumed": assumed,
+        "weights kept unchanged": kept, "bytes": f"{result['bytes_in']:,} in, {result['bytes_out']:,} out",
+    }  # fmt: skip
+    for name, value in rows.items():
+        table.add_row(name, value)
+    console.print(table)
+
+
 def overview(found: list[dict]) -> None:
     """Print one row per score of each finished run."""
     table = _table("Finished runs", "run", "parameters", "steps", "tokens/s", "artifact + code", "estimator", "bits/byte", "± masks", "± sequences")

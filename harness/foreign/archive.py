@@ -16,6 +16,7 @@ from reference.recipe import InputError
 
 MAX_BYTES = container.MAX_RAW  # of a file, and of what it unpacks to
 LZMA_MEMORY = 1 << 28  # bytes the decoder may take; preset 9 needs 65 MB
+BROKEN = (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError, OSError)  # what zipfile raises for a damaged file
 ZIP, XZ, ZSTD = b"PK\x03\x04", (b"\xfd7zXZ\x00", b"\x5d\x00\x00"), b"\x28\xb5\x2f\xfd"
 
 
@@ -74,7 +75,7 @@ class Torch:
         try:
             self.zip = zipfile.ZipFile(io.BytesIO(data))
             self.files = {info.filename: info for info in self.zip.infolist()}
-        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        except BROKEN as error:
             raise self.damaged("the zip of torch.save", error) from error
         total = sum(info.file_size for info in self.files.values())
         packed = [name for name, info in self.files.items() if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1]
@@ -97,7 +98,7 @@ class Torch:
         """Return one file of the zip."""
         try:
             return self.zip.read(self.folder + name)
-        except (KeyError, zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+        except BROKEN as error:
             raise self.damaged(f"the file {name:.100} in the zip", error) from error
 
     def memory(self, storage: object, dtype: torch.dtype | None, name: str) -> torch.Tensor:
