@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from harness.validate import bytes as sizes
-from harness.validate import folder, log, seeds
+from harness.validate import folder, log, safety, seeds
 from harness.validate.finding import CannotTell, Check, Finding
 from harness.validate.submission import Options, Submission
 from reference.recipe import InputError
 
-CHECKS: tuple[Check, ...] = (*folder.CHECKS, *sizes.CHECKS, *seeds.CHECKS, *log.CHECKS)
+CHECKS: tuple[Check, ...] = (*folder.CHECKS, *sizes.CHECKS, *seeds.CHECKS, *log.CHECKS, *safety.CHECKS)
 LONGEST = 1_000  # characters of evidence
 
 

@@ -274,5 +274,7 @@ class Code:
 
     def require_read(self) -> None:
         """Raise CannotTell unless all that runs could be read: nothing else may be judged by what is absent."""
-        if self.entry is None or self.unseen:
-            raise CannotTell("; ".join(self.unseen[:2]) or "there is no script to read")
+        if self.entry is None or not self.texts[self.entry].strip():
+            raise CannotTell("there is no script to read" if self.entry is None else f"{self.entry} is empty")
+        if self.unseen:
+            raise CannotTell("; ".join(self.unseen[:2]))

@@ -201,7 +201,9 @@ def warmdown(submission: Submission) -> Finding:
         rates = [point.rate for point in log.points if point.rate is not None]
         done, how = ended(submission, log)
         length = setting(submission, log, "warmdown_iters", "warmdown_steps", "warmdown", "warmdown_frac", "warmdown_fraction", "cooldown_frac", "warmdown_ratio")
-        if not log.points:
+        if log.last_rate is not None:
+            (shown if log.last_rate <= COOL else faults).append(f"{log.name}: last learning rate {log.last_rate:.3%} of its peak, {how}")
+        elif not log.points:
             unknown.append(f"{log.name} prints no steps")
         elif rates and max(rates) > 0:
             peak, last = max(rates), rates[-1]
@@ -210,8 +212,6 @@ def warmdown(submission: Submission) -> Finding:
             faults.append(f"{log.name}: {how}; the warmdown did not end")
         elif length == 0:
             faults.append(f"{log.name}: warmdown 0, the learning rate never comes down")
-        elif submission.ours and length is not None:
-            shown.append(f"{log.name}: warmdown over {length:g} steps, {how}; last multiplier 1/{length:g}")
         elif length is None or by_clock is None:
             unknown.append(f"{log.name}: {how}, no learning rate is printed and no warmdown found in the code")
         elif not by_clock and (log.last_step or 0) < (log.total_steps or 0):
@@ -255,8 +255,8 @@ def average(submission: Submission) -> Finding:
     logs = logs_of(submission)
     lines = {log.name: [line.strip() for line in log.body if AVERAGES.search(line) and not re.match(r"\s*\w+:\s*\S+$", line)] for log in logs}
     decay = next((_plain_number(log.settings["ema_decay"]) for log in logs if "ema_decay" in log.settings), None)
-    if submission.ours:
-        return _our_average(submission, logs)
+    if any(log.average for log in logs):
+        return _stated_average(logs)
     if not _uses_average(submission) and not any(lines.values()):
         submission.code.require_read()
         return passed("no moving average in code or logs")
@@ -267,20 +267,25 @@ def average(submission: Submission) -> Finding:
     return passed(f"not kept in 16 bits by the code{f', decay {decay:g}' if decay else ''}; the log says {shown!r}")
 
 
-def _our_average(submission: Submission, logs: list[Log]) -> Finding:
+def _stated_average(logs: list[Log]) -> Finding:
+    """Judge the line that a log of ours closes with: when the average started, in what precision, how far it moved."""
     faults, shown = [], []
-    decay = number(submission.recipe.get("ema", {}).get("decay"))
     for log in logs:
-        started = [int(found[1]) for line in log.body if (found := re.match(r"step:(\d+)/\d+ ema started", line))]
-        if decay == 0:
-            shown.append(f"{log.name}: decay 0, no average")
-        elif not started:
-            faults.append(f"{log.name}: no line says that the average started")
-        elif (log.last_step or 0) <= started[0]:
-            faults.append(f"{log.name}: the average started at the last step, {started[0]:,}: what ships are the live weights")
+        said, last = log.average, log.last_step or 0
+        started = int(said["started_step"]) if said.get("started_step", "").isdigit() else None
+        start, live = (_plain_number(said.get(name)) for name in ("from_start", "from_live"))
+        if not said:
+            faults.append(f"{log.name}: no line about the average")
+        elif started is None or started >= last:
+            faults.append(f"{log.name}: the average started {f'at step {started:,} of {last:,}' if started else 'never'}: what ships are the live weights")
+        elif said.get("dtype") != "float32":
+            faults.append(f"{log.name}: the average is kept in {said.get('dtype')}, expected float32")
+        elif not start:
+            faults.append(f"{log.name}: the average did not move from the first weights")
         else:
-            shown.append(f"{log.name}: from step {started[0]:,}, {log.last_step - started[0]:,} updates in float32")
-    return judged(faults[:3], "; ".join(shown[:4]) + (f"; decay {decay:g}" if decay else ""))
+            moved = f", {start:.3g} from the first weights" + (f", {live:.3g} from the last" if live is not None else "")
+            shown.append(f"{log.name}: from step {started:,}, {last - started:,} updates in float32, decay {said.get('decay')}{moved}")
+    return judged(faults[:3], "; ".join(shown[:3]))
 
 
 def _by_label(submission: Submission) -> dict[str, list[float]]:

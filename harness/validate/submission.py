@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.validate import code, trainlog
+from harness.validate import code, scan, trainlog
 from harness.validate.finding import CannotTell
 from harness.validate.numbers import agree
 from reference.recipe import InputError
@@ -275,3 +275,8 @@ class Submission:
                 if log.points or log.finals:
                     found.append(log)
         return tuple(found)
+
+    @cached_property
+    def scanned(self) -> "scan.Scan":
+        """What one pass over all files found for safety."""
+        return scan.scan(self)

@@ -13,6 +13,7 @@ VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_BPB = re.compile(rf"\bval_(?:var_)?bpb\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 TIME = re.compile(rf"\b(?:train_time|t|time|elapsed)\s*[:=]\s*({NUMBER})\s*(ms|m|s)\b")
 RATE = re.compile(rf"\b(lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
+FINAL_RATE = re.compile(rf"^final_lr_multiplier:({NUMBER})\s*$")
 SIZE = re.compile(r"^\s*(code size|serialized model|total submission size|artifact_bytes)([^:]*):\s*([\d,]+)(?:\s*bytes)?", re.IGNORECASE)
 BUDGET = re.compile(r"\bbudget:\s*(\d+)/16000000\b")
 CODE_BYTES = re.compile(r"\bcode:\s*(\d+)\b")
@@ -63,6 +64,8 @@ class Log:
     stop: str | None = None  # the line that says why training ended early
     stop_milliseconds: float | None = None
     traces: list[str] = field(default_factory=list)
+    last_rate: float | None = None  # the last learning rate over its peak, where the log says so
+    average: dict[str, str] = field(default_factory=dict)  # what the log says of the moving average at the end
 
     @cached_property
     def seed(self) -> str | None:
@@ -155,6 +158,11 @@ def _read(line: str, log: Log) -> None:
     if STOP.search(line) and log.stop is None:
         log.stop, log.stop_milliseconds = line.strip(), milliseconds(line)
         return
+    rate = FINAL_RATE.match(line)
+    if rate:
+        log.last_rate = value(rate[1])
+    if line.startswith("ema started_step:"):
+        log.average = dict(SETTING.findall(line))
     final = _final(line)
     if final and not line.lstrip().startswith(("eval:", "val_bpb:enabled")):
         log.finals.append(final)
