@@ -15,11 +15,11 @@ def newton_schulz(matrix: torch.Tensor, steps: int, coefficients: tuple[float, f
     a, b, c = coefficients
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)
+    x = (x / (torch.linalg.matrix_norm(x, keepdim=True) + eps)).reshape(-1, *x.shape[-2:])
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x.mT if tall else x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).reshape(matrix.shape)
 
 
 def muon_step(weight: torch.Tensor, grad: torch.Tensor, buffer: torch.Tensor, lr, momentum, optimizer: Optimizer, dtype=None):

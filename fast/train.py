@@ -203,7 +203,10 @@ class Stepper:
 
     def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
         """Advance state in place by one step; return the tensor (loss, gradient norm, applied) without waiting for it."""
-        loss, grads = self.gradients(state.params, batch, state.step)
+        return self.update(state, *self.gradients(state.params, batch, state.step), multiplier, averaging)
+
+    def update(self, state: State, loss: torch.Tensor, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool) -> torch.Tensor:
+        """Do what is left of a step once its gradients are known; return what the step returns."""
         values = torch.tensor(controls(state, multiplier, averaging, self.recipe), dtype=torch.float64, device=self.device)
         report = self._update(state.tensors(), grads, loss, values)
         state.step += 1

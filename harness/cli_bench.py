@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from harness.flags import Json, check_device
-from reference.recipe import InputError
+from reference.recipe import PRESETS, InputError
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,23 @@ class Bench:
 
     Example: maskgolf bench likelihood runs/demo --json -
 
+    Example: maskgolf bench step --preset demo --json -
+
     Example: maskgolf bench compare before.json after.json
     """
 
-    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "compare"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood, or compare: two result files side by side."""
+    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "compare"], tyro.conf.arg(metavar="PIECE")]]
+    """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; compare: two result files side by side."""
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
     """likelihood: run directory of a trained masked-diffusion model. compare: two files that --json or make bench wrote."""
     repetitions: int = 200
     """likelihood: estimates of the default design of the masks; the others get a quarter."""
     windows: int = 8
     """likelihood: windows of the validation split that each estimate covers."""
+    preset: Literal["demo", "golf", "tiny"] = "demo"
+    """step: whose step."""
+    tokens: int = 0
+    """step: tokens per step (0: the preset's)."""
     pairs: int = 7
     """Paired timings."""
     device: str = "cpu"
@@ -58,3 +64,13 @@ class Bench:
         if len(self.paths) != 1:
             raise InputError(f"bench likelihood: expected a trained run to measure on, found {len(self.paths)}; name one, such as runs/demo")
         return likelihood(self.paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)
+
+    def _step(self, device: str) -> list[dict]:
+        from harness.bench import step
+
+        return step.step(step.with_tokens(PRESETS[self.preset], self.tokens), self.pairs, device, self.compiled)
+
+    def _muon(self, device: str) -> list[dict]:
+        from harness.bench.muon import muon
+
+        return muon(self.pairs, device, self.compiled)
