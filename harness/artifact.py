@@ -1,4 +1,4 @@
-"""The artifact of a run: weights quantised and packed, written so that no half file is left, read back, and weighed against the limit."""
+"""What a run will weigh: the code that ships, and the artifact as far as it is known before training. The file itself is fast/artifact.py."""
 
 import math
 from dataclasses import asdict
@@ -8,84 +8,24 @@ import numpy as np
 import torch
 
 from fast import container, quantize
-from fast.checkpoint import write_atomic
+from fast.artifact import LIMIT as LIMIT
+from fast.artifact import check_size as check_size
+from fast.artifact import formats_of
+from fast.artifact import read as read
+from fast.artifact import recipe_of as recipe_of
+from fast.artifact import size_report as size_report
+from fast.artifact import write as write
 from fast.config import recipe_from_dict as recipe_from_dict
-from reference.recipe import InputError, Recipe
+from reference.recipe import Recipe
 
-LIMIT = 16_000_000  # bytes of code and container together, decimal (the challenge's rule)
 ROOT = Path(__file__).parent.parent
 SAMPLE = 2**16  # elements that stand for a tensor in an estimate
-HEAVIEST = 5  # tensors that an error about the size names
 
 
 def code_bytes() -> dict[str, int]:
     """Bytes of every file that ships as code: fast/ and the recipe it reads."""
     files = [*sorted((ROOT / "fast").glob("*.py")), ROOT / "reference" / "recipe.py"]
     return {str(file.relative_to(ROOT)): file.stat().st_size for file in files}
-
-
-def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, str]:
-    """The storage format of every tensor under the recipe."""
-    return {name: quantize.choose_format(name, tuple(shape), recipe.quantization) for name, shape in shapes.items()}
-
-
-def write(path: Path | str, params: dict[str, torch.Tensor], recipe: Recipe, extra: dict | None = None) -> int:
-    """Quantise, pack under the best codec and write; returns the size in bytes. A full disk is an InputError and leaves no file."""
-    formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
-    data = container.pack(params, formats, {**(extra or {}), "recipe": asdict(recipe)})
-    write_atomic(Path(path), data)
-    return len(data)
-
-
-def read(path: Path | str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Header and float32 tensors of an artifact; whatever is wrong with the file is an InputError that names it."""
-    most = container.PREFIX.size + container.MAX_HEADER + container.MAX_RAW
-    try:
-        size = Path(path).stat().st_size
-        if size > most:
-            raise InputError(f"{path}: expected an artifact of at most {most:,} bytes, found {size:,}; name an artifact.mgolf")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable artifact, found none ({error.strerror}); name an artifact.mgolf") from error
-    return container.unpack(data, str(path))
-
-
-def recipe_of(header: dict, where: str = "artifact") -> Recipe:
-    """The recipe in an artifact's header."""
-    try:
-        return recipe_from_dict(header.get("recipe"))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def size_report(header: dict, file_bytes: int, code: dict[str, int]) -> list[dict]:
-    """Rows part, kind, format, bytes, stored: tensors heaviest first, then header and code. `bytes` is before the codec.
-
-    `stored` adds up to file_bytes plus the code: a tensor's is its share of the compressed payload in proportion to its bytes.
-    """
-    rows, raw, payload = [], max(header["raw_bytes"], 1), header["payload_bytes"]
-    for tensor in header["tensors"]:
-        end = tensor["offset"] + tensor["bytes"]
-        stored = payload * end // raw - payload * tensor["offset"] // raw
-        rows.append({"part": tensor["name"], "kind": "tensor", "format": tensor["format"], "bytes": tensor["bytes"], "stored": stored})
-    rows.sort(key=lambda row: (-row["bytes"], row["part"]))
-    head = file_bytes - payload
-    rows.append({"part": "header", "kind": "header", "format": "json", "bytes": head, "stored": head})
-    files = sorted(code.items(), key=lambda item: (-item[1], item[0]))
-    return rows + [{"part": file, "kind": "code", "format": "python", "bytes": size, "stored": size} for file, size in files]
-
-
-def check_size(header: dict, file_bytes: int, code: dict[str, int], limit: int = LIMIT) -> int:
-    """Code and container together, in bytes; over the limit is an InputError that says by how much and which tensors weigh most."""
-    total = file_bytes + sum(code.values())
-    if total > limit:
-        heaviest = [row for row in size_report(header, file_bytes, code) if row["kind"] == "tensor"][:HEAVIEST]
-        named = ", ".join(f"{row['part']} {row['stored']:,} ({row['format']})" for row in heaviest)
-        raise InputError(
-            f"artifact: expected at most {limit:,} bytes, found {total:,} (container {file_bytes:,}, code {total - file_bytes:,}), "
-            f"{total - limit:,} over; heaviest tensors: {named}; choose a smaller quantization.format or a smaller model"
-        )
-    return total
 
 
 def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None = None) -> int:
