@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fast import container, quantize
+from fast.bytes import Tokenizer
 from fast.checkpoint import write_atomic
 from fast.config import recipe_from_dict
 from reference.recipe import InputError, Recipe
@@ -49,6 +50,16 @@ def recipe_of(header: dict, where: str = "artifact") -> Recipe:
         return recipe_from_dict(header.get("recipe"))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+def check_tokenizer(header: dict, tokenizer: Tokenizer) -> None:
+    """Raise InputError unless the tokenizer is the one an artifact's header names."""
+    expected = header.get("tokenizer_sha256")
+    if expected and expected != tokenizer.sha256:
+        raise InputError(
+            f"{tokenizer.path}: expected the tokenizer the model was trained with (SHA-256 {expected[:12]}...), "
+            f"found {tokenizer.sha256[:12]}...; pass --data and --tokenizer of the training run"
+        )
 
 
 def size_report(header: dict, file_bytes: int, code: dict[str, int]) -> list[dict]:

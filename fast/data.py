@@ -5,13 +5,14 @@ import functools
 import glob
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fast.philox import words
-from reference.recipe import InputError, Stream
+from reference.recipe import InputError, Recipe, Stream
 
 MAGIC = 20240520
 VERSION = 1
@@ -227,6 +228,13 @@ def batch(
         _check_ids(tokens, read, before, vocab)
         ids[local, length + 1 - len(read) :] = read
     return ids
+
+
+def batches(tokens: Tokens, recipe: Recipe) -> Callable:
+    """Return batch(step, rows): what train() reads, the windows of some global rows under the recipe."""
+    model, training = recipe.model, recipe.training
+    settings = (recipe.seed, training.shuffle, training.tokens_per_step // model.length, model.vocab)
+    return lambda step, rows: batch(tokens, model.length, rows, step, *settings)
 
 
 def evaluation_windows(tokens: Tokens, length: int, vocab: int | None, first: int = 0, count: int | None = None) -> list[Windows]:

@@ -11,7 +11,7 @@ import torch
 
 from fast import chain, likelihood, masking, orders, transformer
 from fast.bytes import ByteTable, token_bytes
-from fast.data import Windows
+from fast.data import Tokens, Windows, evaluation_windows
 from fast.likelihood import LogProbs, Score
 from fast.query import Query
 from fast.sizes import Plan
@@ -19,6 +19,8 @@ from reference.recipe import InputError, Recipe
 
 ESTIMATORS = ("nelbo", "nelbo-grid", "chain", "causal")
 FIRST_TOKENS = ("stream", "control")
+PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to
+VALIDATION_WINDOWS = 64  # of the in-training validation, scored by nelbo
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,24 @@ def fit_plan(log_probs: LogProbs, group: Windows, vocab: int, effort: Effort, fi
     """Return the plan of nelbo fitted to a group of windows."""
     passes = pilot_passes(len(group.ids_NL), effort.draws)
     return likelihood.pilot(log_probs, group.ids_NL, vocab, passes, effort.seed, first_row, **settings)
+
+
+def split_plan(log_probs: LogProbs, tokens: Tokens, length: int, vocab: int, effort: Effort, **settings) -> tuple[Plan, int]:
+    """Return (plan, passes) of nelbo for a split: fitted to its first windows, so that all its ranges share one plan and add up."""
+    group = evaluation_windows(tokens, length, vocab, 0, PLAN_WINDOWS)[0]
+    return fit_plan(log_probs, group, vocab, effort, **settings), _pilot_total(group, effort)
+
+
+def validator(recipe: Recipe, tokens: Tokens, table: ByteTable, device="cpu") -> Callable[..., Score]:
+    """Return validate(state): the score of the averaged weights on the first windows of the validation split, as training logs it."""
+    windows = evaluation_windows(tokens, recipe.model.length, recipe.model.vocab, 0, VALIDATION_WINDOWS)
+    estimator = "causal" if recipe.model.causal else "nelbo"
+
+    def validate(state) -> Score:
+        predict = predictor(transformer.unstack(state.shadow), recipe, device)
+        return evaluate(predict, windows, table, estimator, seed=recipe.seed, device=device)
+
+    return validate
 
 
 def _pilot_total(group: Windows, effort: Effort) -> int:

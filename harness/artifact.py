@@ -10,6 +10,7 @@ import torch
 from fast import container, quantize
 from fast.artifact import LIMIT as LIMIT
 from fast.artifact import check_size as check_size
+from fast.artifact import check_tokenizer as check_tokenizer
 from fast.artifact import formats_of
 from fast.artifact import read as read
 from fast.artifact import recipe_of as recipe_of

@@ -15,7 +15,7 @@ from fast.likelihood import LogProbs
 from harness import artifact, coder, lossless, mgz
 from harness.needs import Needs, check, machine, needs
 from harness.progress import bar
-from harness.score import check_tokenizer, locate
+from harness.score import locate
 from harness.sources import Source, layout_of
 from reference.recipe import InputError, Recipe
 
@@ -75,7 +75,7 @@ def load(run: Path, tokenizer: Path | None = None, device: str = "cpu") -> Predi
     vocab = recipe.model.vocab
     source = Source.restore(described)
     pieces = load_tokenizer(tokenizer or source.tokenizer or layout_of(source, vocab).tokenizer, expect_vocab=vocab)
-    check_tokenizer(header, pieces)
+    artifact.check_tokenizer(header, pieces)
     return predictor(params, recipe, pieces, hashlib.sha256(file.read_bytes()).hexdigest(), device)
 
 

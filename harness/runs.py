@@ -23,7 +23,6 @@ from reference.recipe import InputError, Recipe, check
 
 SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))  # what a demo prints
 DEMO_WINDOWS = 256  # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per token
-VALIDATION_WINDOWS = 64  # of the in-training validation, scored by nelbo
 
 
 def prepare(out: Path, resume: bool, overwrite: bool) -> None:
@@ -77,16 +76,8 @@ def plan(recipe: Recipe) -> dict:
 
 
 def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: bool, device, compiled: bool) -> State:
-    training, length, vocab = recipe.training, recipe.model.length, recipe.model.vocab
-    windows = data.evaluation_windows(dataset.validation, length, vocab, 0, VALIDATION_WINDOWS)
-
-    def batch(step, rows):
-        return data.batch(dataset.train, length, rows, step, recipe.seed, training.shuffle, training.tokens_per_step // length, vocab)
-
-    def validate(state):
-        predict = evaluate.predictor(transformer.unstack(state.shadow), recipe, device)
-        estimator = "causal" if recipe.model.causal else "nelbo"
-        return evaluate.evaluate(predict, windows, dataset.tokenizer.table, estimator, seed=recipe.seed, device=device)
+    training, batch = recipe.training, data.batches(dataset.train, recipe)
+    validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, device)
 
     with deterministic(), stop_requests() as stop, bar(f"train {recipe.preset}", "steps") as progress:
 

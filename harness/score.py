@@ -14,11 +14,9 @@ from harness.sources import Source
 from reference.recipe import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
-    from fast.bytes import Tokenizer
     from harness.sources import Dataset
     from reference.recipe import Recipe
 
-PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to
 DATA_SAMPLE = 2**20  # tokens of the split that a partial file is tied to, beside their number
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
 
@@ -64,16 +62,6 @@ def locate(run: Path) -> tuple[Path, dict]:
     return run, {}
 
 
-def check_tokenizer(header: dict, tokenizer: "Tokenizer") -> None:
-    """Raise InputError unless the tokenizer is the one an artifact's header names."""
-    expected = header.get("tokenizer_sha256")
-    if expected and expected != tokenizer.sha256:
-        raise InputError(
-            f"{tokenizer.path}: expected the tokenizer the model was trained with (SHA-256 {expected[:12]}...), "
-            f"found {tokenizer.sha256[:12]}...; pass --data and --tokenizer of the training run"
-        )
-
-
 def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
     """Return (artifact file, tensors, recipe, dataset) of a run or an artifact; the data is the run's own where source names none."""
     from harness import artifact
@@ -84,7 +72,7 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
     recipe = artifact.recipe_of(header, str(file))
     source = source if source.data or source.text else Source.restore(described | ({"tokenizer": source.tokenizer} if source.tokenizer else {}))
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
-    check_tokenizer(header, dataset.tokenizer)
+    artifact.check_tokenizer(header, dataset.tokenizer)
     return file, params, recipe, dataset
 
 
@@ -180,9 +168,9 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device, clo
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
             if effort.estimator == "nelbo" and model.length not in known.plans:
-                pilot = data.evaluation_windows(validation, model.length, model.vocab, 0, PLAN_WINDOWS)[0]
-                known.plans[model.length] = evaluate.fit_plan(predict, pilot, model.vocab, effort, batch_rows=rows, device=device)
-                known.forwards += 2 * evaluate.pilot_passes(len(pilot.ids_NL), effort.draws)
+                sizes, settings = (model.length, model.vocab), {"batch_rows": rows, "device": device}
+                known.plans[model.length], passes = evaluate.split_plan(predict, validation, *sizes, effort, **settings)
+                known.forwards += passes
             for begin, end in known.missing(estimate.from_, stop):
                 windows = data.evaluation_windows(validation, model.length, model.vocab, begin, end - begin)
                 settings = {"first_token": estimate.first_token, "batch_rows": rows, "device": device, "plans": known.plans}

@@ -23,7 +23,7 @@ def likelihood(run: Path, repetitions: int, windows: int, pairs: int, device: st
     if model.causal:
         raise InputError(f"{run}: expected a masked-diffusion model, found a causal one, whose single pass is exact; choose another run")
     dataset = open_dataset(Source.restore(described), model.vocab, model.length)
-    group = data.evaluation_windows(dataset.validation, model.length, model.vocab, 0, score.PLAN_WINDOWS)[0]
+    group = data.evaluation_windows(dataset.validation, model.length, model.vocab, 0, evaluate.PLAN_WINDOWS)[0]
     if len(group.ids_NL) < windows:
         raise InputError(f"{run}: expected {windows} windows of validation text, found {len(group.ids_NL)}; lower --windows")
     query = evaluate.predictor(params, recipe, device, compiled)
