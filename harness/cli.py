@@ -12,7 +12,7 @@ import tyro
 
 from harness.cli_bench import Bench
 from harness.cli_data import Data
-from harness.cli_submission import Import, Validate
+from harness.cli_submission import Import, Pack, Validate
 from harness.flags import Flat, Json, check_device
 from harness.score import Estimate
 from harness.sources import Source
@@ -326,6 +326,7 @@ def _command(preset: str):
         | Annotated[Report, sub("report")]
         | Annotated[Compress, sub("compress")]
         | Annotated[Decompress, sub("decompress")]
+        | Annotated[Pack, sub("pack")]
         | Annotated[Validate, sub("validate")]
         | Annotated[Import, sub("import")]
         | Annotated[Data, sub("data")],

@@ -257,3 +257,16 @@ def explanation(found: dict) -> None:
     console.print(f"{found['check']} ({found['group']})", highlight=False, style="bold")
     for title, name in (("What it looks at", "what"), ("What it has caught", "caught"), ("How to fix it", "fix")):
         console.print(f"{title}: {found[name]}", highlight=False, markup=False)
+
+
+def packed(described: dict) -> None:
+    """Print a packed submission: its seeds, sizes and folder."""
+    table = _table(described["name"], "seed", "bits/byte", "± masks", "± sequences", "steps", "seconds", "bytes")
+    for seed, one in described["seed_results"].items():
+        spread = "-" if one["stderr_sequences"] is None else f"{one['stderr_sequences']:.4f}"
+        scored = (f"{one['val_bpb']:.4f}", f"{one['stderr_masks']:.4f}", spread)
+        table.add_row(seed, *scored, f"{one['train_steps']:,}", f"{one['wallclock_seconds']:.1f}", f"{one['bytes_total']:,}")
+    console.print(table)
+    sizes = f"code {described['bytes_code']:,} + model {described['bytes_model']:,} = {described['bytes_total']:,} bytes"
+    console.print(f"mean {described['val_bpb']:.4f} bits/byte ({described['val_bpb_estimator']}), {sizes}", highlight=False, markup=False)
+    console.print(f"written: {described['folder']}", highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from fast import data, evaluate, transformer
+import torch
+
+from fast import data, evaluate, log, transformer
 from fast.checkpoint import NAME, write_atomic
 from fast.journal import Journal, restore
 from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
@@ -148,7 +150,7 @@ def run(
         "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
         "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(artifact.code_bytes().values()),
         "codec": header["codec"], "scores": score_fresh(out, scoring if not recipe.model.causal else SCORING[:1], sequences, device, compiled),
-        "baselines": _baselines(dataset, recipe.model.length, sequences),
+        "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device), "pytorch_version": torch.__version__,
     }  # fmt: skip
     write_atomic(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary

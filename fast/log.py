@@ -1,0 +1,100 @@
+"""Parity: not a numeric piece. The log of a submission: the challenge's lines, and what else a reader checks."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from fast.journal import Journal
+from fast.likelihood import Score
+from fast.train import State, initial_state
+from reference.recipe import InputError, Recipe
+
+
+def hardware(device: str) -> str:
+    """Return what a run computes on, in words."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+class Log(Journal):
+    """The journal of a submission: the challenge's lines in one file and on the screen, no checkpoints."""
+
+    def __init__(self, path: Path, recipe: Recipe, validate=None):
+        """Start the file afresh."""
+        super().__init__(path.parent, recipe, validate, stop=lambda: None, show=print, on_step=lambda *_: None)
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+        except OSError as error:
+            raise InputError(f"{path}: cannot write the log ({error.strerror}); choose another RUN_ID or folder") from error
+
+    def line(self, text: str) -> None:
+        """Append a line to the log and print it."""
+        with open(self.path, "a") as file:
+            file.write(text + "\n")
+        print(text, flush=True)
+
+    def record(self, **fields) -> None:
+        """Keep nothing: the lines say it."""
+
+    def save(self, state: State) -> None:
+        """Keep nothing: a submission trains in one go."""
+
+
+def opening_lines(recipe: Recipe, device_name: str, torch_version: str, parameters: int, tokens: int) -> list[str]:
+    """Return what a log says before the first step; tokens are those of the validation split."""
+    model, training = recipe.model, recipe.training
+    return [
+        f"Running PyTorch {torch_version} on {device_name}",
+        f"model_params:{parameters} layers:{model.layers} d:{model.d} heads:{model.heads} kv_heads:{model.kv_heads} vocab:{model.vocab} "
+        f"length:{model.length} causal:{model.causal}",
+        f"iterations:{training.iterations} max_wallclock_seconds:{training.max_wallclock_seconds:g} warmdown:{training.warmdown} "
+        f"tokens_per_step:{training.tokens_per_step}",
+        f"val_tokens:{tokens}",
+        f"seed:{recipe.seed}",
+    ]
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Return the norm of the difference of two sets of weights over the norm of the second."""
+    squares = [((one[name] - other[name]).double().square().sum(), other[name].double().square().sum()) for name in other]
+    return float((sum(apart for apart, _ in squares) / sum(size for _, size in squares)).sqrt())
+
+
+def closing_lines(state: State, recipe: Recipe) -> list[str]:
+    """Return what a log says after the last step: the average, the last learning rate, the budget used."""
+    start = {name: value.detach() for name, value in initial_state(recipe).params.items()}
+    shadow, live = ({name: value.detach().cpu() for name, value in group.items()} for group in (state.shadow, state.params))
+    dtypes = ",".join(sorted({str(value.dtype).removeprefix("torch.") for value in shadow.values()}))
+    began = "never" if state.ema_started_step is None else state.ema_started_step
+    clock, total = f"train_time:{1000 * state.elapsed:.0f}ms", recipe.training.iterations
+    return [
+        *([f"stopping_early: wallclock_cap {clock} step:{state.step}/{total}"] if state.step < total else []),
+        f"ema started_step:{began} decay:{recipe.ema.decay} dtype:{dtypes} from_start:{distance(shadow, start):.6f} "
+        f"from_live:{distance(shadow, live):.6f}",
+        f"final_lr_multiplier:{state.multiplier:.8f}",
+        f"steps:{state.step} {clock} step_avg:{1000 * state.elapsed / state.step:.2f}ms",
+    ]
+
+
+def size_lines(label: str, model_bytes: int, code_bytes: int) -> list[str]:
+    """Return the challenge's lines about the sizes; label names format and codec."""
+    return [
+        f"Code size: {code_bytes} bytes",
+        f"Serialized model {label}: {model_bytes} bytes",
+        f"Total submission size {label}: {code_bytes + model_bytes} bytes",
+    ]
+
+
+def score_lines(label: str, score: Score) -> list[str]:
+    """Return the challenge's lines about the score of the artifact read back; standard errors are in bits per byte."""
+    name = f"final_{label.replace('+', '_')}_roundtrip"
+    errors = f"stderr_masks:{score.stderr_masks:.8f} stderr_sequences:{score.stderr_sequences:.8f}"
+    return [
+        f"{name} val_loss:{score.nats_per_token:.4f} val_bpb:{score.bpb:.4f} eval_time:{1000 * score.seconds:.0f}ms",
+        f"{name}_exact val_loss:{score.nats_per_token:.8f} val_bpb:{score.bpb:.8f} {errors} tokens:{score.tokens} bytes:{score.bytes} "
+        f"estimator:{score.estimator}",
+    ]

@@ -1,0 +1,222 @@
+"""A submission folder from finished runs of one configuration: README.md, submission.json, train_gpt.py, logs, requirements, the artifact."""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from datetime import date as day
+from importlib.metadata import version
+from pathlib import Path
+
+from fast import artifact, log
+from fast.checkpoint import differences
+from fast.config import recipe_from_dict
+from fast.journal import restore
+from fast.likelihood import Score
+from fast.train import State
+from harness import bundle, readme, runs
+from harness.overview import summaries
+from harness.score import locate
+from harness.sources import Source, open_dataset
+from reference.recipe import InputError, Recipe
+
+TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds
+PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports
+MODEL = "final_model.mgolf"
+SCRIPT = "train_gpt.py"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its directory."""
+
+    folder: Path
+    recipe: Recipe
+    source: Source
+    header: dict  # of the artifact
+    data: bytes  # the artifact
+    summary: dict
+    state: State  # of the last checkpoint
+    lines: list[str]  # of train.log
+
+
+def read(folder: Path) -> Run:
+    """Return a run; InputError unless it is finished and its files belong together."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a run directory, found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo")
+    [summary] = summaries((folder,))
+    file, described = locate(folder)
+    try:
+        recipe = recipe_from_dict(json.loads((folder / "recipe.json").read_text())["recipe"])
+        lines = (folder / "train.log").read_text().splitlines()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: expected recipe.json and train.log of a run, found others ({error}); restore them") from error
+    header, _ = artifact.read(file)
+    changed = differences(asdict(recipe), asdict(artifact.recipe_of(header, str(file))))
+    if changed:
+        raise InputError(f"{file}: expected the recipe of recipe.json, found another ({'; '.join(changed)}); restore the run's own artifact")
+    needed = ("steps", "seconds", "parameters", "final_lr_multiplier", "ema_started_step", "scores", "hardware", "pytorch_version")
+    missing = [name for name in needed if name not in summary]
+    if missing:
+        raise InputError(f"{folder / 'summary.json'}: expected the field {missing[0]}, found none; another release wrote it: train again")
+    state = restore(folder, recipe)
+    if state is None or not state.finished:
+        raise InputError(f"{folder}: expected the checkpoint of the last step, found {'an earlier one' if state else 'none'}; restore checkpoint/")
+    return Run(folder, recipe, Source.restore(described), header, file.read_bytes(), summary, state, lines)
+
+
+def check_alike(found: list[Run]) -> None:
+    """Raise InputError unless the runs differ in their seeds and in nothing else."""
+    first = found[0]
+    for other in found[1:]:
+        if other.recipe.seed in [run.recipe.seed for run in found[: found.index(other)]]:
+            raise InputError(f"{other.folder}: expected a seed of its own, found {other.recipe.seed} again; pass each seed once")
+        changed = differences(asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed)))
+        here, there = (run.header.get("tokenizer_sha256") for run in (first, other))
+        changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
+        changed += [] if first.source == other.source else [f"data: {first.source.describe()}, now {other.source.describe()}"]
+        if changed:
+            raise InputError(f"{other.folder}: expected the configuration of {first.folder}, found another ({'; '.join(changed)}); pack them apart")
+
+
+def whole_score(run: Run, device: str) -> dict:
+    """Return a run's score of the whole validation split: from its summary, or from the artifact in a fresh process where that holds a part."""
+    dataset = open_dataset(run.source, run.recipe.model.vocab, run.recipe.model.length)
+    wanted = "causal" if run.recipe.model.causal else "nelbo"
+    known = [score for score in run.summary["scores"] if score["estimator"] == wanted and score["tokens"] == len(dataset.validation)]
+    return known[0] if known else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, compiled=True)[0]
+
+
+def log_text(run: Run, score: dict, code_bytes: int) -> str:
+    """Return the log of a run with what train_gpt.py says before and after the steps."""
+    label = f"{run.recipe.quantization.format}+{run.header['codec']}"
+    summary = run.summary
+    opening = log.opening_lines(run.recipe, summary["hardware"], summary["pytorch_version"], summary["parameters"], score["tokens"])
+    scored = log.score_lines(label, Score(**{name: score[name] for name in Score._fields} | {"stderr_sequences": score["stderr_sequences"] or 0.0}))
+    lines = [*opening, *run.lines, *log.closing_lines(run.state, run.recipe), *log.size_lines(label, len(run.data), code_bytes), *scored]
+    return "\n".join(lines) + "\n"
+
+
+def requirements(torch_version: str) -> str:
+    """Return the packages of train_gpt.py, pinned: torch as it trained, the others as they are installed here."""
+    pins = {name: version(name) for name in PACKAGES} | {"torch": torch_version}
+    return "".join(f"{name}=={pin.partition('+')[0]}\n" for name, pin in pins.items())
+
+
+def technique_of(recipe: Recipe) -> str:
+    """Return the technique in one line."""
+    model, kind = recipe.model, "Autoregressive" if recipe.model.causal else "Masked diffusion (MDLM)"
+    return (
+        f"{kind} + {model.layers}x{model.d} U-Net transformer, {model.heads} heads on {model.kv_heads} + Muon and Adam + "
+        f"float32 EMA {recipe.ema.decay} + {recipe.quantization.format} weights + entropy coding"
+    )
+
+
+def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: dict) -> dict:
+    """Return submission.json: means over the seeds, sizes as they lie in the folder; steps and seconds are those of the artifact's run."""
+    first, bpbs = found[0], [score["bpb"] for score in scores]
+    results = {
+        str(run.recipe.seed): {
+            "val_bpb": score["bpb"], "val_loss": score["nats_per_token"], "stderr_masks": score["stderr_masks"],
+            "stderr_sequences": score["stderr_sequences"], "train_steps": run.summary["steps"], "wallclock_seconds": run.summary["seconds"],
+            "bytes_model": len(run.data), "bytes_total": code_bytes + len(run.data),
+        }
+        for run, score in zip(found, scores, strict=True)
+    }  # fmt: skip
+    return claimed | {
+        "val_bpb": statistics.fmean(bpbs), "val_bpb_std": statistics.stdev(bpbs) if len(bpbs) > 1 else None,
+        "val_bpb_estimator": scores[0]["estimator"], "val_loss": statistics.fmean(score["nats_per_token"] for score in scores),
+        "bytes_total": code_bytes + len(first.data), "bytes_code": code_bytes, "bytes_model": len(first.data),
+        "seeds": [run.recipe.seed for run in found], "seed_results": results, "artifact_seed": first.recipe.seed,
+        "pytorch_version": first.summary["pytorch_version"], "train_steps": first.summary["steps"], "wallclock_seconds": first.summary["seconds"],
+        "parameters": first.summary["parameters"], "validation_tokens": scores[0]["tokens"], "validation_bytes": scores[0]["bytes"],
+        "tokenizer_sha256": first.header.get("tokenizer_sha256"),
+    }  # fmt: skip
+
+
+def _claimed(first: Run, out: Path, name, author, github_id, date, blurb, technique, hardware, track) -> tuple[dict, Path]:
+    """Return (the fields that a person states, the folder to write); InputError for what cannot stand."""
+    for flag, text in (("--name", name), ("--author", author), ("--github-id", github_id)):
+        if not text.strip() or re.search(r"\b(todo|your[ _-]?(name|id))\b", text, re.IGNORECASE):
+            raise InputError(f"{flag}: expected your own, found {text!r}; give it")
+    if not re.fullmatch(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}", github_id):
+        raise InputError(f"--github-id: expected a GitHub user name (letters, digits, single hyphens), found {github_id!r}; give it without @ or address")
+    if track not in TRACKS:
+        raise InputError(f"--track {track!r}: expected one of {', '.join(TRACKS)}; choose one of these")
+    try:
+        date = day.fromisoformat(date).isoformat() if date else day.today().isoformat()
+    except ValueError:
+        raise InputError(f"--date: expected YYYY-MM-DD, found {date!r}; write it so") from None
+    word = re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("_.")
+    if not word:
+        raise InputError(f"--name: expected letters or digits for the folder's name, found {name!r}; choose another")
+    technique = technique or technique_of(first.recipe)
+    fields = {
+        "author": author, "github_id": github_id, "name": name, "blurb": blurb or technique, "date": date, "track": track,
+        "hardware": hardware or first.summary["hardware"], "technique_summary": technique,
+    }  # fmt: skip
+    target = out / f"{date}_{word}"
+    if target.exists():
+        raise InputError(f"{target}: expected nothing, found a folder; choose another --name, --date or --out, or remove it")
+    return fields, target
+
+
+def _check_budgets(found: list[Run], code: str, track: str) -> int:
+    """Return the bytes of the code; InputError where a run is over the size or the track's time."""
+    size = len(code.encode())
+    for run in found:
+        try:
+            artifact.check_size(run.header, len(run.data), {SCRIPT: size})
+        except InputError as error:
+            raise InputError(f"{run.folder}: {error}") from error
+        seconds, cap = run.summary["seconds"], TRACKS[track]
+        if cap and seconds > cap:
+            raise InputError(f"{run.folder}: expected at most {cap:g} s of training on track {track}, found {seconds:.1f}; choose --track non_record_16mb")
+    return size
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    """Write a folder whole or not at all."""
+    beside = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        beside.chmod(0o755)
+        for name, data in files.items():
+            (beside / name).write_bytes(data)
+        os.rename(beside, target)
+        beside = None
+    except OSError as error:
+        raise InputError(f"{target}: cannot write the folder ({error.strerror}); free space or choose another --out") from error
+    finally:
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def pack(
+    folders: tuple[Path, ...], out: Path, *, name: str, author: str, github_id: str, date: str | None = None, blurb: str | None = None,
+    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu",
+) -> dict:  # fmt: skip
+    """Write the folder of some runs' submission below `out`; return submission.json and, under "folder", where it lies.
+
+    The first run's artifact ships. Scores are of the whole validation split, from the artifact files.
+    """
+    if not folders:
+        raise InputError("pack: expected at least one run directory, found none; name one, such as runs/demo")
+    found = [read(Path(folder)) for folder in folders]
+    check_alike(found)
+    claimed, target = _claimed(found[0], Path(out), name, author, github_id, date, blurb, technique, hardware, track)
+    code = bundle.build(found[0].recipe, found[0].header["codec"])
+    code_bytes = _check_budgets(found, code, track)
+    scores = [whole_score(run, device) for run in found]
+    described = submission(found, scores, code_bytes, claimed)
+    logs = {f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes) for run, score in zip(found, scores, strict=True)}
+    texts = {
+        "README.md": readme.text(described, found[0].recipe, list(logs)), "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
+        SCRIPT: code, "requirements.txt": requirements(described["pytorch_version"]), **logs,
+    }  # fmt: skip
+    _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: found[0].data})
+    return described | {"folder": str(target)}
