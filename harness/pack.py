@@ -70,10 +70,11 @@ def read(folder: Path) -> Run:
 
 def check_alike(found: list[Run]) -> None:
     """Raise InputError unless the runs differ in their seeds and in nothing else."""
-    first = found[0]
+    first, seen = found[0], {found[0].recipe.seed}
     for other in found[1:]:
-        if other.recipe.seed in [run.recipe.seed for run in found[: found.index(other)]]:
+        if other.recipe.seed in seen:
             raise InputError(f"{other.folder}: expected a seed of its own, found {other.recipe.seed} again; pass each seed once")
+        seen.add(other.recipe.seed)
         changed = differences(asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed)))
         here, there = (run.header.get("tokenizer_sha256") for run in (first, other))
         changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
