@@ -1,0 +1,128 @@
+"""What the scoring checks share: the artifact reloaded as a model, and the validation text. Opened once per submission."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+from harness.validate.finding import CannotTell
+from harness.validate.submission import Submission
+from reference.recipe import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fast.bytes import Tokenizer
+    from fast.data import Tokens
+    from fast.likelihood import LogProbs
+    from reference.recipe import Recipe
+
+MOST_TOKENS = 1 << 26  # of a split that a check reads; the full validation set has 62,021,845
+
+
+class Model(NamedTuple):
+    """A reloaded artifact: its recipe, log_probs(ids_BL), and the SHA-256 of the tokenizer that it names, if it does."""
+
+    recipe: "Recipe"
+    log_probs: "LogProbs"
+    tokenizer_sha256: str | None
+
+
+class Text(NamedTuple):
+    """The data that was given: training shards (None where there are none), validation tokens, tokenizer."""
+
+    train: "Tokens | None"
+    validation: "Tokens"
+    tokenizer: "Tokenizer"
+
+    def ids(self, count: int, split: str = "validation") -> "np.ndarray":
+        """Return the first tokens of a split."""
+        tokens = getattr(self, split)
+        return tokens.read(0, min(len(tokens), count))
+
+
+def once(function: Callable) -> Callable:
+    """Keep what a function of a submission returned or raised: checks share it."""
+    kept = WeakKeyDictionary()
+
+    @wraps(function)
+    def remembered(submission: Submission):
+        if submission not in kept:
+            try:
+                kept[submission] = (function(submission), None)
+            except CannotTell as reason:
+                kept[submission] = (None, str(reason))
+        value, reason = kept[submission]
+        if reason is not None:
+            raise CannotTell(reason)
+        return value
+
+    return remembered
+
+
+@once
+def model(submission: Submission) -> Model:
+    """Return the artifact of a submission as a model, read from the file in the folder."""
+    from fast import evaluate
+    from harness import artifact
+
+    name = submission.artifact
+    data = submission.read(name)
+    try:
+        if name.endswith(".mgolf"):
+            from fast import container
+
+            header, params = container.unpack(data, name)
+            recipe = artifact.recipe_of(header, name)
+            _check_shapes(params, recipe, name)
+        else:
+            header, (recipe, params) = {}, _foreign(submission.path(name))
+    except InputError as error:
+        raise CannotTell(f"the artifact does not open: {error}") from error
+    named = header.get("tokenizer_sha256")
+    return Model(recipe, evaluate.predictor(params, recipe), named if isinstance(named, str) else None)
+
+
+def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
+    from fast import transformer
+
+    expected = {key: tuple(shape) for key, shape in transformer.shapes(recipe.model).items()}
+    found = {key: tuple(value.shape) for key, value in params.items()}
+    if expected != found:
+        differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
+        raise InputError(f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}")
+
+
+def _foreign(path):
+    try:
+        from harness import foreign
+    except ImportError as error:
+        raise CannotTell(f"{path.name} is no container of ours") from error
+    return foreign.load(path)
+
+
+@once
+def text(submission: Submission) -> Text:
+    """Return the data given with --data and --tokenizer."""
+    from fast import data
+    from fast.bytes import load_tokenizer
+
+    options = submission.options
+    if options.data is None:
+        raise CannotTell("needs the validation text: pass --data and --tokenizer")
+    try:
+        layout = data.find_layout(options.data, options.tokenizer)
+        if not layout.validation:
+            raise CannotTell(f"{options.data} has no validation shards (*_val_*.bin)")
+        train = data.Tokens(layout.train) if layout.train else None
+        return Text(train, data.Tokens(layout.validation), load_tokenizer(layout.tokenizer))
+    except InputError as error:
+        raise CannotTell(str(error)) from error
+
+
+def together(submission: Submission) -> tuple[Model, Text]:
+    """Return model and data that fit: one tokenizer, ids within the vocabulary."""
+    opened, given = model(submission), text(submission)
+    if given.tokenizer.vocab != opened.recipe.model.vocab:
+        raise CannotTell(f"the model has {opened.recipe.model.vocab} pieces, the tokenizer given {given.tokenizer.vocab}")
+    return opened, given

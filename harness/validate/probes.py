@@ -1,0 +1,132 @@
+"""Questions to a scorer that a code length must answer right: is every distribution normalised, is anything known before it is revealed?
+
+A scorer maps windows ids_NL to (place_NL, nats_NL): when each position was revealed, and what its token was charged. Any
+log_probs(ids_BL) -> (B, L, V) can be asked, so that a model that cheats can be planted.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fast import likelihood
+from fast.data import Windows
+from fast.likelihood import LogProbs
+
+Scorer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+UNIT = 2.0**-24  # relative rounding of float32
+NATS_LIMIT = 64 * UNIT * 30  # float32 sums of terms within the softcap of 30 that end up 64 units apart
+
+
+class Mass(NamedTuple):
+    """The distribution whose probabilities sum up worst: |log of the sum|, the rounding allowed, how many were looked at."""
+
+    error: float
+    limit: float
+    distributions: int
+
+
+class Foresight(NamedTuple):
+    """What changed when only hidden tokens did: places in the order that moved, the largest change of a charge in nats; charges compared;
+    and in how many windows a position was charged twice or never."""
+
+    moved: int
+    nats: float
+    compared: int
+    not_once: int
+
+
+def masked_contexts(ids_NL: np.ndarray, vocab: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (contexts_BL, hidden_BL): each window with one token hidden, with all hidden, and with a random number hidden."""
+    draw = np.random.default_rng(seed)
+    count, length = ids_NL.shape
+    sizes = np.concatenate([np.ones(count, int), np.full(count, length), draw.integers(1, length + 1, count)])
+    rank_BL = draw.random((3 * count, length)).argsort(axis=1).argsort(axis=1)
+    hidden_BL = rank_BL < sizes[:, None]
+    return torch.from_numpy(np.where(hidden_BL, vocab, np.tile(ids_NL, (3, 1)))), torch.from_numpy(hidden_BL)
+
+
+@torch.no_grad()
+def mass(log_probs: LogProbs, contexts_BL: torch.Tensor, asked_BL: torch.Tensor) -> Mass:
+    """Return how far from 1 the asked distributions sum. Limit: each log-probability is rounded in float32, in proportion to its size."""
+    rows_PV = log_probs(contexts_BL)[asked_BL].double()
+    total_P = rows_PV.logsumexp(dim=-1).abs()
+    finite_PV = rows_PV.masked_fill(~rows_PV.isfinite(), 0.0)
+    size = max(1.0, float(finite_PV.abs().max()))
+    worst = float(total_P.max()) if not total_P.isnan().any() else math.nan
+    return Mass(worst, 8 * UNIT * size, len(rows_PV))
+
+
+class Recorder:
+    """A log_probs that notes at which call a position was first seen revealed."""
+
+    def __init__(self, log_probs: LogProbs, vocab: int):
+        """Wrap log_probs."""
+        self.log_probs, self.vocab, self.seen = log_probs, vocab, []
+
+    def __call__(self, ids_BL: torch.Tensor) -> torch.Tensor:
+        """Answer as the model does."""
+        self.seen.append((ids_BL != self.vocab).cpu().numpy())
+        return self.log_probs(ids_BL)
+
+    def places(self) -> np.ndarray:
+        """Return place_BL of the windows scored since the last call: the pass whose answer was charged; the last pass for what is left."""
+        revealed_PBL = np.stack(self.seen)
+        self.seen = []
+        return len(revealed_PBL) - 1 - revealed_PBL.sum(axis=0)
+
+
+def chain_scorer(log_probs: LogProbs, vocab: int, order: str, block: int = 8, seed: int = 0) -> Scorer:
+    """Return our chain rule along an order as a scorer."""
+
+    def score(ids_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        recorder = Recorder(log_probs, vocab)
+        nats_NL = likelihood.chain(recorder, ids_NL, vocab, order, seed, 1, block, batch_rows=len(ids_NL))
+        return recorder.places(), nats_NL
+
+    return score
+
+
+def causal_scorer(log_probs: LogProbs) -> Scorer:
+    """Return the one pass of an autoregressive model as a scorer."""
+
+    def score(ids_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        nats_NL = likelihood.causal_nll(log_probs, ids_NL, np.full(len(ids_NL), -1), batch_rows=len(ids_NL))
+        return np.broadcast_to(np.arange(ids_NL.shape[1]), ids_NL.shape).copy(), nats_NL
+
+    return score
+
+
+def foresight(scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tuple[int, ...]) -> Foresight:
+    """Return what changes when every token from place `cut` on is replaced by another, over all cuts.
+
+    Nothing may: not the charges before the cut, nor the places up to it, for the position at the cut is chosen before its token is known.
+    """
+    place_NL, nats_NL = scorer(ids_NL)
+    moved, worst, compared = 0, 0.0, 0
+    for cut in cuts:
+        early_NL = place_NL < cut
+        other_place_NL, other_nats_NL = scorer(np.where(early_NL, ids_NL, other_NL))
+        change = np.abs(other_nats_NL - nats_NL)[early_NL]
+        moved += int((other_place_NL != place_NL)[place_NL <= cut].sum())
+        worst = max(worst, math.inf if np.isnan(change).any() else float(change.max(initial=0.0)))
+        compared += change.size
+    wrong = int((np.sort(place_NL, axis=1) != np.arange(place_NL.shape[1])).any(axis=1).sum())
+    return Foresight(moved, worst, compared, wrong)
+
+
+def uncovered(groups: list[Windows], stream: np.ndarray) -> int:
+    """Return how many tokens of a stream the windows miss, repeat or alter; a wrong token before a window counts as well."""
+    scored, before = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for group in groups:
+        scored.append(group.ids_NL.reshape(-1))
+        before.append(group.previous_N)
+    scored, before = np.concatenate(scored), np.concatenate(before)
+    lengths = [group.ids_NL.shape[1] for group in groups for _ in group.ids_NL]
+    starts = np.cumsum([0, *lengths])[:-1]
+    if len(scored) != len(stream):
+        return abs(len(scored) - len(stream))
+    true = np.where(starts > 0, stream[starts - 1], -1)
+    return int((scored != stream).sum() + (before != true).sum())
