@@ -1,0 +1,103 @@
+"""A score measured again from the reloaded artifact, on all of the validation text or on as much as the time allows."""
+
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.validate.opened import Model, Text
+
+CHUNKS = 16  # stretches of the split that stand for it where time is short
+BATCH_TOKENS = 1 << 15  # per forward pass
+PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to, as `maskgolf eval` does
+
+
+class Measured(NamedTuple):
+    """A Score of our own, over how many of the split's windows."""
+
+    score: object
+    windows: int
+    of: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether every window was scored."""
+        return self.windows == self.of
+
+
+def effort_of(named: str, causal: bool, epsilon: float):
+    """Return the fast.evaluate.Effort that an estimator's name stands for, None for a name of somebody else's."""
+    from fast.evaluate import Effort
+    from fast.orders import ORDERS
+
+    words = named.lower().replace("_", "-").split()
+    if causal:
+        return Effort("causal", epsilon=epsilon) if not words or "causal" in words or "autoregressive" in words or "ar" in words else None
+    if not words or words[0] not in ("nelbo", "nelbo-grid", "chain"):
+        return None
+    order = next((word.strip("(),") for word in words[1:] if word.strip("(),") in ORDERS), None)
+    if words[0] == "chain":
+        return Effort("chain", order or "left-to-right", epsilon=epsilon)
+    return Effort(words[0], epsilon=epsilon)
+
+
+def pass_seconds(opened: Model, length: int) -> float:
+    """Return the seconds that one window takes per forward pass, measured after a warm-up."""
+    import torch
+
+    rows = max(1, min(8, BATCH_TOKENS // length))
+    ids_BL = torch.full((rows, length), 0 if opened.recipe.model.causal else opened.recipe.model.vocab)
+    opened.log_probs(ids_BL)
+    started = time.perf_counter()
+    opened.log_probs(ids_BL)
+    return (time.perf_counter() - started) / rows
+
+
+def ranges(total: int, wanted: int) -> list[tuple[int, int]]:
+    """Return disjoint ranges of windows, spread evenly over the split, `wanted` windows in all."""
+    if wanted >= total:
+        return [(0, total)]
+    chunks = min(CHUNKS, wanted)
+    edges = np.arange(chunks + 1) * wanted // chunks
+    sizes, starts = np.diff(edges), np.arange(chunks) * total // chunks
+    return [(int(start), int(start + size)) for start, size in zip(starts, sizes, strict=True)]
+
+
+def measure(opened: Model, given: Text, effort, seconds: float) -> Measured:
+    """Return the score of the split, or of evenly spread stretches that take about `seconds`."""
+    from fast import data, evaluate
+
+    shape, tokens = opened.recipe.model, given.validation
+    total = -(-len(tokens) // shape.length)
+    affordable = min(total, seconds / (pass_seconds(opened, min(shape.length, len(tokens))) * effort.passes(shape.length)))
+    chosen = ranges(total, max(2, int(affordable)))
+    rows = max(1, min(64, BATCH_TOKENS // shape.length, max(stop - start for start, stop in chosen)))
+    plans, settings = {}, {"batch_rows": rows}
+    if effort.estimator == "nelbo":
+        pilot = data.evaluation_windows(tokens, shape.length, shape.vocab, 0, PLAN_WINDOWS)[0]
+        plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(opened.log_probs, pilot, shape.vocab, effort, **settings)
+    parts, started = [], time.perf_counter()
+    for start, stop in chosen:
+        windows = data.evaluation_windows(tokens, shape.length, shape.vocab, start, stop - start)
+        parts += evaluate.measure(opened.log_probs, windows, given.tokenizer.table, effort, first_row=start, plans=plans, **settings)
+    return Measured(evaluate.total(parts, effort, time.perf_counter() - started), sum(stop - start for start, stop in chosen), total)
+
+
+def rounding(value: float) -> float:
+    """Return half a unit of the last digit of a number as JSON prints it."""
+    text = repr(value)
+    mantissa, _, exponent = text.partition("e")
+    return 0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+
+
+def allowed(found: Measured, claim: float, stderr: float | None) -> float:
+    """Return how far a claim may lie from the score measured here.
+
+    All windows: two standard errors of the difference of two mask draws. Some windows: four over sequences, for windows that stand
+    close are alike. Beside that the claim's rounding, and what another device's arithmetic moves a score by.
+    """
+    score = found.score
+    other = score.stderr_masks if stderr is None else stderr
+    spread = 2 * math.hypot(score.stderr_masks, other) if found.whole else 4 * math.hypot(score.stderr_sequences, other)
+    return spread + rounding(claim) + 2e-4 * claim
