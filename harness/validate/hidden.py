@@ -165,13 +165,11 @@ def literals(source: bytes) -> list[tuple[str, bytes]]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and len(node.value) >= LEAST_STRING:
             value = node.value if isinstance(node.value, bytes) else node.value.encode("utf-8", "surrogatepass")
             found.append((f"line {node.lineno}", value))
-        elif isinstance(node, ast.List | ast.Tuple) and len(node.elts) >= LEAST_LIST:
-            values = [item.value for item in node.elts if isinstance(item, ast.Constant)]
-            if len(values) < len(node.elts):
-                continue
-            if all(type(value) is int and 0 <= value < 65_536 for value in values):
+        elif isinstance(node, ast.List | ast.Tuple | ast.Set):
+            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+            if len(values) >= LEAST_LIST and all(type(value) is int and 0 <= value < 65_536 for value in values):
                 found.append((f"line {node.lineno}", np.array(values, "<u2").tobytes()))
-            elif all(isinstance(value, str) for value in values):
+            elif all(isinstance(value, str) for value in values) and sum(map(len, values)) >= LEAST_STRING:
                 found.append((f"line {node.lineno}", "".join(values).encode("utf-8", "surrogatepass")))
     return sorted(found, key=lambda item: -len(item[1]))
 

@@ -67,16 +67,17 @@ def model(submission: Submission) -> Model:
     from harness import artifact
 
     name = submission.artifact
-    data = submission.read(name)
     try:
         if name.endswith(".mgolf"):
             from fast import container
 
-            header, params = container.unpack(data, name)
+            header, params = container.unpack(submission.read(name), name)
             recipe = artifact.recipe_of(header, name)
             _check_shapes(params, recipe, name)
         else:
-            header, (recipe, params) = {}, _foreign(submission.path(name))
+            from harness import foreign
+
+            header, (recipe, params) = {}, foreign.load(submission.path(name))
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     named = header.get("tokenizer_sha256")
@@ -91,14 +92,6 @@ def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
     if expected != found:
         differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
         raise InputError(f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}")
-
-
-def _foreign(path):
-    try:
-        from harness import foreign
-    except ImportError as error:
-        raise CannotTell(f"{path.name} is no container of ours") from error
-    return foreign.load(path)
 
 
 @once

@@ -1,7 +1,6 @@
 """Questions to a scorer that a code length must answer right: is every distribution normalised, is anything known before it is revealed?
 
-A scorer maps windows ids_NL to (place_NL, nats_NL): when each position was revealed, and what its token was charged. Any
-log_probs(ids_BL) -> (B, L, V) can be asked, so that a model that cheats can be planted.
+A scorer maps windows ids_NL to Scored. Any log_probs(ids_BL) -> (B, L, V) can be asked, so that a model that cheats can be planted.
 """
 
 import math
@@ -15,7 +14,6 @@ from fast import likelihood
 from fast.data import Windows
 from fast.likelihood import LogProbs
 
-Scorer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 UNIT = 2.0**-24  # relative rounding of float32
 NATS_LIMIT = 64 * UNIT * 30  # float32 sums of terms within the softcap of 30 that end up 64 units apart
 
@@ -28,14 +26,28 @@ class Mass(NamedTuple):
     distributions: int
 
 
+class Scored(NamedTuple):
+    """Windows scored: when each position was revealed, what its token was charged, and the distribution the charge was read from."""
+
+    place_NL: np.ndarray
+    nats_NL: np.ndarray
+    rows_NLV: np.ndarray
+
+
 class Foresight(NamedTuple):
-    """What changed when only hidden tokens did: places in the order that moved, the largest change of a charge in nats; charges compared;
-    and in how many windows a position was charged twice or never."""
+    """What changed when only hidden tokens did: places in the order, the largest log-probability; how many distributions were compared.
+
+    not_once: windows in which a position was charged twice or never. misread: the largest gap between a charge and its distribution.
+    """
 
     moved: int
     nats: float
     compared: int
     not_once: int
+    misread: float
+
+
+Scorer = Callable[[np.ndarray], Scored]
 
 
 def masked_contexts(ids_NL: np.ndarray, vocab: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,31 +72,33 @@ def mass(log_probs: LogProbs, contexts_BL: torch.Tensor, asked_BL: torch.Tensor)
 
 
 class Recorder:
-    """A log_probs that notes at which call a position was first seen revealed."""
+    """A log_probs that keeps what it was asked and what it answered."""
 
     def __init__(self, log_probs: LogProbs, vocab: int):
         """Wrap log_probs."""
-        self.log_probs, self.vocab, self.seen = log_probs, vocab, []
+        self.log_probs, self.vocab, self.hidden, self.answers = log_probs, vocab, [], []
 
     def __call__(self, ids_BL: torch.Tensor) -> torch.Tensor:
         """Answer as the model does."""
-        self.seen.append((ids_BL != self.vocab).cpu().numpy())
-        return self.log_probs(ids_BL)
+        self.hidden.append((ids_BL == self.vocab).cpu().numpy())
+        self.answers.append(self.log_probs(ids_BL))
+        return self.answers[-1]
 
-    def places(self) -> np.ndarray:
-        """Return place_BL of the windows scored since the last call: the pass whose answer was charged; the last pass for what is left."""
-        revealed_PBL = np.stack(self.seen)
-        self.seen = []
-        return len(revealed_PBL) - 1 - revealed_PBL.sum(axis=0)
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (place_BL, rows_BLV): a position is charged by the last pass that sees it hidden, from that pass's answer."""
+        place_BL = np.sum(self.hidden, axis=0) - 1
+        answers_PBLV = torch.stack(self.answers).double().cpu().numpy()
+        return place_BL, np.take_along_axis(answers_PBLV, place_BL[None, :, :, None].clip(0), axis=0)[0]
 
 
 def chain_scorer(log_probs: LogProbs, vocab: int, order: str, block: int = 8, seed: int = 0) -> Scorer:
     """Return our chain rule along an order as a scorer."""
 
-    def score(ids_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def score(ids_NL: np.ndarray) -> Scored:
         recorder = Recorder(log_probs, vocab)
         nats_NL = likelihood.chain(recorder, ids_NL, vocab, order, seed, 1, block, batch_rows=len(ids_NL))
-        return recorder.places(), nats_NL
+        place_NL, rows_NLV = recorder.read()
+        return Scored(place_NL, nats_NL, rows_NLV)
 
     return score
 
@@ -92,29 +106,39 @@ def chain_scorer(log_probs: LogProbs, vocab: int, order: str, block: int = 8, se
 def causal_scorer(log_probs: LogProbs) -> Scorer:
     """Return the one pass of an autoregressive model as a scorer."""
 
-    def score(ids_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        nats_NL = likelihood.causal_nll(log_probs, ids_NL, np.full(len(ids_NL), -1), batch_rows=len(ids_NL))
-        return np.broadcast_to(np.arange(ids_NL.shape[1]), ids_NL.shape).copy(), nats_NL
+    def score(ids_NL: np.ndarray) -> Scored:
+        recorder = Recorder(log_probs, -1)
+        nats_NL = likelihood.causal_nll(recorder, ids_NL, np.full(len(ids_NL), -1), batch_rows=len(ids_NL))
+        place_NL = np.broadcast_to(np.arange(ids_NL.shape[1]), ids_NL.shape).copy()
+        return Scored(place_NL, nats_NL, recorder.answers[0].double().cpu().numpy())
 
     return score
+
+
+def _apart(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the largest difference; equal infinities do not differ, nan is infinitely far from everything."""
+    with np.errstate(invalid="ignore"):
+        gap = np.where(one == other, 0.0, np.abs(one - other))
+    return math.inf if np.isnan(gap).any() else float(gap.max(initial=0.0))
 
 
 def foresight(scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tuple[int, ...]) -> Foresight:
     """Return what changes when every token from place `cut` on is replaced by another, over all cuts.
 
-    Nothing may: not the charges before the cut, nor the places up to it, for the position at the cut is chosen before its token is known.
+    Up to the cut nothing may, neither places nor distributions: the position at the cut is chosen, and its distribution made, before its
+    own token is known.
     """
-    place_NL, nats_NL = scorer(ids_NL)
+    place_NL, nats_NL, rows_NLV = scorer(ids_NL)
     moved, worst, compared = 0, 0.0, 0
     for cut in cuts:
-        early_NL = place_NL < cut
-        other_place_NL, other_nats_NL = scorer(np.where(early_NL, ids_NL, other_NL))
-        change = np.abs(other_nats_NL - nats_NL)[early_NL]
-        moved += int((other_place_NL != place_NL)[place_NL <= cut].sum())
-        worst = max(worst, math.inf if np.isnan(change).any() else float(change.max(initial=0.0)))
-        compared += change.size
+        other = scorer(np.where(place_NL < cut, ids_NL, other_NL))
+        known_NL = place_NL <= cut
+        moved += int((other.place_NL != place_NL)[known_NL].sum())
+        worst = max(worst, _apart(rows_NLV[known_NL], other.rows_NLV[known_NL]), _apart(nats_NL[place_NL < cut], other.nats_NL[place_NL < cut]))
+        compared += int(known_NL.sum())
     wrong = int((np.sort(place_NL, axis=1) != np.arange(place_NL.shape[1])).any(axis=1).sum())
-    return Foresight(moved, worst, compared, wrong)
+    read_NL = -np.take_along_axis(rows_NLV, ids_NL[..., None], axis=-1)[..., 0]
+    return Foresight(moved, worst, compared, wrong, _apart(nats_NL, read_NL))
 
 
 def uncovered(groups: list[Windows], stream: np.ndarray) -> int:

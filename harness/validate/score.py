@@ -86,6 +86,8 @@ def rescored(submission: Submission) -> Finding:
     evidence = f"claimed {claim.bpb:.8g}, scored {found.score.bpb:.6f} by {found.score.estimator} on {scope}: {apart:.6f} apart, {limit:.6f} allowed"
     if apart <= limit and limit > WIDEST:
         raise CannotTell(f"{evidence}; that is too wide to decide anything")
+    if apart > limit and not submission.ours and not claim.estimator:
+        raise CannotTell(f"{evidence}; the claim does not name its estimator")
     return judged([evidence] if not apart <= limit else [], evidence)
 
 
@@ -185,6 +187,9 @@ def byte_accounting(submission: Submission) -> Finding:
     if not found:
         raise CannotTell("no final loss in nats per token stands beside its bits per byte")
     about = next((each.tokens if each.tokens is not None else each.stated for each in counts(submission)), None)
+    implied_bytes = [about * each.loss / math.log(2) / each.bpb for each in found] if about else []
+    if about and not same_text(about, OFFICIAL_TOKENS) and all(abs(each / OFFICIAL_BYTES - 1) < 3e-4 for each in implied_bytes):
+        return passed(f"{about:,} tokens hold {implied_bytes[-1]:,.0f} bytes by {found[-1].where}, the official text has {OFFICIAL_BYTES:,}")
     tokens, total, pieces, whose = _known(submission, about)
     expected, faults = total / tokens, []
     for each in found:

@@ -79,13 +79,17 @@ def _looked(submission: Submission) -> dict:
 
 
 def unchanged_charges(found: dict) -> Finding:
-    """Judge the charges that look_ahead compared."""
+    """Judge the distributions that look_ahead compared, and whether the charges are read from them."""
     from harness.validate import probes
 
-    said = "replacing what is still hidden changes a charge by"
-    faults = [f"{order}: {said} {each.nats:.3g} nats" for order, each in found.items() if not each.nats <= probes.NATS_LIMIT]
+    said = "replacing what is still hidden changes a log-probability by"
+    faults = [f"{order}: {said} {each.nats:.3g}" for order, each in found.items() if not each.nats <= probes.NATS_LIMIT]
+    faults += [
+        f"{order}: a charge is {each.misread:.3g} nats off the distribution it is read from"
+        for order, each in found.items() if not each.misread <= probes.NATS_LIMIT
+    ]  # fmt: skip
     worst, compared = max(each.nats for each in found.values()), sum(each.compared for each in found.values())
-    return judged(faults, f"hidden tokens replaced: {compared:,} charges along {', '.join(found)} changed by at most {worst:.1e} nats")
+    return judged(faults, f"hidden tokens replaced: {compared:,} distributions along {', '.join(found)} changed by at most {worst:.1e}")
 
 
 def no_peeking(submission: Submission) -> Finding:
@@ -216,8 +220,8 @@ CHECKS = (
         "Take one log-softmax over the whole vocabulary after everything is mixed, in float32.",
     )),
     Check("no peeking", "validity", no_peeking, Explain(
-        "Tokens that are not yet revealed are replaced by others; what was charged before must stay the same: along every evaluation order "
-        "for masked diffusion, for all earlier positions of an autoregressive model.",
+        "Tokens that are not yet revealed are replaced by others; the distributions up to there must stay the same: along every evaluation order "
+        "for masked diffusion, for all earlier positions and the next one of an autoregressive model.",
         "Attention without its causal mask, caches updated with a window before the window is scored, targets shifted the wrong way.",
         "Score a token before anything that depends on it is computed.",
     )),
