@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from harness.validate import bytes as sizes
-from harness.validate import folder, log, safety, seeds
-from harness.validate.finding import CannotTell, Check, Finding
+from harness.validate import execution, folder, log, portable, safety, score, seeds, tables, validity
+from harness.validate.finding import GROUPS, CannotTell, Check, Finding
 from harness.validate.submission import Options, Submission
 from reference.recipe import InputError
 
-CHECKS: tuple[Check, ...] = (*folder.CHECKS, *sizes.CHECKS, *seeds.CHECKS, *log.CHECKS, *safety.CHECKS)
+MODULES = (folder, sizes, portable, execution, score, tables, seeds, validity, log, safety)
+CHECKS: tuple[Check, ...] = tuple(sorted((check for module in MODULES for check in module.CHECKS), key=lambda check: GROUPS.index(check.group)))
 LONGEST = 1_000  # characters of evidence
 
 
