@@ -18,8 +18,11 @@ class Journal:
         self.folder, self.recipe, self.validate, self.stop, self.show, self.on_step = Path(folder), recipe, validate, stop, show, on_step
 
     def resume(self, state: State) -> None:
-        """Drop what was logged after the checkpoint that the run resumes from, so that every step appears once."""
-        path = self.folder / "metrics.jsonl"
+        """Drop what was recorded after the checkpoint that the run resumes from, so that every step appears once, and lines cut by a kill."""
+        log, path = self.folder / "train.log", self.folder / "metrics.jsonl"
+        if log.exists():
+            whole, newline, _ = log.read_text().rpartition("\n")
+            checkpoint.write_atomic(log, (whole + newline).encode())
         if path.exists():
             whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in whole if json.loads(line)["step"] <= state.step]
@@ -69,6 +72,21 @@ class Journal:
             self.line(f"{place} stopped by {reason}: checkpoint written")
             raise Interrupted(f"{reason} at step {step}")
         return off_clock
+
+
+class Follower:
+    """Hooks of train() on every rank but 0, whose journal logs, validates and saves for all: stops when that one does."""
+
+    def __init__(self, stop: Callable):
+        """stop() -> reason or None, the same on every rank."""
+        self.stop = stop
+
+    def step_done(self, state: State, loss: float, norm: float, remaining: int) -> float:
+        """Stop at the step at which rank 0 saves and stops."""
+        reason = self.stop()
+        if reason and not state.finished:
+            raise Interrupted(f"{reason} at step {state.step}")
+        return 0.0
 
 
 def restore(folder: Path, recipe: Recipe, device="cpu") -> State | None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fast import adam, ema, masking, muon, schedule, transformer
+from fast import adam, distributed, ema, masking, muon, schedule, transformer
+from fast.distributed import World
 from reference.recipe import Recipe
 
 GROUPS = ("params", "buffers", "first", "second", "shadow")
@@ -167,19 +168,20 @@ def deterministic():
 
 
 class Stepper:
-    """The production step: micro-batches accumulate, the update is in place, both compiled once per shape."""
+    """The production step: micro-batches and ranks add up, the update is in place on each of them, both compiled once per shape."""
 
-    def __init__(self, recipe: Recipe, device="cpu", compiled: bool = True):
-        self.recipe, self.device = recipe, torch.device(device)
+    def __init__(self, recipe: Recipe, device="cpu", compiled: bool = True, world: World | None = None):
+        """Prepare the share of one rank; InputError where the step's rows cannot be shared evenly."""
+        self.recipe, self.device, self.world = recipe, torch.device(device), world or World()
         model, training = recipe.model, recipe.training
-        self.rows = training.tokens_per_step // model.length
-        self.micro_rows = min(self.rows, max(1, training.micro_batch_tokens // model.length))
+        self.rows, self.micro_rows = distributed.share(recipe, self.world)
+        whole = training.tokens_per_step // model.length
         dtype = getattr(torch, training.compute_dtype)
         accurate = torch.promote_types(dtype, torch.float32)
         table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, self.device, accurate)
 
         def loss(params, ids_BS, step, rows, drawn):
-            return batch_loss(transformer.unstack(params), ids_BS, step, rows, recipe, drawn, dtype, table) * (len(rows) / self.rows)
+            return batch_loss(transformer.unstack(params), ids_BS, step, rows, recipe, drawn, dtype, table) * (len(rows) / whole)
 
         def update(tensors, grads, loss, controls):
             return _update_(tensors, grads, loss, controls, recipe)
@@ -188,18 +190,20 @@ class Stepper:
         self._loss, self._update = compile(loss), torch.no_grad()(compile(update))
 
     def gradients(self, params: dict[str, torch.Tensor], batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return (loss, gradients) of one global batch, summed over micro-batches."""
-        total, leaves, grads = 0.0, list(params.values()), None
-        step_tensor = torch.tensor(step, device=self.device)
-        for first in range(0, self.rows, self.micro_rows):
-            rows = torch.arange(first, min(first + self.micro_rows, self.rows))
-            ids_BS = batch(step, rows.numpy())
-            drawn = noise(self.recipe, step, rows.numpy(), self.device)
-            loss = self._loss(params, torch.as_tensor(ids_BS).to(self.device), step_tensor, rows.to(self.device), drawn)
-            micro = torch.autograd.grad(loss, leaves, materialize_grads=True)  # one layer has no skips to use
-            grads = micro if grads is None else torch._foreach_add(grads, micro)
-            total = total + loss.detach()
-        return total, dict(zip(params, grads, strict=True))
+        """Return (loss, gradients) of one global batch, summed over micro-batches and ranks."""
+        loss, *grads = distributed.total(self._sums(params, batch, step, self.rows), self.world)
+        return loss, dict(zip(params, grads, strict=True))
+
+    def _sums(self, params, batch: Callable, step: int, rows: range) -> list[torch.Tensor]:
+        """Return [loss, *gradients] of some rows, the micro-batches added as a tree."""
+        if len(rows) > self.micro_rows:
+            left, right = (self._sums(params, batch, step, part) for part in distributed.branches(rows, self.micro_rows))
+            return torch._foreach_add(left, right)
+        rows = torch.arange(rows.start, rows.stop)
+        ids_BS = torch.as_tensor(batch(step, rows.numpy())).to(self.device)
+        drawn = noise(self.recipe, step, rows.numpy(), self.device)
+        loss = self._loss(params, ids_BS, torch.tensor(step, device=self.device), rows.to(self.device), drawn)
+        return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
 
     def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
         """Advance state in place by one step; return the tensor (loss, gradient norm, applied) without waiting for it."""
@@ -216,6 +220,8 @@ class Stepper:
         """Compile on a copy of the state, so that the training clock starts with the first real step."""
         copies = {group: {name: value.detach().clone() for name, value in members.items()} for group, members in state.tensors().items()}
         copies["params"] = {name: value.requires_grad_() for name, value in copies["params"].items()}
+        self._sums(copies["params"], batch, state.step, self.rows[: self.micro_rows])
+        distributed.wait(self.world)  # ranks do not compile equally fast, and a sum over them does not wait long
         self(State(**copies, step=state.step), batch, 1.0, False)
 
     def culprit(self, state: State, batch: Callable, step: int) -> str:
@@ -227,19 +233,22 @@ class Stepper:
         return f"gradient of {bad[0]}" if bad else "norm of all gradients together"
 
 
-def train(batch: Callable, recipe: Recipe, state: State | None = None, stepper: Stepper | None = None, hooks=None, clock=time.perf_counter):
-    """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its budget.
+def train(
+    batch: Callable, recipe: Recipe, state: State | None = None, stepper: Stepper | None = None, hooks=None, clock=time.perf_counter,
+    world: World | None = None,
+) -> tuple[State, list[float]]:  # fmt: skip
+    """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its budget, which rank 0's clock decides.
 
     batch(step, rows) returns the windows of some global rows, (B, L + 1) ids. hooks, if given, are told of every finished step
     (`step_done(state, loss, norm, remaining)`), whose returned seconds are taken off the training clock.
     """
-    state = state or initial_state(recipe)
-    stepper = stepper or Stepper(recipe, state.params["embedding"].device, compiled=False)
+    state, world = state or initial_state(recipe), world or World()
+    stepper = stepper or Stepper(recipe, state.params["embedding"].device, False, world)
     losses = []
     begun = clock() - state.elapsed
     while not state.finished:
         seconds = schedule.step_seconds(state.durations)
-        remaining = schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training)
+        remaining = distributed.decide(schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world)
         state.multiplier = schedule.lr_multiplier(remaining, state.multiplier, recipe.training)
         report = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
         loss, norm, applied = report.tolist()

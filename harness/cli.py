@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from harness import ranks
 from harness.cli_bench import Bench
 from harness.cli_data import Data
 from harness.cli_submission import Import, Pack, Validate
@@ -365,14 +366,15 @@ def main(arguments: list[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with SPELLINGS:
+        with SPELLINGS, ranks.one_voice():
             command = tyro.cli(_command(_preset(arguments)), prog="maskgolf", args=arguments)
         try:
             result, show, *passed = command.run()
         except Stopped as stopped:
             _emit(stopped.result, stopped.show, command.json)
             raise
-        _emit(result, show, command.json)
+        if ranks.rank() == 0:
+            _emit(result, show, command.json)
         return 0 if all(passed) else 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -381,5 +383,8 @@ def main(arguments: list[str] | None = None) -> int:
         code, message = code_and_message(error)
         if message is None:
             raise
-        print(f"maskgolf: {message}", file=sys.stderr)
+        if ranks.silent(error):
+            ranks.give_way()
+        else:
+            print(f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}", file=sys.stderr)
         return code

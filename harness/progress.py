@@ -36,10 +36,10 @@ class Bar:
 
 
 @contextmanager
-def bar(title: str, unit: str):
-    """Yield a Bar for the duration of a task."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
+def bar(title: str, unit: str, quiet: bool = False):
+    """Yield a Bar for the duration of a task; a quiet one shows nothing."""
+    console = Console(stderr=True, quiet=quiet)
+    if quiet or not sys.stderr.isatty():
         yield Bar(title, unit, None, console)
         return
     columns = (

@@ -3,18 +3,17 @@
 import json
 import math
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from fast import data, evaluate, log, transformer
+from fast import data, distributed, evaluate, log, transformer
 from fast.checkpoint import NAME, write_atomic
-from fast.journal import Journal, restore
+from fast.distributed import Lost, World
+from fast.journal import Follower, Journal, restore
 from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
 from harness import artifact, parity
 from harness.compressors import baselines
@@ -47,20 +46,6 @@ def prepare(out: Path, resume: bool, overwrite: bool) -> None:
         raise InputError(f"--out {out}: cannot create the run directory ({error.strerror}); choose another --out") from error
 
 
-@contextmanager
-def stop_requests():
-    """Yield a function that returns the name of the signal that asks to stop (SIGINT, SIGTERM), or None; handlers are restored after."""
-    caught = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, lambda number, frame: caught.append(signal.Signals(number).name))
-    try:
-        yield lambda: caught[0] if caught else None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def plan(recipe: Recipe) -> dict:
     """Return what a run would be: parameters, FLOPs per token (6 per multiply-add of the forward pass), artifact estimate."""
     model, shapes = check(recipe).model, transformer.shapes(recipe.model)
@@ -77,31 +62,32 @@ def plan(recipe: Recipe) -> dict:
     }  # fmt: skip
 
 
-def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: bool, device, compiled: bool) -> State:
+def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: bool, world: World, compiled: bool) -> State:
     training, batch = recipe.training, data.batches(dataset.train, recipe)
-    validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, device)
+    validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, world.device)
 
-    with deterministic(), stop_requests() as stop, bar(f"train {recipe.preset}", "steps") as progress:
+    with deterministic(), distributed.stop_everywhere(world) as stop, bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress:
 
         def on_step(state, loss, remaining):
             rate = training.tokens_per_step / max(state.durations[-1], 1e-9)
             progress.update(state.step, state.step + remaining, f"loss {loss:.3f}, {rate:,.0f} tokens/s")
 
         journal = Journal(out, recipe, validate, stop, progress.say, on_step)
-        if resumed:
+        if resumed and world.rank == 0:
             journal.resume(state)
         if state.finished:
             return state
-        stepper = Stepper(recipe, device, compiled)
+        stepper = Stepper(recipe, world.device, compiled, world)
         if compiled:
             progress.say("compiling the training step (the first time takes about a minute on two cores)")
             stepper.warm_up(state, batch)
         try:
-            state, _ = train(batch, recipe, state, stepper, journal)
-        except TrainingError as error:
-            journal.line(f"stopped: {error}; the last checkpoint is kept")
+            state, _ = train(batch, recipe, state, stepper, Follower(stop) if world.rank else journal, world=world)
+        except (TrainingError, Lost) as error:
+            if world.rank == 0:
+                journal.line(f"stopped: {error}; the last checkpoint is kept")
             raise
-        if state.ema_started_step is None:
+        if state.ema_started_step is None and world.rank == 0:
             journal.line("ema never started: the live weights ship")
         return state
 
@@ -124,23 +110,43 @@ def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled
 def run(
     recipe: Recipe, source: Source, out: Path, resume=False, overwrite=False, device="cpu", compiled=True, preflight=None, scoring=SCORING[:1],
     sequences=None,
-) -> dict:  # fmt: skip
+) -> dict | None:  # fmt: skip
     """Train, ship and score one run, on the first `sequences` windows of the validation split; return its summary (SPEC section 13).
 
-    preflight: "compiled" or "eager" checks parity on the device before anything is written, None does not.
+    preflight: "compiled" or "eager" checks parity on the device before anything is written, None does not. Under torchrun every rank
+    trains, rank 0 does the rest and returns the summary, the others None.
     """
-    plan(recipe)
-    dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
+    world, dataset = distributed.join(device), None
+    with distributed.together(world):
+        plan(recipe)
+        distributed.share(recipe, world)
+        if world.rank == 0:
+            dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
+            _begin(recipe, source, dataset, out, resume, overwrite, world.device, preflight)
+    with distributed.together(world):
+        dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
+        state = restore(out, recipe, world.device) if resume else initial_state(recipe, world.device)
+    state = _train(recipe, dataset, out, state, resume, world, compiled)
+    distributed.leave()
+    if world.rank > 0:
+        return None
+    return _ship(recipe, dataset, out, state, scoring if not recipe.model.causal else SCORING[:1], sequences, world.device, compiled)
+
+
+def _begin(recipe: Recipe, source: Source, dataset: Dataset, out: Path, resume, overwrite, device: str, preflight: str | None) -> None:
+    """Check parity, then write what a run directory begins with."""
     if preflight:
         with bar("preflight", "pieces") as progress:
             progress.say("preflight: parity with the specification on this device")
             parity.preflight(recipe, device, preflight == "compiled", progress.say)
     prepare(out, resume, overwrite)
-    state = restore(out, recipe, device) if resume else initial_state(recipe, device)
     if not resume:
         described = {"recipe": asdict(recipe), "source": source.describe(), "tokenizer_sha256": dataset.tokenizer.sha256}
         write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
-    state = _train(recipe, dataset, out, state, resume, device, compiled)
+
+
+def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, sequences: int | None, device: str, compiled: bool) -> dict:
+    """Write the artifact of a finished run, score it from the file, write and return the summary."""
     file = out / "artifact.mgolf"
     artifact.write(file, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": dataset.tokenizer.sha256})
     header, params = artifact.read(file)
@@ -149,7 +155,7 @@ def run(
         "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()), "steps": state.step, "seconds": state.elapsed,
         "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
         "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(artifact.code_bytes().values()),
-        "codec": header["codec"], "scores": score_fresh(out, scoring if not recipe.model.causal else SCORING[:1], sequences, device, compiled),
+        "codec": header["codec"], "scores": score_fresh(out, scoring, sequences, device, compiled),
         "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device), "pytorch_version": torch.__version__,
     }  # fmt: skip
     write_atomic(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())

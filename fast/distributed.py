@@ -1,0 +1,211 @@
+"""Parity: bitwise. Several processes take one step together, under torchrun: sums, decisions and failures that all of them share.
+
+A sum is taken as a binary tree over the global batch, so that ranks only cut branches off it: the same bits at any number of ranks, where
+that and the number of micro-batches are powers of two.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from reference.recipe import InputError, Recipe
+
+PATIENCE = timedelta(hours=1)  # on gloo, for a rank that validates or compiles: one that dies closes its connections and is noticed at once
+NOTICE = timedelta(seconds=45)  # on NCCL, where nothing but time tells that a rank is gone
+
+
+class Lost(RuntimeError):
+    """Another rank is gone, and with it the step."""
+
+
+class Elsewhere(Exception):
+    """Another rank has failed and says why."""
+
+
+@dataclass
+class World:
+    """This process among those that train one model; the default is a process alone, which never touches torch.distributed."""
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+    links: "dist.ProcessGroup | None" = None  # over which gradients travel: NCCL on GPUs, None for the gloo group of everything else
+    asked: int = 0  # the signal that asked this process to stop
+    agreed: int = 0  # the signal on which all ranks stop at the same step
+
+
+def environment() -> tuple[int, int, int]:
+    """Return (rank, size, local rank) as torchrun tells its processes; (0, 1, 0) without it."""
+    try:
+        rank, size, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+    except ValueError as error:
+        raise InputError(f"RANK, WORLD_SIZE, LOCAL_RANK: expected the numbers that torchrun sets ({error}); start with torchrun") from None
+    return (rank, size, local) if size > 1 else (0, 1, 0)
+
+
+def join(device: str = "cpu") -> World:
+    """Return the world of this process once every rank is there; `cuda` becomes the GPU of the local rank."""
+    rank, size, local = environment()
+    if size == 1:
+        return World(device=device)
+    try:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"rank {rank} of {size}: cannot reach the others ({_first_line(error)}); start with torchrun") from error
+    atexit.register(leave)
+    world = World(rank, size, device)
+    with together(world):
+        if device.startswith("cuda"):
+            found = torch.cuda.device_count()
+            if device != "cuda" or local >= found:
+                raise InputError(f"--device {device}: expected cuda and a GPU for each of the processes, found {found}; lower --nproc_per_node")
+            world.device = f"cuda:{local}"
+            torch.cuda.set_device(world.device)
+    if device == "cuda":
+        world.links = dist.new_group(backend="nccl", timeout=NOTICE)
+    return world
+
+
+def leave() -> None:
+    """Close the connections, where there are any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def share(recipe: Recipe, world: World) -> tuple[range, int]:
+    """Return (the global rows of this rank, rows of its micro-batches); InputError where a step cannot be cut evenly."""
+    length, training = recipe.model.length, recipe.training
+    rows, micro_rows = training.tokens_per_step // length, max(1, training.micro_batch_tokens // length)
+    if rows % world.size:
+        raise InputError(
+            f"{rows} rows per step: expected a multiple of the {world.size} ranks, so that each has the same share; "
+            "change --nproc_per_node or training.tokens_per_step"
+        )
+    own = rows // world.size
+    micro_rows = min(own, micro_rows)
+    if own % micro_rows:
+        raise InputError(
+            f"{own} rows on each of {world.size} ranks: expected a multiple of the {micro_rows} rows of a micro-batch; "
+            "change --nproc_per_node or training.micro_batch_tokens"
+        )
+    return range(world.rank * own, (world.rank + 1) * own), micro_rows
+
+
+def branches(rows: range, micro_rows: int) -> tuple[range, range]:
+    """Return the two parts of more than one micro-batch whose sums are added: the first is the largest power of two that leaves a second."""
+    half = 1 << ((len(rows) // micro_rows - 1).bit_length() - 1)
+    return rows[: half * micro_rows], rows[half * micro_rows :]
+
+
+def total(tensors: list[torch.Tensor], world: World) -> list[torch.Tensor]:
+    """Return the sums of tensors over all ranks, neighbours first, in one exchange per dtype."""
+    if world.size == 1:
+        return tensors
+    summed = list(tensors)
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        places = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        flat = _total(torch.cat([tensors[index].reshape(-1) for index in places]), world)
+        parts = flat.split([tensors[index].numel() for index in places])
+        for index, part in zip(places, parts, strict=True):
+            summed[index] = part.view(tensors[index].shape)
+    return summed
+
+
+def _total(flat: torch.Tensor, world: World) -> torch.Tensor:
+    """Sum a flat tensor: every rank adds up one slice of it, in a fixed order that all_reduce does not promise, and hands out the result."""
+    padded = torch.nn.functional.pad(flat, (0, -len(flat) % world.size))
+    received = torch.empty_like(padded)
+    with _connected():
+        dist.all_to_all_single(received, padded, group=world.links)
+        slices = list(received.chunk(world.size))
+        while len(slices) > 1:
+            odd = slices[-1:] if len(slices) % 2 else []
+            slices = [one + other for one, other in zip(slices[0::2], slices[1::2], strict=False)] + odd
+        dist.all_gather(list(padded.chunk(world.size)), slices[0], group=world.links)
+    return padded[: len(flat)]
+
+
+def decide(remaining: int, world: World) -> int:
+    """Return rank 0's number of remaining steps, on every rank, and agree on stopping. Waits for a rank 0 that validates or saves."""
+    if world.size == 1:
+        return remaining
+    said = torch.tensor([remaining if world.rank == 0 else 0, world.asked])
+    with _connected():
+        dist.all_reduce(said, op=dist.ReduceOp.MAX)
+    remaining, world.agreed = said.tolist()
+    return remaining
+
+
+def wait(world: World) -> None:
+    """Wait until all ranks are here, however long one of them compiles."""
+    if world.size > 1:
+        with _connected():
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def together(world: World):
+    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every other rank Elsewhere.
+
+    The block must not talk to other ranks.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        if world.size == 1:
+            raise
+        error = caught
+    if world.size > 1:
+        failed = torch.tensor([world.size if error is None else world.rank])
+        with _connected():
+            dist.all_reduce(failed, op=dist.ReduceOp.MIN)
+        if failed.item() == world.rank:
+            raise error
+        if failed.item() < world.size:
+            raise Elsewhere(f"rank {failed.item()} has failed") from error
+
+
+@contextlib.contextmanager
+def stop_everywhere(world: World):
+    """Yield a function that returns the name of the signal on which to stop (SIGINT, SIGTERM), or None; handlers are restored after.
+
+    Of several ranks all are told of it at the same step, the one after decide().
+    """
+
+    def ask(number, frame):
+        world.asked = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield _stop(world)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(world: World) -> Callable[[], str | None]:
+    def stop():
+        number = world.asked if world.size == 1 else world.agreed
+        return signal.Signals(number).name if number else None
+
+    return stop
+
+
+@contextlib.contextmanager
+def _connected():
+    try:
+        yield
+    except RuntimeError as error:
+        raise Lost(f"another rank is gone ({_first_line(error)}); go on from the last checkpoint with --resume") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,45 @@
+"""Several processes under torchrun, one voice: rank 0 shows results and says what all know; any other rank only what it alone knows."""
+
+import contextlib
+import os
+import time
+
+UNTIL_ENDED = 40.0  # seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has
+
+
+def rank() -> int:
+    """Return the number that torchrun gave this process; 0 without torchrun."""
+    try:
+        return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    except ValueError:
+        return 0
+
+
+def silent(error: BaseException) -> bool:
+    """Return whether another rank says what this error is: what was known before the ranks met, or what stopped all of them together."""
+    from torch.distributed import is_initialized
+
+    from fast.distributed import Elsewhere, Lost
+    from fast.train import Interrupted, TrainingError
+
+    return rank() > 0 and (isinstance(error, Elsewhere | Lost | Interrupted | TrainingError) or not is_initialized())
+
+
+def give_way() -> None:
+    """Wait for torchrun to end this process: the first exit code it sees is the one it reports, and it ends all other ranks at once."""
+    time.sleep(UNTIL_ENDED)
+
+
+@contextlib.contextmanager
+def one_voice():
+    """Keep every rank but 0 from printing what the arguments alone cause: help, and errors in them."""
+    if rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        try:
+            yield
+        except SystemExit as end:
+            if end.code:
+                give_way()
+            raise
