@@ -7,6 +7,7 @@ that and the number of micro-batches are powers of two.
 import atexit
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ class Lost(RuntimeError):
 
 class Elsewhere(Exception):
     """Another rank has failed and says why."""
+
+    def __init__(self, rank: int):
+        """Keep which."""
+        super().__init__(f"rank {rank} has failed")
+        self.rank = rank
 
 
 @dataclass
@@ -150,6 +156,12 @@ def wait(world: World) -> None:
             dist.barrier()
 
 
+def outlive(rank: int) -> None:
+    """Wait until another rank has ended, but no longer than NOTICE."""
+    with contextlib.suppress(RuntimeError):
+        dist.irecv(torch.empty(1), rank).wait(NOTICE)
+
+
 @contextlib.contextmanager
 def together(world: World):
     """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every other rank Elsewhere.
@@ -170,7 +182,7 @@ def together(world: World):
         if failed.item() == world.rank:
             raise error
         if failed.item() < world.size:
-            raise Elsewhere(f"rank {failed.item()} has failed") from error
+            raise Elsewhere(failed.item()) from error
 
 
 @contextlib.contextmanager
@@ -208,4 +220,5 @@ def _connected():
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    """Return what an error says, without the line of C++ that says it."""
+    return re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])

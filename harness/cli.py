@@ -384,7 +384,7 @@ def main(arguments: list[str] | None = None) -> int:
         if message is None:
             raise
         if ranks.silent(error):
-            ranks.give_way()
+            ranks.give_way(error)
         else:
             print(f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}", file=sys.stderr)
         return code

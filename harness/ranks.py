@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 
-UNTIL_ENDED = 40.0  # seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has
+UNTIL_ENDED = 40.0  # seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has ended
 
 
 def rank() -> int:
@@ -25,9 +25,16 @@ def silent(error: BaseException) -> bool:
     return rank() > 0 and (isinstance(error, Elsewhere | Lost | Interrupted | TrainingError) or not is_initialized())
 
 
-def give_way() -> None:
-    """Wait for torchrun to end this process: the first exit code it sees is the one it reports, and it ends all other ranks at once."""
-    time.sleep(UNTIL_ENDED)
+def give_way(error: BaseException | None = None) -> None:
+    """Let the rank that speaks end first: the first exit code that torchrun sees is the one it reports, and it ends all others at once."""
+    from torch.distributed import is_initialized
+
+    from fast.distributed import Elsewhere, outlive
+
+    if is_initialized():
+        outlive(error.rank if isinstance(error, Elsewhere) else 0)
+    else:
+        time.sleep(UNTIL_ENDED)
 
 
 @contextlib.contextmanager

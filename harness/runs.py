@@ -24,6 +24,7 @@ from reference.recipe import InputError, Recipe, check
 
 SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))  # what a demo prints
 DEMO_WINDOWS = 256  # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per token
+BEGUN = {"checkpoint", ".recipe.json.tmp"}  # all there is of a run that was killed before it wrote its recipe
 
 
 def prepare(out: Path, resume: bool, overwrite: bool) -> None:
@@ -35,9 +36,9 @@ def prepare(out: Path, resume: bool, overwrite: bool) -> None:
             raise InputError(f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave --resume out to start afresh")
         return
     if out.exists() and any(out.iterdir()):
-        if not (out / "recipe.json").exists():
+        if not (out / "recipe.json").exists() and {path.name for path in out.iterdir()} - BEGUN:
             raise InputError(f"--out {out}: expected a run directory or an empty one, found other files; choose another --out")
-        if not overwrite:
+        if not overwrite and (out / "recipe.json").exists():
             raise InputError(f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or another --out")
         shutil.rmtree(out)
     try:

@@ -1,0 +1,311 @@
+"""Several processes under torchrun: the same bits at any number of ranks, one decision for all, and no rank that outlives another's death."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast import distributed, masking, transformer
+from fast.distributed import World
+from fast.train import GROUPS, noise
+from harness import artifact, cli
+from reference.recipe import InputError
+from tests import ranked
+from tests.compare import ALGORITHM, relative_error
+from tests.corpora import embedded_cache  # noqa: F401
+from tests.test_commands import TINY, corpus  # noqa: F401
+
+SIZES = (1, 2, 4)
+RUN = [*TINY, "--training.iterations", "60", "--training.micro_batch_tokens", "8"]  # of a tiny model: long enough to be stopped twice
+
+
+def torchrun(size: int, *arguments) -> subprocess.Popen:
+    """Start a module on `size` ranks."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={size}", "-m", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory) -> dict[int, list[dict]]:
+    """Return {size: results of each rank} of every scenario in tests/ranked.py."""
+    folders = {size: tmp_path_factory.mktemp(f"world{size}") for size in SIZES}
+    running = {size: torchrun(size, "tests.ranked", folder) for size, folder in folders.items()}
+    errors = {size: process.communicate(timeout=280)[1] for size, process in running.items()}
+    assert {size: process.returncode for size, process in running.items()} == dict.fromkeys(SIZES, 0), errors
+    return {size: [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)] for size, folder in folders.items()}
+
+
+def assert_same_bits(found, expected):
+    """Losses and every tensor of two runs are equal to the last bit."""
+    assert found[0] == expected[0]
+    for group in GROUPS:
+        assert list(found[1][group]) == list(expected[1][group])
+        for name, value in expected[1][group].items():
+            assert torch.equal(found[1][group][name], value), f"{group}.{name}"
+
+
+def assert_same_up_to_order(found, expected):
+    """Losses and every tensor of two float64 runs agree as two halves of the project do."""
+    assert relative_error(np.array(found[0]), np.array(expected[0])) <= ALGORITHM
+    for group in GROUPS:
+        floor = max(float(value.abs().max()) for value in expected[1][group].values())
+        for name, value in expected[1][group].items():
+            assert relative_error(found[1][group][name], value, 1e-6 * floor) <= ALGORITHM, f"{group}.{name}"
+
+
+# the same run at any size
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scenario", ["float32", "bfloat16", "pairs"])
+def test_losses_and_weights_are_the_same_bits_at_any_size(worlds, size, scenario):
+    """With micro-batches of one size, powers of two: one row at 1, 2 and 4 ranks, two rows with 4, 2 and 1 of them on each."""
+    for found in worlds[size]:
+        assert_same_bits(found[scenario], worlds[1][0][scenario])
+    assert len(set(worlds[1][0][scenario][0])) == 6
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scenario", ["float32", "exact"])
+def test_the_artifact_is_the_same_bytes(worlds, size, scenario, tmp_path):
+    """In production dtype, and in float64 where micro-batches of 1 and of 8 rows differ in the last bits, which no format keeps."""
+    runs = {"one": worlds[1][0][scenario], "other": worlds[size][-1][scenario]}
+    if scenario == "exact":
+        runs = {"one": runs["one"][8], "other": runs["other"][1]}
+    for name, (_, tensors) in runs.items():
+        artifact.write(tmp_path / name, transformer.unstack(tensors["shadow"]), ranked.SHORT)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_micro_batches_of_any_size_are_one_run_up_to_summation_order(worlds, size):
+    """1, 2, 4 or 8 rows at a time, in float64; all on one rank, or as many as a rank has."""
+    expected = worlds[1][0]["exact"][8]
+    for found in worlds[size]:
+        for rows in (1, 2, 4, 8):
+            assert_same_up_to_order(found["exact"][rows], expected)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_number_of_micro_batches_that_is_no_power_of_two(worlds, size):
+    """12 rows: the tree is cut elsewhere, the sum is the same but for its order, and all ranks hold the same bits."""
+    for found in worlds[size]:
+        assert_same_up_to_order(found["odd"], worlds[1][0]["odd"])
+        assert_same_bits(found["odd"], worlds[size][0]["odd"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_masks_are_the_same_bits_and_every_row_is_drawn_once(worlds, size):
+    seen = {(step, row): mask_L for results in worlds[size] for step, rows, mask_BL in results["masks"] for row, mask_L in zip(rows, mask_BL, strict=True)}
+    assert sum(len(rows) for results in worlds[size] for _, rows, _ in results["masks"]) == len(seen) == 6 * 8
+    for step in range(6):
+        thresholds_B, _ = noise(ranked.SHORT, step, np.arange(8))
+        mask_BL = masking.mask(ranked.SHORT.seed, step, torch.arange(8), ranked.SHORT.model.length, thresholds_B)
+        assert all(torch.equal(seen[step, row], mask_BL[row]) for row in range(8))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_rank_takes_an_aligned_slice_whose_times_are_an_even_grid(worlds, size):
+    for rank, results in enumerate(worlds[size]):
+        rows = sorted({row for _, rows, _ in results["masks"] for row in rows})
+        assert rows == list(range(8 // size * rank, 8 // size * (rank + 1)))
+        steps = np.diff(np.sort(masking.times(ranked.SHORT.seed, 0, rows, 0.0)))
+        assert np.allclose(steps, size / 8, rtol=0, atol=2**-50)
+
+
+def test_one_process_uses_no_process_group(worlds):
+    assert {size: results[0]["alone"] for size, results in worlds.items()} == {1: True, 2: False, 4: False}
+
+
+# one decision
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_gradient_that_one_rank_sees_is_named_by_all(worlds, size):
+    """The last row's gradient alone is not finite: all ranks withhold the same update and say the same."""
+    expected = ("step 3: gradient of up is not finite; weights are as before it", 2, True)
+    assert [results["spoiled"] for results in worlds[size]] == [expected] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_budget_is_that_of_the_clock_of_rank_0(worlds, size):
+    """Other ranks' clocks go faster or slower: 10 s are 20 steps of half a second for all of them."""
+    assert [results["clocked"] for results in worlds[size]] == [(20, 1 / 10)] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_signal_to_one_rank_stops_all_at_one_step(worlds, size):
+    """A process alone stops after the step in which it is asked; several agree before the next one and stop after it."""
+    step = ranked.STOPPING + (size > 1)
+    assert [results["stopped"] for results in worlds[size]] == [f"SIGTERM at step {step}"] * size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_error_of_one_rank_is_raised_by_all_and_told_by_one(worlds, size):
+    said = [results["failed"] for results in worlds[size]]
+    assert said == [f"Elsewhere: rank {size - 1} has failed"] * (size - 1) + ["InputError: a fault of its own"]
+
+
+def test_steps_that_cannot_be_shared_evenly_are_refused(worlds):
+    """5 rows for 2 or 4 ranks; 6 rows on each of 2 ranks in micro-batches of 4."""
+    assert worlds[1][0]["uneven"] == ["", ""]
+    for size in (2, 4):
+        assert worlds[size][0]["uneven"][0].startswith(f"5 rows per step: expected a multiple of the {size} ranks")
+    assert worlds[2][1]["uneven"][1].startswith("6 rows on each of 2 ranks: expected a multiple of the 4 rows of a micro-batch")
+
+
+# pieces that need no second process
+
+
+@given(st.integers(1, 64), st.integers(1, 5), st.integers(0, 9))
+def test_branches_cut_a_step_at_powers_of_two(micro_batches, micro_rows, start):
+    """Both parts are there and whole; a tree of a power of two is cut in halves, so that ranks only cut branches off it."""
+    rows = range(start, start + (micro_batches + 1) * micro_rows)
+    left, right = distributed.branches(rows, micro_rows)
+    assert [*left, *right] == [*rows] and len(left) >= len(right) > 0
+    assert len(left) % micro_rows == 0 and (len(left) // micro_rows).bit_count() == 1
+    if (micro_batches + 1).bit_count() == 1:
+        assert len(left) == len(right)
+
+
+def test_a_process_alone_exchanges_nothing():
+    world, tensors = World(), [torch.ones(2)]
+    assert distributed.total(tensors, world) is tensors and distributed.decide(7, world) == 7
+    distributed.wait(world)
+    with pytest.raises(InputError, match="as it is"), distributed.together(world):
+        raise InputError("as it is")
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ({}, (0, 1, 0)), ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, (0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
+])  # fmt: skip
+def test_what_torchrun_tells(monkeypatch, values, expected):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert distributed.environment() == expected
+
+
+def test_a_world_that_cannot_meet_is_one_message(monkeypatch):
+    """Ranks without the address that torchrun gives them, and numbers that are none."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="rank 0 of 2: cannot reach the others .*; start with torchrun"):
+        distributed.join()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(InputError, match="expected the numbers that torchrun sets"):
+        distributed.join()
+
+
+# the command
+
+
+def ranks_of(process: subprocess.Popen) -> dict[int, int]:
+    """Return {rank: process id} of what torchrun has started."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(re.search(r"^PPid:\s*(\d+)", (folder / "status").read_text(), re.M)[1]) != process.pid:
+                continue
+            environment = dict(item.split("=", 1) for item in (folder / "environ").read_text().split("\0") if "=" in item)
+        except (OSError, TypeError):
+            continue  # it has ended
+        if "LOCAL_RANK" in environment:
+            found[int(environment["RANK"])] = int(folder.name)
+    return found
+
+
+def wait_for(log: Path, step: int, process: subprocess.Popen) -> None:
+    """Wait until a run has logged a step."""
+    deadline = time.monotonic() + 120
+    while f"step:{step}/" not in (log.read_text() if log.exists() else ""):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.002)
+
+
+def messages(errors: str) -> list[str]:
+    """Return the command's own messages among what torchrun prints."""
+    return [line for line in errors.splitlines() if line.startswith("maskgolf: ")]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(corpus, tmp_path_factory) -> Path:
+    """Return a finished run of one process."""
+    out = tmp_path_factory.mktemp("runs") / "alone"
+    assert cli.main(["train", *RUN, "--data", str(corpus), "--out", str(out)]) == 0
+    return out
+
+
+def assert_same_run(out: Path, expected: Path) -> None:
+    """Artifact, final tensors and losses of two runs are the same bits, and every step is recorded once."""
+    assert (out / "artifact.mgolf").read_bytes() == (expected / "artifact.mgolf").read_bytes()
+    tensors = [torch.load(run / "checkpoint" / "latest.pt", weights_only=True)["tensors"] for run in (out, expected)]
+    assert all(torch.equal(tensors[0][group][name], value) for group in GROUPS for name, value in tensors[1][group].items())
+    records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (out, expected)]
+    losses = [[(record["step"], record["train_loss"]) for record in found if "train_loss" in record] for found in records]
+    assert losses[0] == losses[1] and len(losses[0]) == 60
+
+
+def test_two_ranks_are_killed_stopped_and_resumed_to_the_run_of_one_process(uninterrupted, corpus, tmp_path):
+    """SIGKILL to a rank ends the run within a minute and with a message; SIGTERM to torchrun ends it with a checkpoint; then it is finished."""
+    out = tmp_path / "run"
+    command = ["harness", "train", *RUN, "--data", corpus, "--out", out]
+
+    process = torchrun(2, *command)
+    wait_for(out / "train.log", 7, process)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "SIGKILL" in errors
+    assert len(messages(errors)) <= 1  # none where torchrun has ended the other rank before it could speak
+    assert "Traceback" not in errors.split("torch/distributed")[0]
+
+    process = torchrun(2, *command, "--resume")
+    wait_for(out / "train.log", 13, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    said = messages(errors)
+    assert process.returncode != 0 and len(said) == 1, errors
+    step = int(re.fullmatch(r"maskgolf: stopped by SIGTERM at step (\d+); the checkpoint is written, go on with --resume", said[0])[1])
+    assert f"step:{step}/60 stopped by SIGTERM: checkpoint written" in (out / "train.log").read_text().splitlines()
+    assert torch.load(out / "checkpoint" / "latest.pt", weights_only=True)["progress"]["step"] == step
+
+    process = torchrun(2, *command, "--resume", "--json", "-")
+    shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(shown)["steps"] == 60  # one summary, not two
+    assert_same_run(out, uninterrupted)
+
+
+def test_a_rank_0_that_dies_takes_the_other_with_it(corpus, tmp_path):
+    out = tmp_path / "run"
+    process = torchrun(2, "harness", "train", *RUN, "--training.iterations", "100000", "--data", corpus, "--out", out)
+    wait_for(out / "train.log", 3, process)
+    ranks = ranks_of(process)
+    os.kill(ranks[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "SIGKILL" in errors and not messages(errors)
+    assert not any(Path(f"/proc/{number}").exists() for number in ranks.values())
+
+
+def test_bad_input_is_one_message_at_any_size(corpus, tmp_path):
+    """An error that all ranks would make, after they have met, and one in the arguments, before."""
+    bad = {
+        "4 rows per step: expected a multiple of the 3 ranks": torchrun(3, "harness", "train", *TINY, "--data", corpus, "--out", tmp_path / "run"),
+        "--preset 'huge': expected one of golf, demo, tiny": torchrun(2, "harness", "train", "--preset", "huge"),
+    }
+    for said, process in bad.items():
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0 and len(messages(errors)) == 1 and said in messages(errors)[0], errors
+    assert not (tmp_path / "run").exists()
