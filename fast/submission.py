@@ -15,7 +15,10 @@ import torch
 
 from fast import artifact, data, evaluate, log, transformer
 from fast.bytes import Tokenizer, load_tokenizer
+from fast.data import Layout, Tokens
+from fast.evaluate import Effort
 from fast.likelihood import Score
+from fast.log import Log
 from fast.packed import CODEC, RECIPE
 from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
 from reference.recipe import InputError, Recipe, check
@@ -46,13 +49,13 @@ def configured(recipe: Recipe) -> Recipe:
     return check(replace(recipe, seed=setting("SEED", int, recipe.seed), training=training))
 
 
-def opened(recipe: Recipe) -> tuple[data.Layout, Tokenizer]:
+def opened(recipe: Recipe) -> tuple[Layout, Tokenizer]:
     """Return the shards at DATA_PATH and the tokenizer at TOKENIZER_PATH."""
     layout = data.find_layout(os.environ.get("DATA_PATH", DATA), os.environ.get("TOKENIZER_PATH", TOKENIZER))
     return layout, load_tokenizer(layout.tokenizer, recipe.model.vocab)
 
 
-def train_model(recipe: Recipe, train_tokens: data.Tokens, journal: log.Log, device: str) -> State:
+def train_model(recipe: Recipe, train_tokens: Tokens, journal: Log, device: str) -> State:
     """Return the state at the end of the budget."""
     compiled = device.startswith("cuda")  # on a CPU the compiler takes longer than a short run saves
     batch = data.batches(train_tokens, recipe)
@@ -63,12 +66,12 @@ def train_model(recipe: Recipe, train_tokens: data.Tokens, journal: log.Log, dev
         return train(batch, recipe, state, stepper, journal)[0]
 
 
-def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: data.Tokens, tokenizer: Tokenizer, device: str) -> Score:
+def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens, tokenizer: Tokenizer, device: str) -> Score:
     """Return the score of the whole validation split: NELBO, or the one exact pass of a causal model."""
     model, begun = recipe.model, time.perf_counter()
     predict = evaluate.predictor(params, recipe, device, compiled=device.startswith("cuda"))
     windows = data.evaluation_windows(tokens, model.length, model.vocab)
-    effort = evaluate.Effort("causal" if model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
+    effort = Effort("causal" if model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
     settings, plans = {"batch_rows": min(SCORED_ROWS, max(len(group.ids_NL) for group in windows)), "device": device}, {}
     if not model.causal:
         plans[model.length], _ = evaluate.split_plan(predict, tokens, model.length, model.vocab, effort, **settings)
@@ -76,7 +79,7 @@ def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: data.T
     return evaluate.total(parts, effort, time.perf_counter() - begun)
 
 
-def score_file(path: Path | str, device: str, layout: data.Layout | None = None, tokenizer: Tokenizer | None = None) -> list[str]:
+def score_file(path: Path | str, device: str, layout: Layout | None = None, tokenizer: Tokenizer | None = None) -> list[str]:
     """Return the lines about size and score of an artifact, read from the file; over the limit is an InputError."""
     header, params = artifact.read(path)
     recipe = artifact.recipe_of(header, str(path))
@@ -85,7 +88,7 @@ def score_file(path: Path | str, device: str, layout: data.Layout | None = None,
     artifact.check_tokenizer(header, tokenizer)
     size, code, label = Path(path).stat().st_size, Path(__file__).stat().st_size, f"{recipe.quantization.format}+{header['codec']}"
     artifact.check_size(header, size, {Path(__file__).name: code})
-    score = score_tokens(params, recipe, data.Tokens(layout.validation), tokenizer, device)
+    score = score_tokens(params, recipe, Tokens(layout.validation), tokenizer, device)
     return [*log.size_lines(label, size, code), *log.score_lines(label, score)]
 
 
@@ -95,9 +98,9 @@ def run(recipe: Recipe, device: str) -> None:
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id:
         raise InputError(f"RUN_ID: expected a file name, found {run_id!r}; choose one without slashes")
     layout, tokenizer = opened(recipe)
-    train_tokens, validation = data.Tokens(layout.train), data.Tokens(layout.validation)
+    train_tokens, validation = Tokens(layout.train), Tokens(layout.validation)
     data.count_windows(train_tokens, recipe.model.length)
-    journal = log.Log(Path("logs") / f"{run_id}.txt", recipe, evaluate.validator(recipe, validation, tokenizer.table, device))
+    journal = Log(Path("logs") / f"{run_id}.txt", recipe, evaluate.validator(recipe, validation, tokenizer.table, device))
     parameters = sum(math.prod(shape) for shape in transformer.shapes(recipe.model).values())
     for line in log.opening_lines(recipe, log.hardware(device), torch.__version__, parameters, len(validation)):
         journal.line(line)

@@ -7,6 +7,7 @@ that is the only one of its kind, stays as it is. Text is changed at the positio
 import ast
 import builtins
 import re
+import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
@@ -85,8 +86,8 @@ def literal(value: object, indent: str = "") -> str:
 
 def packed_source(recipe: Recipe, codec: str) -> str:
     """Return the source of fast/packed.py that holds a run's recipe and codec."""
-    parts = sorted({type(recipe).__name__, *(type(getattr(recipe, each.name)).__name__ for each in fields(recipe)
-                                             if is_dataclass(getattr(recipe, each.name)))})  # fmt: skip
+    values = [recipe, *(getattr(recipe, each.name) for each in fields(recipe))]
+    parts = sorted({type(value).__name__ for value in values if is_dataclass(value)})
     head = '"""The recipe of the packed run, and the codec of its artifact."""\n\n'
     return f"{head}from reference.recipe import {', '.join(parts)}\n\nRECIPE = {literal(recipe)}\nCODEC = {codec!r}\n"
 
@@ -281,8 +282,6 @@ def _renamed_string(text: str, renames: list[tuple[str, str]]) -> str:
 
 def _imports(external: dict[str, tuple[str, str | None]]) -> str:
     """Return import lines: the standard library, then the rest."""
-    import sys
-
     lines, froms = [], {}
     for bound, (module, attribute) in external.items():
         if attribute is None:
@@ -296,26 +295,27 @@ def _imports(external: dict[str, tuple[str, str | None]]) -> str:
     return "\n".join(groups[True]) + "\n\n" + "\n".join(groups[False])
 
 
-def build(recipe: Recipe, codec: str = "best") -> str:
-    """Return the text of train_gpt.py for a recipe and the codec of its artifact."""
-    modules = read_modules({PACKED: packed_source(recipe, codec)})
+def assemble(modules: dict[str, Module]) -> str:
+    """Return one file of what the entry reaches in these modules."""
     graph = Graph(modules)
     parts = [f'"""{WHAT}"""\n\n{_imports(graph.external)}\n']
     for module in modules.values():
         kept = [each for each in graph.kept if each.module == module.name]
-        if not kept:
-            continue
-        heading = "\n".join(f"# {line}".rstrip() for line in [f"{module.name.replace('.', '/')}.py", *module.docstring.splitlines()])
-        parts.append(f"\n\n{heading}\n")
-        after = None
-        for statement in kept:
-            lines, above = module.lines, statement.first - 2
-            small = after is not None and after == module.statements[module.statements.index(statement) - 1] and lines[above].strip()
-            parts.append(("" if small else "\n" if after is None else "\n\n") + graph.text(statement) + "\n")
-            after = statement
+        if kept:
+            heading = [f"{module.name.replace('.', '/')}.py", *module.docstring.splitlines()]
+            parts.append("\n\n" + "\n".join(f"# {line}".rstrip() for line in heading) + "\n")
+        for number, statement in enumerate(kept):
+            place = module.statements.index(statement)
+            adjoins = number and kept[number - 1] is module.statements[place - 1] and module.lines[statement.first - 2].strip()
+            parts.append(("" if adjoins else "\n\n" if number else "\n") + graph.text(statement) + "\n")
     text = "".join(parts)
     _check_closed(text)
     return text
+
+
+def build(recipe: Recipe, codec: str = "best") -> str:
+    """Return the text of train_gpt.py for a recipe and the codec of its artifact. The same input gives the same text."""
+    return assemble(read_modules({PACKED: packed_source(recipe, codec)}))
 
 
 def _check_closed(text: str) -> None:

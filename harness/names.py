@@ -56,8 +56,10 @@ def references(node: ast.AST, hidden: frozenset[str] = frozenset(), in_class: fr
     elif isinstance(node, ast.ClassDef):
         outside = [*node.decorator_list, *node.bases, *node.keywords]
         yield from (found for part in outside for found in references(part, hidden, in_class))
-        own = frozenset(bindings(node.body))
-        yield from (found for part in node.body for found in references(part, hidden, own))
+        # A name of the body means the module's until the body has bound it.
+        for number, part in enumerate(node.body):
+            own = frozenset(bindings(node.body[:number]))
+            yield from (found for found in references(part, hidden, own) if isinstance(found.ctx, ast.Load))
     elif isinstance(node, COMPREHENSIONS):
         first, inner = node.generators[0].iter, hidden | bindings([generator.target for generator in node.generators])
         yield from references(first, hidden, in_class)
