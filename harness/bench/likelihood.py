@@ -4,7 +4,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from harness.bench.measure import machine, row
+from harness.bench.measure import machine, row, waiting
 from reference.recipe import InputError
 
 DRAWS = 16  # passes per window
@@ -87,11 +87,15 @@ class _Enough(Exception):
     """Raised inside a chain when enough passes were timed."""
 
 
-def seconds_per_window(run, windows: int, passes: int) -> float:
-    """Return the seconds one pass takes for one window, over `passes` passes of run(on_pass=...), the first one not counted."""
+def seconds_per_window(run, windows: int, passes: int, wait=lambda: None) -> float:
+    """Return the seconds one pass takes for one window, over `passes` passes of run(on_pass=...), the first one not counted.
+
+    wait() returns when the device has done what it was given.
+    """
     stamps = []
 
     def on_pass(_):
+        wait()
         stamps.append(time.perf_counter())
         if len(stamps) > passes:
             raise _Enough
@@ -114,8 +118,9 @@ def speed(query, ids_NL, vocab: int, pairs: int, batch: int = 64) -> list[dict]:
     cached = min(batch, query.most_rows(ids_NL.shape[1]))
     arguments, passes = (ids_NL, vocab, "left-to-right", 0, 1, 1), min(8, ids_NL.shape[1] - 1)
     ways = ((plain.chain, batch, passes), (chain.chain, cached, min(passes * batch // cached, ids_NL.shape[1] - 1)))
+    device = str(query.device)
     timed = [
-        [seconds_per_window(partial(run, query, *arguments, batch_rows=batch), rows, count) for run, rows, count in ways]
+        [seconds_per_window(partial(run, query, *arguments, batch_rows=batch, device=device), rows, count, waiting(device)) for run, rows, count in ways]
         for _ in range(pairs + 1)
     ]
     seconds_P2 = np.array(timed[1:])  # the first pair compiles

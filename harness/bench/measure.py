@@ -3,29 +3,50 @@
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 
 
 def machine(device: str) -> str:
-    """Return the machine in words: processor, cores in use, torch."""
+    """Return the machine in words: processor or GPU with its driver, cores in use, torch, Python."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device != "cpu" else platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}"
+    if device == "cpu":
+        name = platform.processor() or platform.machine()
+    else:
+        name = f"{torch.cuda.get_device_name(device)}, driver {driver()}, CUDA {torch.version.cuda}"
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def row(name: str, baseline: float, candidate: float, ratio: float, low: float, high: float, pairs: int, unit: str) -> dict:
-    """Return one row of SPEC section 13: ratio says how many times better the candidate is, low and high its interval."""
+def driver() -> str:
+    """Return the version of the NVIDIA driver, as its own tool says."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()
+    except (OSError, subprocess.TimeoutExpired):
+        said = []
+    return said[0] if said else "unknown"
+
+
+def row(
+    name: str, baseline: float | None, candidate: float | None, ratio: float | None, low: float | None, high: float | None, pairs: int, unit: str,
+) -> dict:  # fmt: skip
+    """Return one row of SPEC section 13: ratio says how many times better the candidate is, low and high its interval; None: not measured."""
     measured = {"baseline": baseline, "candidate": candidate, "ratio": ratio, "low": low, "high": high}
     return {"name": name, **measured, "pairs": pairs, "unit": unit}
 
 
-def seconds(run: Callable, device: str = "cpu") -> float:
-    """Return the seconds that run() takes, the device's queue drained before and after."""
+def waiting(device: str) -> Callable:
+    """Return the function that waits until a device has done what it was given."""
     import torch
 
-    wait = (lambda: None) if device == "cpu" else torch.cuda.synchronize
+    return (lambda: None) if device == "cpu" else torch.cuda.synchronize
+
+
+def seconds(run: Callable, device: str = "cpu") -> float:
+    """Return the seconds that run() takes, the device's queue drained before and after."""
+    wait = waiting(device)
     wait()
     begun = time.perf_counter()
     run()
@@ -33,9 +54,14 @@ def seconds(run: Callable, device: str = "cpu") -> float:
     return time.perf_counter() - begun
 
 
-def paired(name: str, baseline: Callable, candidate: Callable, pairs: int, device: str = "cpu", warm: int = 1) -> dict:
-    """Return the row of two ways timed in turns, A B A B: medians in ms, the median ratio of a pair, the least and the largest."""
-    timed = [(seconds(baseline, device), seconds(candidate, device)) for _ in range(warm + pairs)][warm:]
+def compared(name: str, timed: list[tuple[float, float]]) -> dict:
+    """Return the row of pairs of seconds, baseline first: medians in ms, the median ratio of a pair, the least and the largest."""
     ratios = [slow / quick for slow, quick in timed]
     middle = [1e3 * statistics.median(side) for side in zip(*timed, strict=True)]
-    return row(name, *middle, statistics.median(ratios), min(ratios), max(ratios), pairs, "ms")
+    return row(name, *middle, statistics.median(ratios), min(ratios), max(ratios), len(timed), "ms")
+
+
+def paired(name: str, baseline: Callable, candidate: Callable, pairs: int, device: str = "cpu", warm: int = 1) -> dict:
+    """Return the row of two ways timed in turns, A B A B."""
+    timed = [(seconds(baseline, device), seconds(candidate, device)) for _ in range(warm + pairs)][warm:]
+    return compared(name, timed)

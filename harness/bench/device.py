@@ -1,0 +1,293 @@
+"""Everything worth knowing of one device, within a time budget: parity first, then the step by component, attention, Muon, likelihoods, levers.
+
+Results are handed on row by row, so that a run that is cut off has written what it knew.
+"""
+
+import gc
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fast import data, evaluate, likelihood, transformer
+from harness import report
+from harness.bench import attention, components, gate, levers, muon, plain
+from harness.bench.likelihood import speed
+from harness.bench.measure import machine, paired, row, seconds
+from harness.failures import Stopped
+from harness.runs import plan
+from reference.recipe import GOLF, Recipe, check
+
+BFLOAT16 = 2.0**-8  # unit roundoff
+BUDGET = 520.0  # seconds in all: a lease's command ends after 600
+Jobs = Iterator[tuple[str, Callable[[], dict]]]
+
+
+class OutOfTime(BaseException):
+    """The budget is used up; no `except Exception` on the way, such as the compiler's, may hold it."""
+
+
+@contextmanager
+def deadline(remaining: float):
+    """Raise OutOfTime in the main thread after this many seconds; an alarm that was set before is set again behind it."""
+
+    def ring(number, frame):
+        raise OutOfTime
+
+    begun, before = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    earlier, _ = signal.setitimer(signal.ITIMER_REAL, max(remaining, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if earlier:
+            signal.setitimer(signal.ITIMER_REAL, max(earlier - (time.monotonic() - begun), 1e-3))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a run measures: the golf preset, or with --smoke a toy of every shape relation it has."""
+
+    recipe: Recipe
+    matrix: int  # side of the square product that measures the device's rate
+    copy: int  # bytes of the copy that measures its bandwidth
+    windows: int  # per pass of a likelihood
+    draws: int  # masks per window
+
+
+GOLF_SIZES = Sizes(GOLF, matrix=8192, copy=1 << 30, windows=64, draws=8)
+TOY = replace(GOLF.model, layers=2, d=48, vocab=64, length=32)
+SMOKE_SIZES = Sizes(
+    check(replace(GOLF, preset="toy", model=TOY, training=replace(GOLF.training, tokens_per_step=256, micro_batch_tokens=64))),
+    matrix=64, copy=1 << 16, windows=4, draws=2,
+)  # fmt: skip
+
+
+class Bench:
+    """What the parts share, each made when it is first asked for."""
+
+    def __init__(self, sizes: Sizes, device: str, compiled: bool, pairs: int, folder: Path):
+        """Measure `sizes` on a device; folder holds the shard that batches are read from."""
+        self.sizes, self.recipe, self.device, self.compiled, self.pairs, self.folder = sizes, sizes.recipe, device, compiled, pairs, folder
+
+    @cached_property
+    def tokens(self) -> data.Tokens:
+        """Return a stream of random tokens, some of them frequent as in text, long enough for two steps."""
+        model, training = self.recipe.model, self.recipe.training
+        draws = np.random.default_rng(0).random(2 * training.tokens_per_step + model.length)
+        data.write_shard(self.folder / "shard.bin", (model.vocab * draws**3).astype(np.uint16))
+        return data.Tokens([self.folder / "shard.bin"])
+
+    def batch_of(self, recipe: Recipe) -> Callable:
+        """Return batch(step, rows) of a recipe, read from the shard as in training."""
+        model, training = recipe.model, recipe.training
+        rows_in_all = training.tokens_per_step // model.length
+        return lambda step, rows: data.batch(self.tokens, model.length, rows, step, recipe.seed, False, rows_in_all, model.vocab)
+
+    @cached_property
+    def production(self) -> components.Production:
+        """Return the step that ships."""
+        return components.Production(self.recipe, self.batch_of(self.recipe), self.device, self.compiled)
+
+    @cached_property
+    def plain(self) -> components.Plain:
+        """Return the step written plainly."""
+        return components.Plain(self.production)
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """Return the bytes per second of a copy, read and written counted."""
+        source = torch.randint(0, 256, (self.sizes.copy,), dtype=torch.uint8, device=self.device)
+        target = torch.empty_like(source)
+        return 2 * self.sizes.copy / min(seconds(lambda: target.copy_(source), self.device) for _ in range(10))
+
+    @cached_property
+    def products(self) -> float:
+        """Return the floating-point operations per second of a large matrix product in the compute dtype, on random numbers."""
+        side, dtype = self.sizes.matrix, getattr(torch, self.recipe.training.compute_dtype)
+        a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
+        return 2 * side**3 / min(seconds(lambda: a @ b, self.device) for _ in range(10))
+
+
+def step(bench: Bench) -> Jobs:
+    """The training step by component, its peak memory, and the share of the device's own matrix rate that it reaches."""
+    plainly, quick = bench.plain, bench.production
+    yield from components.of_step(plainly, quick, bench.pairs)
+    yield from components.of_memory(plainly, quick, partial(peak, device=bench.device))
+    name = "training step: share of the matrix rate"
+    floor = plan(bench.recipe)["flops_per_token"] * bench.recipe.training.tokens_per_step / bench.products
+    yield name, lambda: components.against_floor(name, floor, quick.step, bench.pairs, bench.device)
+
+
+def update(bench: Bench) -> Jobs:
+    """The parts of the update, and how near clip and average come to the memory's floor."""
+    yield from components.of_update(bench.production, bench.compiled, bench.pairs, bench.bandwidth)
+
+
+def attentions(bench: Bench) -> Jobs:
+    """Every attention kernel, at the preset's heads and at 6 query and 3 key/value heads."""
+    other = levers.other_heads(bench.recipe).model
+    models = {f"{model.heads} x {model.d // model.heads}": model for model in (bench.recipe.model, other)}
+    rows = bench.recipe.training.micro_batch_tokens // bench.recipe.model.length
+    dtype = getattr(torch, bench.recipe.training.compute_dtype)
+    yield from attention.jobs(models, rows, bench.device, dtype, bench.pairs)
+
+
+def optimizers(bench: Bench) -> Jobs:
+    """Our Muon against torch.optim.Muon on the preset's matrices."""
+    model, optimizer = bench.recipe.model, bench.recipe.optimizer
+    settings = (bench.recipe.preset, model, optimizer, bench.pairs, bench.device, bench.compiled)
+    yield f"muon, {bench.recipe.preset} shapes: ours / torch.optim.Muon", lambda: muon.against_torch(*settings)
+
+
+def likelihoods(bench: Bench) -> Jobs:
+    """Tokens per second of the NELBO's passes, compiled against eager, and of the chain rule against whole forward passes."""
+    model, sizes = bench.recipe.model, bench.sizes
+    params = transformer.unstack(bench.production.state.params)
+    group = data.evaluation_windows(bench.tokens, model.length, model.vocab, 0, sizes.windows)[0]
+    eager = evaluate.predictor(params, bench.recipe, bench.device, False)
+    query = evaluate.predictor(params, bench.recipe, bench.device, bench.compiled)
+    effort = evaluate.Effort(draws=sizes.draws)
+    settings = {"batch_rows": sizes.windows, "device": bench.device}
+    fitted = evaluate.fit_plan(eager, group, model.vocab, effort, **settings)
+
+    def passes(predict):
+        likelihood.nelbo(predict, group.ids_NL, model.vocab, sizes.draws, fitted, 0, 0, **settings)
+
+    def nelbo():
+        found = paired("NELBO tokens/s: production / eager", lambda: passes(eager), lambda: passes(query), bench.pairs, bench.device)
+        return components.as_rate(found, sizes.windows * model.length * sizes.draws)
+
+    yield "NELBO tokens/s: production / eager", nelbo
+    yield "chain left-to-right / full forward passes", lambda: speed(query, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0]
+
+
+def changes(bench: Bench) -> Jobs:
+    """Each lever alone: the gradients of a step under it against those of the production step."""
+    quick = bench.production
+    base, limit = _flat(quick), None
+    for lever in levers.LEVERS:
+        name = f"lever: {lever.name}"
+
+        def job(lever=lever, name=name):
+            nonlocal limit
+            limit = limit or 2 * max(_distance(_flat(bench.plain), base), BFLOAT16)
+            return pulled(bench, lever, name, base, limit)
+
+        yield name, job
+
+
+def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, limit: float) -> dict:
+    """Return the row of a lever. Its gradients may stray from production's by twice what the plain step's do: same sums, another order."""
+    nothing = row(name, None, None, None, None, None, 0, "ms")
+    missing = levers.missing(lever)
+    if missing:
+        return nothing | {"note": f"not available: torch {torch.__version__} has no option {missing[0]}"}
+    recipe = check(lever.recipe(bench.recipe))
+    if recipe == bench.recipe and not bench.compiled and lever.options:
+        return nothing | {"note": "not available: nothing is compiled"}
+    with levers.pulled(lever):
+        try:
+            way = components.Production(recipe, bench.batch_of(recipe), bench.device, bench.compiled, lever.context)
+            strayed = _distance(_flat(way), base) if lever.same else 0.0
+        except RuntimeError as error:
+            if not attention.absence(error):
+                raise
+            return nothing | {"note": attention.absence(error)}
+        if not strayed <= limit:
+            return nothing | {"note": f"failed: its gradients stray by {strayed:.3g}, limit {limit:.3g}"}
+        return paired(name, bench.production.gradients, way.gradients, bench.pairs, bench.device)
+
+
+def _flat(way: components.Production | components.Plain) -> torch.Tensor:
+    _, grads = way.gradients()
+    separate = grads if isinstance(way, components.Plain) else plain.unstacked(grads)
+    return torch.cat([separate[name].flatten() for name in sorted(separate)])
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+PARTS = {
+    "step": step, "update": update, "attention": attentions, "muon": optimizers, "likelihood": likelihoods, "levers": changes,
+}  # fmt: skip
+
+
+def peak(run: Callable, device: str) -> int | None:
+    """Return the largest number of bytes that tensors held while run() ran; None on a CPU, which does not count."""
+    if torch.device(device).type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device)
+
+
+def measured(bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]) -> list[dict]:
+    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called after each.
+
+    A job that fails is a row whose note says so and the rest goes on; what the budget leaves out is a row that says so.
+    """
+    rows, here, begun, waiting, budget = [], machine(bench.device), time.monotonic(), list(parts), ends - time.monotonic()
+
+    def add(name: str, found: dict | None = None, note: str | None = None) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        numbers = {"note": note} | (found or row(name, None, None, None, None, None, 0, ""))
+        rows.append(numbers | {"name": name, "seconds": now - begun, "machine": here})
+        begun = now
+        on_row(rows)
+
+    try:
+        with deadline(budget):
+            while waiting:
+                part = waiting[0]
+                try:
+                    for name, job in PARTS[part](bench):
+                        try:
+                            add(name, job())
+                        except Exception as error:
+                            add(name, note=_failure(error))
+                except Exception as error:
+                    add(f"{part}: the rest", note=_failure(error))
+                waiting.pop(0)
+                gc.collect()
+    except KeyboardInterrupt as stop:
+        raise Stopped("interrupted; what was measured is shown", rows, lambda: report.bench(rows)) from stop
+    except OutOfTime:
+        for part in waiting:
+            add(f"{part}: the rest", note="skipped: the time budget is used up")
+    return rows
+
+
+def _failure(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return f"failed: {type(error).__name__}: {lines[0]}"
+
+
+def failed(rows: list[dict]) -> list[dict]:
+    """Return the rows whose measurement went wrong: not those that are not available here, nor those without time."""
+    return [each for each in rows if (each["note"] or "").startswith("failed")]
+
+
+def device(
+    name: str, smoke: bool, compiled: bool, pairs: int, parts: tuple[str, ...] = (), budget: float = BUDGET,
+    on_row: Callable[[list[dict]], None] = lambda rows: None, say: Callable[[str], None] = lambda text: None,
+) -> list[dict]:  # fmt: skip
+    """Return the rows of `bench device` on a device; parts: some of PARTS, none means all. The budget counts from here, parity included."""
+    ends, sizes = time.monotonic() + budget, SMOKE_SIZES if smoke else GOLF_SIZES
+    say(f"parity on {name} before anything is timed")
+    checked = gate.require((), name, compiled, (sizes.recipe.training.compute_dtype,))
+    say(f"parity on {name}: {len(checked)} rows agree, {budget - (ends - time.monotonic()):.0f} s")
+    with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder, torch._dynamo.config.patch(recompile_limit=64):
+        return measured(Bench(sizes, name, compiled, pairs, Path(folder)), parts or tuple(PARTS), ends, on_row)

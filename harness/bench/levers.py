@@ -1,0 +1,88 @@
+"""Single changes to the production step, each alone: compiler options, attention kernels, other batch or head counts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch._functorch import config as functorch_config
+from torch._inductor import config as inductor_config
+from torch._inductor.compile_fx import compile_fx
+
+from fast.train import deterministic
+from harness.bench import attention
+from reference.recipe import Recipe
+
+
+def _unchanged(recipe: Recipe) -> Recipe:
+    return recipe
+
+
+def _micro_batch(factor: float) -> Callable[[Recipe], Recipe]:
+    def change(recipe: Recipe) -> Recipe:
+        training = recipe.training
+        return replace(recipe, training=replace(training, micro_batch_tokens=int(factor * training.micro_batch_tokens)))
+
+    return change
+
+
+def other_heads(recipe: Recipe) -> Recipe:
+    """Return the recipe with 6 query and 3 key/value heads."""
+    heads, kv_heads = attention.OTHER_HEADS
+    return replace(recipe, model=replace(recipe.model, heads=heads, kv_heads=kv_heads))
+
+
+class Lever(NamedTuple):
+    """One change: of the recipe, of the compiler's options, or of the context that the step is compiled and run in (by components.Production)."""
+
+    name: str
+    recipe: Callable[[Recipe], Recipe] = _unchanged
+    options: dict = {}
+    context: Callable = deterministic
+    same: bool = True  # the gradients are those of the production step, up to rounding
+
+
+def _kernel(name: str) -> Callable:
+    @contextmanager
+    def context():
+        with deterministic(), attention.only(name):
+            yield
+
+    return context
+
+
+LEVERS = (  # what compiles fastest comes first: the budget may end before the last
+    Lever("mix-order reduction off", options={"triton.mix_order_reduction": False}),
+    Lever("sums in any order", context=nullcontext),
+    Lever("flash attention", context=_kernel("flash")),
+    Lever("cudnn attention", context=_kernel("cudnn")),
+    Lever("6 query and 3 key/value heads", recipe=other_heads, same=False),
+    Lever("micro-batches of half the tokens", recipe=_micro_batch(0.5)),
+    Lever("micro-batches of twice the tokens", recipe=_micro_batch(2)),
+    Lever("coordinate descent tuning", options={"coordinate_descent_tuning": True}),
+    Lever("max-autotune", options={"max_autotune": True}),
+)
+
+
+def missing(lever: Lever) -> list[str]:
+    """Return the compiler options that this torch does not have."""
+    known = inductor_config.get_config_copy()
+    return [option for option in lever.options if option not in known]
+
+
+@contextmanager
+def pulled(lever: Lever) -> Iterator[None]:
+    """Compile under a lever's options. Graphs of the unchanged step are not taken for its own: every use is another backend to Dynamo,
+    and what AOTAutograd keeps on disk, which does not know the attention kernel, is not asked.
+    """
+    compile = torch.compile
+
+    def backend(graph, examples):
+        return compile_fx(graph, examples, config_patches=lever.options)
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(torch, "compile", lambda *given, **settings: compile(*given, backend=backend, **settings)))
+        stack.enter_context(functorch_config.patch(enable_autograd_cache=False))
+        yield
