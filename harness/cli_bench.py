@@ -1,5 +1,6 @@
 """The maskgolf bench sub-command."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,11 +19,14 @@ class Bench:
 
     Example: maskgolf bench step --preset demo --json -
 
+    Example: maskgolf bench device --device cuda --json h100.json
+
     Example: maskgolf bench compare before.json after.json
     """
 
-    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "compare"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; compare: two result files side by side."""
+    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "device", "compare"], tyro.conf.arg(metavar="PIECE")]]
+    """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; device: everything at the golf preset;
+    compare: two result files side by side."""
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
     """likelihood: run directory of a trained masked-diffusion model. compare: two files that --json or make bench wrote."""
     repetitions: int = 200
@@ -33,6 +37,12 @@ class Bench:
     """step: whose step."""
     tokens: int = 0
     """step: tokens per step (0: the preset's)."""
+    smoke: bool = False
+    """device: the same code at toy size, to know that it works."""
+    parts: Annotated[tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...], tyro.conf.arg(metavar="PART")] = ()
+    """device: only these of step, update, attention, muon, likelihood and levers."""
+    budget: float = 520.0
+    """device: seconds in all, parity included; what is left out says so."""
     pairs: int = 7
     """Paired timings."""
     device: str = "cpu"
@@ -50,10 +60,12 @@ class Bench:
         if self.piece == "compare":
             both = compare.files(self.paths)
             return both, lambda: report.bench_pair(both)
-        for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1}.items():
+        for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}.items():
             if getattr(self, name) < smallest:
                 raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
         device = check_device(self.device)
+        if self.piece == "device":
+            return self._everything(device)
         gate.require(gate.BEHIND[self.piece], device, self.compiled)
         result = getattr(self, f"_{self.piece}")(device)
         return result, lambda: report.bench(result)
@@ -74,3 +86,20 @@ class Bench:
         from harness.bench.muon import muon
 
         return muon(self.pairs, device, self.compiled)
+
+    def _everything(self, name: str):
+        from fast.checkpoint import write_atomic
+        from harness import report
+        from harness.bench import device
+        from harness.progress import bar
+
+        with bar("bench device", "rows") as progress:
+
+            def on_row(rows: list[dict]) -> None:
+                last = rows[-1]
+                progress.say(f"{last['name']}: {last['note'] or format(last['ratio'], '.3g')}")
+                if self.json not in (None, "-"):  # written row by row: a run that is cut off leaves what it knew
+                    write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())
+
+            rows = device.device(name, self.smoke, self.compiled, self.pairs, self.parts, self.budget, on_row, progress.say)
+        return rows, lambda: report.bench(rows), not device.failed(rows)

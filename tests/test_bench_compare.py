@@ -1,6 +1,7 @@
 """Two result files side by side: what is matched, what overlaps, what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,11 @@ def test_two_readable_files_are_needed(tmp_path, capsys):
     for missing in (tmp_path, tmp_path / "nowhere.json"):
         with pytest.raises(InputError, match="cannot be read"):
             compare.files((good, missing))
+
+
+def test_kept_results_can_be_compared():
+    """Every file that the repository keeps is a result."""
+    kept = sorted((Path(__file__).parent / "benchmarks" / "results").glob("*.json"))
+    assert kept
+    for path in kept:
+        assert all(each["ratio"] is None or each["ratio"] > 0 for each in compare.read(path).values())

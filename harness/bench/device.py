@@ -21,7 +21,7 @@ from harness import report
 from harness.bench import attention, components, gate, levers, muon, plain
 from harness.bench.likelihood import speed
 from harness.bench.measure import machine, paired, row, seconds
-from harness.failures import Stopped
+from harness.failures import CheckFailed, Stopped
 from harness.runs import plan
 from reference.recipe import GOLF, Recipe, check
 
@@ -287,7 +287,11 @@ def device(
     """Return the rows of `bench device` on a device; parts: some of PARTS, none means all. The budget counts from here, parity included."""
     ends, sizes = time.monotonic() + budget, SMOKE_SIZES if smoke else GOLF_SIZES
     say(f"parity on {name} before anything is timed")
-    checked = gate.require((), name, compiled, (sizes.recipe.training.compute_dtype,))
+    try:
+        with deadline(budget):
+            checked = gate.require((), name, compiled, (sizes.recipe.training.compute_dtype,))
+    except OutOfTime as error:
+        raise CheckFailed(f"bench device: parity on {name} took longer than the budget of {budget:g} s; raise --budget") from error
     say(f"parity on {name}: {len(checked)} rows agree, {budget - (ends - time.monotonic()):.0f} s")
     with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder, torch._dynamo.config.patch(recompile_limit=64):
         return measured(Bench(sizes, name, compiled, pairs, Path(folder)), parts or tuple(PARTS), ends, on_row)

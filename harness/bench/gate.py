@@ -9,11 +9,10 @@ from harness.parity.suite import Row
 COMPILED = ("masks", "step")  # pieces that also run through torch.compile where asked for: the draws and one whole training step
 NETWORK = ("masks", "loss", "forward")
 OPTIMIZER = ("clip", "newton-schulz", "muon", "adam", "ema")
-BEHIND = {  # what each benchmark's numbers rest on; empty: every piece
+BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every piece
     "likelihood": ("predictor", "nelbo", "nelbo-grid", "chain"),
     "muon": ("newton-schulz", "muon"),
     "step": (*NETWORK, "gradients", *OPTIMIZER, "step"),
-    "device": (),
 }
 
 

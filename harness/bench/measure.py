@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def machine(device: str) -> str:
@@ -13,10 +14,20 @@ def machine(device: str) -> str:
     import torch
 
     if device == "cpu":
-        name = platform.processor() or platform.machine()
+        name = processor()
     else:
         name = f"{torch.cuda.get_device_name(device)}, driver {driver()}, CUDA {torch.version.cuda}"
     return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def processor() -> str:
+    """Return the processor's name as Linux gives it, elsewhere what Python knows of it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def driver() -> str:

@@ -12,8 +12,10 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Drop what no comparison reads."""
+    """Keep what a comparison reads."""
     output_json["commit_info"] = {}
     for each in output_json["benchmarks"]:
-        each["stats"].pop("data", None)
-        each.pop("options", None)
+        stats = {name: each["stats"][name] for name in ("min", "q1", "median", "q3", "rounds")}
+        kept = {name: each[name] for name in ("group", "fullname", "params", "extra_info")}
+        each.clear()
+        each.update(kept, stats=stats)

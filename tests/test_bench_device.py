@@ -1,0 +1,275 @@
+"""bench device at toy size on a CPU: every part end to end, the budget, what fails or is missing, and that wrong code is not timed."""
+
+import json
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fast import transformer
+from harness import cli
+from harness.bench import attention, components, device, gate, levers, measure
+from harness.failures import CheckFailed, Stopped
+from reference.recipe import GOLF
+from tests.bugs import optimizing, plant
+from tests.test_bench import FIELDS
+from tests.test_commands import refused
+
+ROW = FIELDS | {"note", "seconds"}
+TIMED = measure.row("timed", 2.0, 1.0, 2.0, 2.0, 2.0, 1, "ms")
+
+
+@pytest.fixture
+def ungated(monkeypatch):
+    """The parity gate has tests of its own and takes seconds."""
+    monkeypatch.setattr(gate, "require", lambda *arguments: [])
+
+
+@pytest.fixture
+def toy(tmp_path) -> device.Bench:
+    """Return the bench of --smoke, nothing compiled."""
+    return device.Bench(device.SMOKE_SIZES, "cpu", False, 1, tmp_path)
+
+
+def test_smoke_measures_every_part(ungated, tmp_path, capsys):
+    """Rows of one shape under names of their own, nothing failed, and a file that bench compare reads."""
+    file = tmp_path / "rows.json"
+    assert cli.main(["bench", "device", "--smoke", "--no-compiled", "--pairs", "2", "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    names = [each["name"] for each in rows]
+    assert all(set(each) == ROW for each in rows) and len(set(names)) == len(names)
+    timed = [each for each in rows if each["note"] is None]
+    assert all(each["low"] <= each["ratio"] <= each["high"] and min(each["baseline"], each["candidate"]) > 0 for each in timed)
+    assert all(each["ratio"] is None and each["note"].startswith("not available") for each in rows if each not in timed)
+    wanted = [
+        "training tokens/s: production / plain", "a step / its data and noise", "forward, one micro-batch", "backward, one micro-batch", "update",
+        "training step: share of the matrix rate", "Newton-Schulz: production / plain", "Adam: production / plain", "clip: production / plain",
+        "EMA: production / plain", "clip: share of the memory floor", "EMA: share of the memory floor", "attention 8 x 6: default, grouped / default",
+        "attention 8 x 6: flash / default", "attention 6 x 8: math / default", "attention 6 x 8 / 8 x 6",
+        "muon, toy shapes: ours / torch.optim.Muon", "NELBO tokens/s: production / eager", "chain left-to-right / full forward passes",
+        "lever: sums in any order", "lever: flash attention", "lever: 6 query and 3 key/value heads", "lever: micro-batches of half the tokens",
+        "lever: micro-batches of twice the tokens",
+    ]  # fmt: skip
+    assert set(wanted) <= {each["name"] for each in timed}
+    assert {"peak memory of a step: production / plain", "lever: max-autotune"} <= set(names)
+    assert "lever: sums in any order" in capsys.readouterr().out
+    assert cli.main(["bench", "compare", str(file), str(file), "--json", "-"]) == 0
+    both = json.loads(capsys.readouterr().out)["rows"]
+    assert [each["overlap"] for each in both] == [True if each in timed else None for each in rows]
+
+
+def test_red_parity_ends_it(monkeypatch, capsys):
+    """Exit 1, one message, nothing timed."""
+    plant(next(bug for bug in optimizing.BUGS if "clip" in bug.caught_by), monkeypatch)
+    monkeypatch.setattr(device, "measured", lambda *arguments: pytest.fail("timed"))
+    assert "parity is red on cpu: clip" in refused(capsys, "bench", "device", "--smoke", "--no-compiled", code=1)
+
+
+def test_impossible_settings_are_refused(capsys):
+    assert "--budget: expected at least 1, found 0" in refused(capsys, "bench", "device", "--smoke", "--budget", "0")
+
+
+# the budget
+
+
+def parts(monkeypatch, **jobs):
+    """Let these be all the parts: name -> list of functions."""
+    made = {part: (lambda bench, part=part, each=each: ((f"{part} {i}", run) for i, run in enumerate(each))) for part, each in jobs.items()}
+    monkeypatch.setattr(device, "PARTS", made)
+
+
+def forever():
+    """Wait as a compiler does that catches every exception."""
+    while True:
+        try:
+            time.sleep(60)
+        except Exception:
+            continue
+
+
+def test_budget_cuts_off_and_says_so(monkeypatch, toy):
+    """What was measured stays, what was not is named, and every row was handed on as soon as it was known."""
+    parts(monkeypatch, first=[lambda: TIMED], second=[lambda: TIMED, forever, lambda: TIMED], third=[lambda: TIMED])
+    seen = []
+    rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 0.5, lambda rows: seen.append([each["name"] for each in rows]))
+    names = ["first 0", "second 0", "second: the rest", "third: the rest"]
+    assert [each["name"] for each in rows] == names and seen == [names[: i + 1] for i in range(4)]
+    assert [each["note"] for each in rows] == [None, None] + ["skipped: the time budget is used up"] * 2
+    assert rows[1]["ratio"] == 2.0 and rows[2]["ratio"] is None and not device.failed(rows)
+
+
+def test_parity_counts_towards_the_budget(monkeypatch):
+    monkeypatch.setattr(gate, "require", lambda *arguments: forever())
+    with pytest.raises(CheckFailed, match="took longer than the budget of 0.2 s"):
+        device.device("cpu", True, False, 1, budget=0.2)
+
+
+def test_deadline_gives_the_alarm_back():
+    """A handler and a timer that were there before are there again, the timer less what has passed."""
+    heard = []
+    before = signal.signal(signal.SIGALRM, lambda number, frame: heard.append(number))
+    earlier = signal.setitimer(signal.ITIMER_REAL, 30)
+    try:
+        with pytest.raises(device.OutOfTime), device.deadline(0.05):
+            forever()
+        with device.deadline(60):
+            pass
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < left < 29.96
+        signal.raise_signal(signal.SIGALRM)
+        assert heard == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *earlier)
+        signal.signal(signal.SIGALRM, before)
+
+
+def broken():
+    """Fail as a kernel does."""
+    raise RuntimeError("CUDA error: an illegal memory access\nmore lines")
+
+
+def test_failures_are_rows_and_the_rest_goes_on(ungated, monkeypatch, capsys):
+    """A job that raises, a part that cannot begin; exit 1, since something was not measured."""
+
+    def cannot_begin(bench):
+        raise torch.OutOfMemoryError("no room")
+        yield
+
+    parts(monkeypatch, first=[broken, lambda: TIMED])
+    monkeypatch.setitem(device.PARTS, "step", cannot_begin)
+    assert cli.main(["bench", "device", "--smoke", "--no-compiled", "--json", "-"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [(each["name"], each["note"]) for each in rows] == [
+        ("first 0", "failed: RuntimeError: CUDA error: an illegal memory access"), ("first 1", None),
+        ("step: the rest", "failed: OutOfMemoryError: no room"),
+    ]  # fmt: skip
+
+
+def test_interrupt_shows_what_is_known(monkeypatch, toy):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    parts(monkeypatch, first=[lambda: TIMED, interrupted])
+    with pytest.raises(Stopped) as stopped:
+        device.measured(toy, ("first",), time.monotonic() + 60, lambda rows: None)
+    assert [each["name"] for each in stopped.value.result] == ["first 0"]
+
+
+# what is compared
+
+
+def test_six_heads_of_96_keep_every_matrix():
+    """8 x 72 = 6 x 96 and 4 x 72 = 3 x 96: all matrices keep their shape, each layer loses the gains of two query heads."""
+    other = levers.other_heads(GOLF).model
+    assert (other.heads, other.kv_heads) == (6, 3) and attention.same_matrices(GOLF.model, other)
+    sizes = [sum(torch.Size(shape).numel() for shape in transformer.shapes(model).values()) for model in (GOLF.model, other)]
+    assert sizes == [19_190_656, 19_190_656 - 2 * GOLF.model.layers]
+    assert not attention.same_matrices(GOLF.model, replace(other, kv_heads=2))
+
+
+def test_wrong_attention_is_not_timed(monkeypatch):
+    """Another scale, a gradient that is dropped; a kernel that is missing is not wrong."""
+    given = attention.inputs(device.TOY, 2, "cpu", torch.float32)
+    right = attention.attend
+    assert attention.excess(given, None, True) <= 1 and attention.excess(given, "math", False) <= 1
+    for wrong in (lambda q, k, v, *rest: right(1.01 * q, k, v, *rest), lambda q, k, v, *rest: right(q, k.detach() + 0 * k, v, *rest)):
+        monkeypatch.setattr(attention, "attend", wrong)
+        found = attention.compared("x", given, lambda: pytest.fail("timed"), None, False, 1, "cpu")
+        assert found["note"].startswith("failed: its error is") and found["ratio"] is None
+    monkeypatch.setattr(attention, "attend", right)
+    assert attention.compared("x", given, broken, "cudnn", False, 1, "cpu")["note"].startswith("not available: No")
+    monkeypatch.setattr(attention, "attend", lambda *arguments: broken())
+    with pytest.raises(RuntimeError, match="illegal"):
+        attention.compared("x", given, broken, None, False, 1, "cpu")
+
+
+def test_lever_that_changes_the_step_is_not_timed(toy):
+    """Gradients of another network are not those of the production step; 0 is no error of its own gradients."""
+    base = device._flat(toy.production)
+    wrong = levers.Lever("another seed", recipe=lambda recipe: replace(recipe, seed=recipe.seed + 1))
+    found = device.pulled(toy, wrong, "lever", base, 2 * device.BFLOAT16)
+    assert found["note"].startswith("failed: its gradients stray by") and found["ratio"] is None
+    assert device.pulled(toy, levers.Lever("nothing"), "lever", base, 1e-12)["ratio"] > 0
+    absent = device.pulled(toy, levers.Lever("absent", options={"triton.no_such_option": 1}), "lever", base, 1.0)
+    assert "has no option triton.no_such_option" in absent["note"]
+
+
+def test_both_ways_compute_the_same_gradients(toy):
+    """Plain and production from one state: bfloat16 rounding of the activations apart, the same loss and gradients; parts add up."""
+    quick, plainly = toy.production, toy.plain
+    assert device._distance(device._flat(plainly), device._flat(quick)) <= 2 * device.BFLOAT16
+    micros = quick.data()
+    shares = [float(quick.forward(micro).detach()) for micro in micros]
+    assert sum(shares) == pytest.approx(float(quick.gradients()[0]), rel=1e-6)
+    assert float(plainly.forward(micros[0]).detach()) / len(micros) == pytest.approx(shares[0], rel=2 * device.BFLOAT16)
+
+
+def test_every_lever_compiles_anew(monkeypatch):
+    """The same function under two levers reaches the compiler twice, with the options of each, and the first graph stays its own."""
+    compiled = []
+
+    def compile_fx(graph, examples, config_patches):
+        compiled.append(config_patches)
+        return graph.forward
+
+    monkeypatch.setattr(levers, "compile_fx", compile_fx)
+
+    def double(x):
+        return 2 * x
+
+    made = []
+    for option in ({"a": 1}, {"b": 2}):
+        with levers.pulled(levers.Lever("x", options=option)):
+            made.append(torch.compile(double, dynamic=False))
+            assert made[-1](torch.ones(3)).tolist() == [2, 2, 2]
+    assert made[0](torch.ones(3)).tolist() == [2, 2, 2] and compiled == [{"a": 1}, {"b": 2}]
+
+
+def test_the_chosen_kernel_is_the_only_one():
+    """Inside the lever's context; outside all are allowed again."""
+    enabled = torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.math_sdp_enabled
+    outside = [each() for each in enabled]
+    with levers.LEVERS[2].context():
+        assert [each() for each in enabled] == [True, False] and torch.are_deterministic_algorithms_enabled()
+    assert [each() for each in enabled] == outside == [True, True]
+
+
+# the machine
+
+
+def test_machine_names_the_gpu_and_its_driver(monkeypatch):
+    """As nvidia-smi says it, or unknown."""
+    said = subprocess.CompletedProcess([], 0, stdout="580.159.04\n")
+    monkeypatch.setattr(measure.subprocess, "run", lambda *arguments, **settings: said)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
+    assert measure.machine("cuda").startswith("NVIDIA H100 80GB HBM3, driver 580.159.04, CUDA ")
+
+    def absent(*arguments, **settings):
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(measure.subprocess, "run", absent)
+    assert measure.driver() == "unknown" and "Python 3." in measure.machine("cpu")
+
+
+def test_peak_memory_asks_the_device(monkeypatch):
+    """None on a CPU; on a GPU what was allocated at most while the step ran, its queue drained."""
+    assert device.peak(broken, "cpu") is None
+    calls = []
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: calls.append(name))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: calls.append("read") or 3 * components.MIB)
+    assert device.peak(lambda: calls.append("run"), "cuda") == 3 * components.MIB
+    assert calls == ["synchronize", "reset_peak_memory_stats", "run", "synchronize", "read"]
+    way = type("Way", (), {"step": None})
+    ((_, job),) = components.of_memory(way, way, lambda run: 3 * components.MIB)
+    assert (job()["baseline"], job()["ratio"]) == (3.0, 1.0)
+
+
+def test_gpu_code_is_where_it_belongs():
+    """Everything that only a GPU runs is in measure.py and device.peak: the smoke run covers the rest."""
+    folder = Path(device.__file__).parent
+    assert sorted(path.name for path in folder.glob("*.py") if "torch.cuda" in path.read_text()) == ["device.py", "measure.py"]
