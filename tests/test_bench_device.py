@@ -93,9 +93,15 @@ def forever():
 
 def test_budget_cuts_off_and_says_so(monkeypatch, toy):
     """What was measured stays, what was not is named, and every row was handed on as soon as it was known."""
-    parts(monkeypatch, first=[lambda: TIMED], second=[lambda: TIMED, forever, lambda: TIMED], third=[lambda: TIMED])
+
+    def until_the_alarm():
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 60
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        forever()
+
+    parts(monkeypatch, first=[lambda: TIMED], second=[lambda: TIMED, until_the_alarm, lambda: TIMED], third=[lambda: TIMED])
     seen = []
-    rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 0.5, lambda rows: seen.append([each["name"] for each in rows]))
+    rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 60, lambda rows: seen.append([each["name"] for each in rows]))
     names = ["first 0", "second 0", "second: the rest", "third: the rest"]
     assert [each["name"] for each in rows] == names and seen == [names[: i + 1] for i in range(4)]
     assert [each["note"] for each in rows] == [None, None] + ["skipped: the time budget is used up"] * 2
