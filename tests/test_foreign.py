@@ -87,6 +87,15 @@ def test_fp8_stays_one_byte_a_weight(tmp_path):
     assert brought["formats"]["e4m3"] == matrices and set(brought["formats"]) == {"e4m3", "float16"}
 
 
+def test_large_models_are_packed_by_the_quick_codec(tmp_path, monkeypatch):
+    path = written(tmp_path, published.saved(network().state_dict()))
+    foreign.bring(path, tmp_path / "best.mgolf", LENGTH)
+    monkeypatch.setattr(foreign, "MOST_SEARCHED", 1 << 10)
+    foreign.bring(path, tmp_path / "quick.mgolf", LENGTH)
+    (best, weights), (quick, same) = (artifact.read(tmp_path / name) for name in ("best.mgolf", "quick.mgolf"))
+    assert best["codec"] != quick["codec"] == "entropy" and all(torch.equal(same[name], values) for name, values in weights.items())
+
+
 def test_safetensors_give_the_same_numbers(tmp_path):
     state = network().state_dict()
     half = {name: values.bfloat16() for name, values in state.items()}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from harness.foreign.assume import Assume as Assume
 from reference.recipe import InputError
 
+MOST_SEARCHED = 1 << 25  # bytes before compression up to which every codec is tried; zlib and lzma take minutes above
+
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
     import torch
 
@@ -68,8 +70,9 @@ def bring(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B0
     """Write a weight file as an artifact whose tensors are the same numbers; return what was found in it."""
     from dataclasses import asdict
 
-    from fast import container
+    from fast import container, quantize
     from fast.checkpoint import write_atomic
+    from fast.codec import available
     from harness.foreign import archive, naming
 
     data = archive.read(Path(path))
@@ -77,7 +80,9 @@ def bring(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B0
     recipe, params = naming.adopt(state, assume, str(path))
     formats = {name: exact_format(values, name) for name, values in params.items()}
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(data).hexdigest(), "layout": layout}
-    packed = container.pack(params, formats, {"imported": origin, "recipe": asdict(recipe)})
+    raw = sum(quantize.encoded_bytes(tuple(values.shape), formats[name]) for name, values in params.items())
+    codec = "entropy" if raw > MOST_SEARCHED and "entropy" in available() else "best"
+    packed = container.pack(params, formats, {"imported": origin, "recipe": asdict(recipe)}, codec)
     write_atomic(Path(out), packed)
     stored = {format: sum(math.prod(params[name].shape) for name in params if formats[name] == format) for format in sorted(set(formats.values()))}
     return {
