@@ -127,7 +127,9 @@ def as_configured(submission: Submission) -> Finding:
     if elements and counts and counts != {elements}:
         faults.append(f"the artifact holds {elements:,} parameters, the log says {max(counts):,}")
     held = f", {elements:,} parameters in the artifact" if elements else f", {max(counts):,} parameters" if counts else ""
-    return judged(faults[:4], f"last steps {', '.join(f'{step:,}' for step in list(lasts.values())[:6])} of {logs[0].total_steps:,}{held}")
+    totals = sorted({log.total_steps for log in logs if log.total_steps is not None})
+    planned = f" of {', '.join(f'{total:,}' for total in totals[:6])}" if totals else ""
+    return judged(faults[:4], f"last steps {', '.join(f'{step:,}' for step in list(lasts.values())[:6])}{planned}{held}")
 
 
 def default_of(submission: Submission, *names: str) -> float | None:
