@@ -5,7 +5,7 @@ import re
 import sys
 
 from harness.artifact import LIMIT
-from harness.validate.code import Source, aliases, full_name
+from harness.validate.code import Source, aliases
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.submission import Submission, number
 
@@ -98,7 +98,7 @@ def json_bytes(submission: Submission) -> Finding:
     found = []
     if code is not None:
         files = code_files(submission)
-        sizes = {sum(files.values()), *(submission.files[name] for name in submission.code.texts)}
+        sizes = {sum(files.values())} | (set() if submission.ours else {submission.files[name] for name in submission.code.texts})
         found.append(f"code {sum(files.values()):,}")
         if code not in sizes:
             faults.append(f"bytes_code {code:,}, the files have {sum(files.values()):,} ({', '.join(files)})")
@@ -144,16 +144,16 @@ def _groups(submission: Submission) -> list[list[int]]:
     return [flat] if flat else []
 
 
-def _compressors(tree: ast.AST) -> dict[str, str]:
-    """Return the compressors that code imports: local name -> module."""
-    modules = {local: module.partition(".")[0] for local, module in aliases(tree).items()}
+def _compressors(names: dict[str, str]) -> dict[str, str]:
+    """Return the compressors among imported names: local name -> module."""
+    modules = {local: module.partition(".")[0] for local, module in names.items()}
     return {local: module for local, module in modules.items() if module in COMPRESSORS}
 
 
-def _used(tree: ast.AST, names: dict[str, str], outside: ast.AST | None = None) -> set[str]:
+def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None) -> set[str]:
     """Return which of these imported modules code uses outside a node."""
     inside = {id(part) for part in ast.walk(outside)} if outside else set()
-    return {names[part.id] for part in ast.walk(tree) if isinstance(part, ast.Name) and part.id in names and id(part) not in inside}
+    return {names[part.id] for part in source.nodes if isinstance(part, ast.Name) and part.id in names and id(part) not in inside}
 
 
 def _handlers(node: ast.Try) -> list[ast.ExceptHandler]:
@@ -167,12 +167,12 @@ def _handlers(node: ast.Try) -> list[ast.ExceptHandler]:
 def fallbacks(source: Source) -> list[str]:
     """Return where a missing compressor is replaced by another one without an error."""
     found = []
-    for node in ast.walk(source.tree) if source.tree else ():
+    for node in source.nodes:
         if not isinstance(node, ast.Try):
             continue
-        tried = _compressors(ast.Module(node.body, []))
+        tried = _compressors(aliases(ast.walk(ast.Module(node.body, []))))
         silent = [handler for handler in _handlers(node) if not any(isinstance(part, ast.Raise) for part in ast.walk(handler))]
-        if tried and silent and _used(source.tree, tried, node):
+        if tried and silent and _used(source, tried, node):
             found.append(f"{source.label}:{node.lineno}: without {next(iter(tried.values()))} it goes on ({ast.unparse(silent[0].body[0])[:60]})")
     return found
 
@@ -193,9 +193,9 @@ def requirements(submission: Submission) -> dict[str, str] | None:
 
 def compressor(submission: Submission) -> Finding:
     """What the script compresses with is Python's own or in requirements.txt, and its absence is an error."""
-    running = [source for source in submission.code.running if source.tree]
+    running = submission.code.running
     faults = [fault for source in running for fault in fallbacks(source)]
-    used = sorted({module for source in running for module in _used(source.tree, _compressors(source.tree))})
+    used = sorted({module for source in running for module in _used(source, _compressors(source.names))})
     listed, told = requirements(submission), []
     for module in used:
         package = COMPRESSORS[module]
@@ -246,9 +246,9 @@ def constant(node: ast.AST) -> int | None:
 
 def decimal_limit(submission: Submission) -> Finding:
     """The code holds its size to 16,000,000 bytes, not to 16 MiB."""
-    running, found = [source for source in submission.code.running if source.tree], []
+    running, found = submission.code.running, []
     for source in running:
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             values = [node.value] if isinstance(node, ast.Assign) else [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             if MEBIBYTES in map(constant, values) and LIMITING.search(ast.unparse(node)):
                 found.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")

@@ -9,10 +9,10 @@ import lzma
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from harness.validate.finding import CannotTell
 
@@ -20,9 +20,11 @@ MAX_PAYLOAD = 1 << 24  # bytes that a hidden source may unpack to
 MAX_SOURCES = 200
 MAX_LAYERS = 4  # of compression around one source
 ENTRIES = ("train_gpt.py",)
+EXECUTE = ("exec", "eval", "builtins.exec", "builtins.eval")
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Source:
     """One Python text: its label (file, or file[exec 1] for what is hidden in it), tree or None, and the error that kept it from parsing."""
 
     label: str
@@ -30,13 +32,30 @@ class Source(NamedTuple):
     tree: ast.Module | None
     error: str | None
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """All nodes of the tree, none where it does not parse."""
+        return tuple(ast.walk(self.tree)) if self.tree else ()
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """What each imported name stands for: {"L": "lzma", "b85": "base64.b85decode"}."""
+        return aliases(self.nodes)
+
+    def calls(self) -> Iterator[tuple[ast.Call, str]]:
+        """Yield every call with the full name of what is called."""
+        for node in self.nodes:
+            if isinstance(node, ast.Call):
+                yield node, full_name(node.func, self.names)
+
 
 class Unknown(Exception):
     """An expression whose value cannot be read off."""
 
 
+@lru_cache(maxsize=16)
 def parse(label: str, data: bytes) -> Source:
-    """Return a source; whatever is wrong with it is its error."""
+    """Return a source; whatever is wrong with it is its error. The same bytes are parsed once."""
     text = data.decode("utf-8", "replace")
     try:
         with warnings.catch_warnings():
@@ -56,10 +75,10 @@ def dotted(node: ast.AST) -> str:
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
 
 
-def aliases(tree: ast.AST) -> dict[str, str]:
-    """Return what each imported name stands for: {"L": "lzma", "b85": "base64.b85decode"}."""
+def aliases(nodes: Iterable[ast.AST]) -> dict[str, str]:
+    """Return what each name that these nodes import stands for."""
     found = {}
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 found[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -119,10 +138,11 @@ SPOILT = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, OSError, EOFError, Value
 class Reader:
     """Reads off the value of an expression made of literals, module-level constants, decoders and files of the folder."""
 
-    def __init__(self, tree: ast.Module, label: str, texts: dict[str, bytes]):
-        self.names, self.label, self.texts = aliases(tree), label, texts
+    def __init__(self, source: Source, texts: dict[str, bytes]):
+        """texts: path -> bytes of the folder's Python files."""
+        self.names, self.label, self.texts = source.names, source.label.partition("[")[0], texts
         self.assigned: dict[str, ast.AST] = {}
-        for node in tree.body:
+        for node in source.tree.body:
             if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
                 name = node.targets[0].id
                 self.assigned[name] = ast.Name("") if name in self.assigned else node.value  # assigned twice: unknown
@@ -180,14 +200,6 @@ class Reader:
         raise Unknown(f"file {str(name)[:60]}")
 
 
-def calls(tree: ast.AST, *names: str) -> Iterator[ast.Call]:
-    """Yield the calls of functions with one of these full names."""
-    known = aliases(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and full_name(node.func, known) in names:
-            yield node
-
-
 class Code:
     """All Python of a folder, and what hangs together with the script that runs."""
 
@@ -203,10 +215,9 @@ class Code:
         self.sources[source.label] = source
         if source.tree is None or layers >= MAX_LAYERS or len(self.sources) >= MAX_SOURCES:
             return
-        reader, file = Reader(source.tree, source.label.partition("[")[0], self.texts), source.label.partition("[")[0]
-        for i, call in enumerate(calls(source.tree, "exec", "eval", "builtins.exec")):
-            if not call.args:
-                continue
+        reader, file = Reader(source, self.texts), source.label.partition("[")[0]
+        executed = [call for call, name in source.calls() if name in EXECUTE and call.args]
+        for i, call in enumerate(executed):
             try:
                 value = reader.value(call.args[0])
             except (Unknown, RecursionError, *SPOILT) as error:
@@ -230,11 +241,9 @@ class Code:
     def mentioned(self, source: Source) -> set[str]:
         """Files of the folder that a source imports, or names in a string."""
         found = set()
-        if source.tree is None:
-            return found
         here = PurePosixPath(source.label.partition("[")[0]).parent
         modules, strings = set(), set()
-        for node in ast.walk(source.tree):
+        for node in source.nodes:
             if isinstance(node, ast.Import):
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):

@@ -135,7 +135,7 @@ def as_configured(submission: Submission) -> Finding:
 def default_of(submission: Submission, *names: str) -> float | None:
     """Return the number that the running code gives a setting where nothing overrides it."""
     for source in submission.code.running:
-        for node in ast.walk(source.tree) if source.tree else ():
+        for node in source.nodes:
             target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0] if isinstance(node, ast.Assign) else None
             if isinstance(target, ast.Name) and target.id.lower() in names and node.value is not None:
                 constants = [part.value for part in ast.walk(node.value) if isinstance(part, ast.Constant)]
@@ -188,7 +188,7 @@ def clock_schedule(submission: Submission) -> bool | None:
     """Return whether the code's warmdown looks at the clock; None where no warmdown is found in it."""
     found = None
     for source in submission.code.running:
-        functions = [node for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef | ast.Lambda)] if source.tree else []
+        functions = [node for node in source.nodes if isinstance(node, ast.FunctionDef | ast.Lambda)]
         for words in map(_words, functions if re.search(r"warmdown|cooldown", source.text) else ()):
             if len(words) < 60 and any("warmdown" in word or "cooldown" in word for word in words):
                 clock = any(re.search(r"elapsed|wallclock|_ms$|seconds|(^|_)frac(tion)?$|progress|remaining", word) for word in words)
@@ -229,7 +229,7 @@ def half_averages(submission: Submission) -> list[str]:
     """Return where the code keeps an average of weights in fewer than 32 bits."""
     found = []
     for source in submission.code.running:
-        for node in ast.walk(source.tree) if source.tree else ():
+        for node in source.nodes:
             if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
                 continue
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -245,7 +245,7 @@ def half_averages(submission: Submission) -> list[str]:
 
 def _uses_average(submission: Submission) -> bool:
     names = (part.id if isinstance(part, ast.Name) else part.attr if isinstance(part, ast.Attribute) else ""
-             for source in submission.code.running for part in ast.walk(source.tree or ast.Module([], [])))  # fmt: skip
+             for source in submission.code.running for part in source.nodes)  # fmt: skip
     return any(re.search(r"(^|_)ema(_|$)|ema_state|shadow", name.lower()) for name in names)
 
 

@@ -1,8 +1,5 @@
 """Checks of safety: what would opening this folder do to the person who opens it? Pickles are listed, never loaded."""
 
-import ast
-
-from harness.validate.code import aliases, full_name
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.submission import Submission
 
@@ -43,11 +40,8 @@ def loads(submission: Submission) -> Finding:
     """The code loads no pickle in a way that would execute it, or only files that are here and harmless."""
     found = []
     for source in submission.code.running:
-        names = aliases(source.tree) if source.tree else {}
-        for node in ast.walk(source.tree) if source.tree else ():
-            if not isinstance(node, ast.Call):
-                continue
-            name, options = full_name(node.func, names), {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+        for node, name in source.calls():
+            options = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
             unsafe = name == "torch.load" and options.get("weights_only") is not True
             unsafe |= name == "numpy.load" and options.get("allow_pickle") is True
             if unsafe or name in LOADERS:

@@ -1,0 +1,16 @@
+"""The good folder: two packed seeds of a tiny model, and copies of it to spoil."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.packs import packed, seeds  # noqa: F401
+from tests.test_commands import corpus  # noqa: F401
+
+
+@pytest.fixture
+def good(packed, tmp_path) -> Path:  # noqa: F811
+    """Return a copy of the packed folder, to spoil."""
+    (tmp_path / "records").mkdir()
+    return Path(shutil.copytree(packed, tmp_path / "records" / packed.name))
