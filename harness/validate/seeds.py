@@ -11,8 +11,9 @@ from harness.validate.trainlog import Log
 
 ROUGH = 0.1  # relative: people compute a deviation from rounded scores, and three of them say little about it
 NOT_RECIPE = re.compile(
-    r"seed|run_?id|path|dir|file|log|time|date|host|port|pid|uuid|gpu|device|memory|reserv|effective|mib|rank|step|loss|bpb|url|commit|model_|size|bytes|warmup|version"
-)  # fmt: skip
+    r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$|mib$|^(local_)?rank$"
+    r"|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
+)
 
 
 def _scores(submission: Submission) -> dict[str, float]:
