@@ -11,11 +11,11 @@ from fast.train import State, initial_state
 from reference.recipe import InputError, Recipe
 
 
-def hardware(device: str) -> str:
-    """Return what a run computes on, in words."""
+def hardware(device: str, count: int = 1) -> str:
+    """Return what a run computes on, in words; count processes share it, each with a GPU of its own."""
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"CPU ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+        return f"{count} x {torch.cuda.get_device_name(device)}"
+    return f"CPU ({platform.processor() or platform.machine()}, {count} x {torch.get_num_threads()} threads)"
 
 
 class Log(Journal):

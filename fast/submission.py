@@ -11,12 +11,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from fast import artifact, data, evaluate, log, transformer
+from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.data import Layout, Tokens
+from fast.distributed import Elsewhere, Lost, World
 from fast.evaluate import Effort
+from fast.journal import Follower
 from fast.likelihood import Score
 from fast.log import Log
 from fast.packed import CODEC, RECIPE
@@ -55,62 +58,94 @@ def opened(recipe: Recipe) -> tuple[Layout, Tokenizer]:
     return layout, load_tokenizer(layout.tokenizer, recipe.model.vocab)
 
 
-def train_model(recipe: Recipe, train_tokens: Tokens, journal: Log, device: str) -> State:
+def train_model(recipe: Recipe, tokens: Tokens, journal: Log | Follower, world: World) -> State:
     """Return the state at the end of the budget."""
-    compiled = device.startswith("cuda")  # on a CPU the compiler takes longer than a short run saves
-    batch = data.batches(train_tokens, recipe)
+    compiled = world.device.startswith("cuda")  # on a CPU the compiler takes longer than a short run saves
+    batch = data.batches(tokens, recipe)
     with deterministic():
-        stepper, state = Stepper(recipe, device, compiled), initial_state(recipe, device)
+        stepper, state = Stepper(recipe, world.device, compiled, world), initial_state(recipe, world.device)
         if compiled:
             stepper.warm_up(state, batch)
-        return train(batch, recipe, state, stepper, journal)[0]
+        return train(batch, recipe, state, stepper, journal, world=world)[0]
 
 
-def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens, tokenizer: Tokenizer, device: str) -> Score:
-    """Return the score of the whole validation split: NELBO, or the one exact pass of a causal model."""
+def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens, tokenizer: Tokenizer, world: World) -> Score:
+    """Return the score of the whole validation split, shared by the ranks: NELBO, or the one exact pass of a causal model."""
     model, begun = recipe.model, time.perf_counter()
-    predict = evaluate.predictor(params, recipe, device, compiled=device.startswith("cuda"))
-    windows = data.evaluation_windows(tokens, model.length, model.vocab)
     effort = Effort("causal" if model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
-    settings, plans = {"batch_rows": min(SCORED_ROWS, max(len(group.ids_NL) for group in windows)), "device": device}, {}
-    if not model.causal:
-        plans[model.length], _ = evaluate.split_plan(predict, tokens, model.length, model.vocab, effort, **settings)
-    parts = list(evaluate.measure(predict, windows, tokenizer.table, effort, **settings, plans=plans))
-    return evaluate.total(parts, effort, time.perf_counter() - begun)
+    windows = -(-len(tokens) // model.length)
+    settings = {"batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)), "device": world.device}
+    share = -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS  # whole batches, so that cutting them changes no number
+    first, parts, plans = world.rank * share, [], {}
+    with distributed.together(world):
+        if first < windows:
+            predict = evaluate.predictor(params, recipe, world.device, compiled=world.device.startswith("cuda"))
+            if not model.causal:
+                plans[model.length], _ = evaluate.split_plan(predict, tokens, model.length, model.vocab, effort, **settings)
+            own = data.evaluation_windows(tokens, model.length, model.vocab, first, share)
+            parts = list(evaluate.measure(predict, own, tokenizer.table, effort, first_row=first, **settings, plans=plans))
+    known_N4 = torch.zeros(windows, 4, dtype=torch.float64)
+    for part in parts:
+        known_N4[part.rows_N] = torch.from_numpy(np.stack([part.nats_N, part.variance_N, part.tokens_N, part.bytes_N], axis=1).astype(np.float64))
+    distributed.wait(world)
+    [known_N4] = distributed.total([known_N4.to(world.device)], world)  # zeros but for the rank that scored a window: the sum is exact
+    nats_N, variance_N, tokens_N, bytes_N = known_N4.cpu().numpy().T
+    every = evaluate.Part(np.arange(windows), nats_N, variance_N, tokens_N.astype(np.int64), bytes_N.astype(np.int64), 0)
+    return evaluate.total([every], effort, time.perf_counter() - begun)
 
 
-def score_file(path: Path | str, device: str, layout: Layout | None = None, tokenizer: Tokenizer | None = None) -> list[str]:
+def score_file(path: Path | str, world: World) -> list[str]:
     """Return the lines about size and score of an artifact, read from the file; over the limit is an InputError."""
-    header, params = artifact.read(path)
-    recipe = artifact.recipe_of(header, str(path))
-    if layout is None:
+    with distributed.together(world):
+        header, params = artifact.read(path)
+        recipe = artifact.recipe_of(header, str(path))
         layout, tokenizer = opened(recipe)
-    artifact.check_tokenizer(header, tokenizer)
-    size, code, label = Path(path).stat().st_size, Path(__file__).stat().st_size, f"{recipe.quantization.format}+{header['codec']}"
-    artifact.check_size(header, size, {Path(__file__).name: code})
-    score = score_tokens(params, recipe, Tokens(layout.validation), tokenizer, device)
+        artifact.check_tokenizer(header, tokenizer)
+        size, code, label = Path(path).stat().st_size, Path(__file__).stat().st_size, f"{recipe.quantization.format}+{header['codec']}"
+        artifact.check_size(header, size, {Path(__file__).name: code})
+        tokens = Tokens(layout.validation)
+        data.count_windows(tokens, recipe.model.length)
+    score = score_tokens(params, recipe, tokens, tokenizer, world)
     return [*log.size_lines(label, size, code), *log.score_lines(label, score)]
 
 
-def run(recipe: Recipe, device: str) -> None:
-    """Train under the recipe, write the artifact here, read it back and score it; everything goes to logs/RUN_ID.txt."""
+def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log | Follower]:
+    """Return the recipe under the environment, its training tokens, tokenizer and journal: rank 0 writes logs/RUN_ID.txt."""
+    recipe = configured(recipe)
+    distributed.share(recipe, world)
     run_id = os.environ.get("RUN_ID", f"train_seed{recipe.seed}")
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id:
         raise InputError(f"RUN_ID: expected a file name, found {run_id!r}; choose one without slashes")
     layout, tokenizer = opened(recipe)
-    train_tokens, validation = Tokens(layout.train), Tokens(layout.validation)
-    data.count_windows(train_tokens, recipe.model.length)
-    journal = Log(Path("logs") / f"{run_id}.txt", recipe, evaluate.validator(recipe, validation, tokenizer.table, device))
+    tokens, validation = Tokens(layout.train), Tokens(layout.validation)
+    for split in (tokens, validation):
+        data.count_windows(split, recipe.model.length)
+    if world.rank:
+        return recipe, tokens, tokenizer, Follower(lambda: None)
+    journal = Log(Path("logs") / f"{run_id}.txt", recipe, evaluate.validator(recipe, validation, tokenizer.table, world.device))
     parameters = sum(math.prod(shape) for shape in transformer.shapes(recipe.model).values())
-    for line in log.opening_lines(recipe, log.hardware(device), torch.__version__, parameters, len(validation)):
+    for line in log.opening_lines(recipe, log.hardware(world.device, world.size), torch.__version__, parameters, len(validation)):
         journal.line(line)
-    state = train_model(recipe, train_tokens, journal, device)
-    if device.startswith("cuda"):
-        allocated, reserved = torch.cuda.max_memory_allocated() >> 20, torch.cuda.max_memory_reserved() >> 20
-        journal.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
-    artifact.write(ARTIFACT, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": tokenizer.sha256}, CODEC)
-    for line in [*log.closing_lines(state, recipe), *score_file(ARTIFACT, device, layout, tokenizer)]:
-        journal.line(line)
+    return recipe, tokens, tokenizer, journal
+
+
+def run(recipe: Recipe, world: World) -> None:
+    """Train under the recipe, write the artifact here, read it back and score it; everything goes to logs/RUN_ID.txt."""
+    with distributed.together(world):
+        recipe, tokens, tokenizer, journal = begin(recipe, world)
+    state = train_model(recipe, tokens, journal, world)
+    with distributed.together(world):
+        if world.rank == 0:
+            if world.device.startswith("cuda"):
+                allocated, reserved = torch.cuda.max_memory_allocated() >> 20, torch.cuda.max_memory_reserved() >> 20
+                journal.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
+            artifact.write(ARTIFACT, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": tokenizer.sha256}, CODEC)
+            for line in log.closing_lines(state, recipe):
+                journal.line(line)
+    lines = score_file(ARTIFACT, world)
+    if world.rank == 0:
+        for line in lines:
+            journal.line(line)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,14 +153,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train, ship and score a model; or score an artifact.")
     parser.add_argument("--score", metavar="FILE", help="score this artifact on the validation split at DATA_PATH; train nothing")
     parsed = parser.parse_args(arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = World()
     try:
+        world = distributed.join("cuda" if torch.cuda.is_available() else "cpu")
         if parsed.score is None:
-            run(configured(RECIPE), device)
+            run(RECIPE, world)
         else:
-            print(*score_file(parsed.score, device), sep="\n")
-    except (InputError, TrainingError) as error:
-        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+            lines = score_file(parsed.score, world)
+            if world.rank == 0:
+                print(*lines, sep="\n")
+    except (InputError, TrainingError, Lost, Elsewhere) as error:
+        if isinstance(error, InputError) or world.rank == 0:  # what all ranks meet is said once
+            print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     return 0
 

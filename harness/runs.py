@@ -157,7 +157,8 @@ def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, se
         "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
         "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(artifact.code_bytes().values()),
         "codec": header["codec"], "scores": score_fresh(out, scoring, sequences, device, compiled),
-        "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device), "pytorch_version": torch.__version__,
+        "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device, distributed.environment()[1]),
+        "pytorch_version": torch.__version__,
     }  # fmt: skip
     write_atomic(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary

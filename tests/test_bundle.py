@@ -33,6 +33,7 @@ from tests.test_commands import corpus  # noqa: F401
 RUN = replace(
     TINY, seed=7, model=replace(TINY.model, vocab=400), training=replace(TINY.training, iterations=6, warmdown=4), ema=replace(TINY.ema, start=0.3)
 )  # fmt: skip
+VARIABLES = {"SEED": "5", "ITERATIONS": "8", "RUN_ID": "here"}
 AFTER_310 = {"tomllib", "StrEnum", "Self", "file_digest", "ExceptionGroup", "TaskGroup", "add_note", "UTC", "exp2", "cbrt", "batched", "override"}
 
 
@@ -178,18 +179,43 @@ def test_packed_script_scores_its_artifact_alone(packed, corpus, tmp_path):
     assert f"Code size: {(packed / 'train_gpt.py').stat().st_size} bytes" in done.stdout
 
 
-def test_packed_script_trains_alone_and_ships_what_maskgolf_scores(packed, corpus, tmp_path):
-    (tmp_path / "train_gpt.py").write_bytes((packed / "train_gpt.py").read_bytes())
-    done = alone(tmp_path, environment(corpus, SEED="5", ITERATIONS="8", RUN_ID="here"))
+@pytest.fixture(scope="module")
+def trained(packed, corpus, tmp_path_factory) -> Path:
+    """Return a folder in which nothing but the packed train_gpt.py lay, and which it has trained in, alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    (folder / "train_gpt.py").write_bytes((packed / "train_gpt.py").read_bytes())
+    done = alone(folder, environment(corpus, **VARIABLES))
     assert done.returncode == 0 and not done.stderr, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"train_gpt.py", "final_model.mgolf", "logs"}
-    text = (tmp_path / "logs" / "here.txt").read_text()
-    assert done.stdout == text and "\nseed:5\n" in text and "step:8/8 train_loss:" in text and "final_lr_multiplier:0.05000000" in text
-    header, _ = fast.artifact.read(tmp_path / "final_model.mgolf")
+    assert done.stdout == (folder / "logs" / "here.txt").read_text()
+    return folder
+
+
+def test_packed_script_trains_alone_and_ships_what_maskgolf_scores(trained, corpus):
+    assert {path.name for path in trained.iterdir()} == {"train_gpt.py", "final_model.mgolf", "logs"}
+    text = (trained / "logs" / "here.txt").read_text()
+    assert "\nseed:5\n" in text and "step:8/8 train_loss:" in text and "final_lr_multiplier:0.05000000" in text
+    header, _ = fast.artifact.read(trained / "final_model.mgolf")
     assert header["recipe"]["seed"] == 5 and header["recipe"]["training"]["iterations"] == 8
-    fresh = score.score(tmp_path / "final_model.mgolf", Source(corpus), score.Estimate(), compiled=False)
-    assert f"val_loss:{fresh['nats_per_token']:.8f} val_bpb:{fresh['bpb']:.8f} stderr_masks:{fresh['stderr_masks']:.8f}" in text.splitlines()[-1]
-    assert f"tokens:{fresh['tokens']} bytes:{fresh['bytes']} estimator:nelbo" in text.splitlines()[-1]
+    fresh = score.score(trained / "final_model.mgolf", Source(corpus), score.Estimate(), compiled=False)
+    last = text.splitlines()[-1]
+    assert f"val_loss:{fresh['nats_per_token']:.8f} val_bpb:{fresh['bpb']:.8f} stderr_masks:{fresh['stderr_masks']:.8f}" in last
+    assert f"tokens:{fresh['tokens']} bytes:{fresh['bytes']} estimator:nelbo" in last
+
+
+def test_two_processes_train_the_same_model_and_share_its_score(trained, corpus, tmp_path):
+    """Under torchrun: one process's artifact byte for byte, one log, and the score up to the rounding of float32 in batches of other shapes."""
+    (tmp_path / "train_gpt.py").write_bytes((trained / "train_gpt.py").read_bytes())
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment(corpus, **VARIABLES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    logs = [(folder / "logs" / "here.txt").read_text() for folder in (trained, tmp_path)]
+    assert logs[1] == done.stdout and "2 x 1 threads" in logs[1]
+    assert (tmp_path / "final_model.mgolf").read_bytes() == (trained / "final_model.mgolf").read_bytes()
+    losses = [re.findall(r"train_loss:\S+", log) for log in logs]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+    one, two = ({name: float(value) for name, value in re.findall(r"(\w+):([\d.]+)", log.splitlines()[-1])} for log in logs)
+    assert two == pytest.approx(one, rel=1e-6, abs=2e-8) and len(one) == 6
 
 
 @pytest.fixture
