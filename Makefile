@@ -4,6 +4,7 @@
 # make wheels            what a GPU machine without a network lacks, as wheels in .whl
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
+# make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
 # make mutate            do the suites notice small wrong changes? about 20 minutes; PIECES="fp8 adam" judges some
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PLATFORMS := $(foreach n,2_28 2_27 2_17,--platform manylinux_$(n)_x86_64) --plat
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench wheels venv exhaustive mutate clean
+.PHONY: demo test bench wheels venv exhaustive soak mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -35,6 +36,9 @@ venv: $(VENV)/installed
 
 exhaustive: $(VENV)/installed-test
 	$(BIN)/python -m tests.exhaustive
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m tests.soak
 
 mutate: $(VENV)/installed-mutate
 	$(BIN)/python -m tests.mutate $(PIECES)

@@ -28,7 +28,7 @@ def options(steps: int) -> list[str]:
     """Return the options of a run of a tiny model that writes a checkpoint at every step."""
     return [
         "--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight", "--training.checkpoint_every", "1",
-        "--training.micro_batch_tokens", "8", "--training.iterations", str(steps),
+        "--training.micro_batch_tokens", "16", "--training.iterations", str(steps),
     ]  # fmt: skip
 
 
@@ -68,12 +68,12 @@ def steps_done(out: Path) -> int:
     return log.read_text().count("train_loss") if log.exists() else 0
 
 
-def killed_and_resumed(arguments: list[str], out: Path, kills: int, rng: random.Random, steps: int, show=print) -> list[str]:
-    """Finish a run through so many kills; return where each of them hit."""
+def killed_and_resumed(arguments: list[str], out: Path, kills: int, rng: random.Random, steps: int, sizes=SIZES, show=print) -> list[str]:
+    """Finish a run through so many kills, of `sizes` ranks in turn; return where each of them hit."""
     hits = []
     for number in range(kills + 1):
         resume = ["--resume"] if (out / "checkpoint" / "latest.pt").exists() else ["--overwrite"]
-        size = SIZES[number % len(SIZES)]
+        size = sizes[number % len(sizes)]
         process = start([*arguments, "--out", str(out), *resume], size)
         if number == kills:
             errors = process.communicate(timeout=600)[1]
@@ -117,7 +117,7 @@ def soak(data: list[str], folder: Path, kills: int, seed: int, steps: int, show=
     errors = alone.communicate(timeout=600)[1]
     if alone.returncode:
         raise SystemExit(f"the uninterrupted run failed with {alone.returncode}:\n{errors}")
-    hits = killed_and_resumed(arguments, folder / "killed", kills, random.Random(seed), steps, show)
+    hits = killed_and_resumed(arguments, folder / "killed", kills, random.Random(seed), steps, show=show)
     different = differences(folder / "killed", folder / "alone")
     if different:
         raise SystemExit(f"after {kills} kills (seed {seed}) these differ from the uninterrupted run: {', '.join(different)}")

@@ -198,6 +198,69 @@ def test_without_warmdown_the_rate_is_constant():
     assert run.multipliers == [1.0] * 5
 
 
+def drawn_durations(draw, count: int) -> list[float]:
+    """Return the seconds of `count` steps in 1/1024 s, which add up exactly: noise around a second, with a start, an end or a drift."""
+    noise = draw(st.lists(st.integers(800, 1300), min_size=1, max_size=40))
+    steps = [noise[index % len(noise)] for index in range(count)]
+    slow = draw(st.integers(1, 60))
+    match draw(st.sampled_from(["noise", "slow start", "slow end", "slower and slower", "faster and faster", "stalls"])):
+        case "slow start":
+            steps = [step * slow if index < 3 else step for index, step in enumerate(steps)]
+        case "slow end":
+            first = draw(st.integers(1, count))
+            steps = [step * slow if index >= first else step for index, step in enumerate(steps)]
+        case "slower and slower":
+            steps = [step + step * slow * index // 200 for index, step in enumerate(steps)]
+        case "faster and faster":
+            steps = [step * (1 + slow * (count - index) // count) for index, step in enumerate(steps)]
+        case "stalls":
+            steps = [step * slow if index % 17 == 5 else step for index, step in enumerate(steps)]
+    return [step / 1024 for step in steps]
+
+
+@st.composite
+def budgets(draw):
+    """Return (durations, recipe): bound by steps, by the clock, or by both within a few steps."""
+    iterations, warmdown = draw(st.integers(1, 150)), draw(st.integers(1, 120))
+    durations = drawn_durations(draw, 600)
+    whole = sum(durations[:iterations])
+    cap = draw(st.sampled_from([0.0, 2 * whole, whole / 2, whole / 16, whole - 2, whole - 1, whole, whole + 1, whole + 2]))
+    return durations, budget(iterations, max(0.0, cap), warmdown)
+
+
+@given(budgets())
+def test_rates_fall_to_the_end_and_the_clock_is_overrun_by_two_steps_less_two_usual_ones(drawn):
+    """The step before the last found room for two: elapsed <= cap - 2 s, s what a step was expected to take. So the end lies at most at
+    cap - 2 s + both; and where the clock ended the run the last step found no room for two."""
+    durations, recipe = drawn
+    cap, warmdown = recipe.training.max_wallclock_seconds, recipe.training.warmdown
+    state, run = simulate(durations, recipe)
+    count = state.step
+    assert all(0 < later <= earlier <= 1 for earlier, later in itertools.pairwise([1.0, *run.multipliers]))
+    assert run.multipliers[-1] <= 1 / warmdown and state.finished and count <= recipe.training.iterations
+    assert state.elapsed == sum(durations[:count])
+    expected = [fast.schedule.step_seconds(durations[max(0, step - 100) : step]) for step in range(count)]
+    if cap and count > 1:
+        assert state.elapsed <= cap + sum(durations[count - 2 : count]) - 2 * expected[-2] + 1e-9 * cap
+    if count < recipe.training.iterations:
+        assert sum(durations[: count - 1]) > cap - 2 * expected[-1] - 1e-9 * cap
+
+
+@given(budgets(), st.floats(0, 1))
+def test_a_run_that_is_killed_and_resumed_keeps_its_budget(drawn, place):
+    """Resumed from any checkpoint, on a clock that begins anywhere: the same rates as if left alone."""
+    durations, recipe = drawn
+    whole, left_alone = simulate(durations, recipe)
+    kept = 1 + int(place * (whole.step - 1))
+    state, first = blank_state(), Metronome(durations)
+    with pytest.raises(fast.train.Interrupted):
+        fast.train.train(None, recipe, state, first, Hooks(stop_after=kept), lambda: first.now)
+    resumed, second = fast.train.State(**state.tensors(), **state.progress()), Metronome(durations[kept:], origin=2.0**20)
+    fast.train.train(None, recipe, resumed, second, None, lambda: second.now)
+    assert first.multipliers + second.multipliers == left_alone.multipliers
+    assert (resumed.elapsed, resumed.ema_started_step) == (whole.elapsed, whole.ema_started_step)
+
+
 class Hooks:
     """Validate for some seconds after every fifth step; stop once after a step."""
 
