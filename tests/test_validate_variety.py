@@ -2,7 +2,7 @@
 
 import json
 
-from harness.validate import CHECKS, answer
+from harness.validate import CHECKS, answer, trainlog
 from harness.validate.finding import Finding
 from harness.validate.submission import Submission
 
@@ -23,3 +23,50 @@ def test_a_log_of_steps_beside_one_of_scores_alone(tmp_path):
     }
     found = ask(tmp_path, "parameters and steps", {**logs, "submission.json": {"val_bpb": 1.223, "train_steps": 20}})
     assert found == Finding("pass", "last steps 20 of 20")
+
+
+def test_a_readme_of_a_score_below_a_third_is_read(tmp_path):
+    """Caches of n-grams reach 0.1 bits per byte; such a README shows its score like any other."""
+    files = {"README.md": "**val_bpb: 0.0990**\n| 42 | 0.0990 |\n| 7 | 0.0991 |", "submission.json": {"val_bpb": 0.099, "seed_results": {"42": {"val_bpb": 0.099}}}}
+    assert ask(tmp_path, "README scores", files).verdict == "pass"
+    assert ask(tmp_path, "README scores", {**files, "submission.json": {"val_bpb": 0.0812}}).verdict == "fail"
+
+
+def test_a_copy_for_readers_is_no_code_of_the_run(tmp_path):
+    """A script that unpacks helper.py of its own beside itself does not reach for a folder that it never names; one that names it does."""
+    folder = tmp_path / "2026-03-20_Mine" / "readable" / "kernels"
+    folder.mkdir(parents=True)
+    for place in (folder / "fast.cu", folder.parent / "helper.py"):
+        place.write_text("# for readers\n")
+    ask(tmp_path, "one record", {"train_gpt.py": "open('helper.py', 'w').write('x = 1')\nprint('kernels/fast.cu')\n"})
+    assert set(Submission(tmp_path / "2026-03-20_Mine").code.reached) == {"train_gpt.py"}
+    ask(tmp_path, "one record", {"train_gpt.py": "import os\nload(os.path.join('readable', 'kernels', 'fast.cu'))\n"})
+    assert set(Submission(tmp_path / "2026-03-20_Mine").code.reached) == {"train_gpt.py", "readable/kernels/fast.cu"}
+
+
+def test_lines_of_a_logging_library_are_read(tmp_path):
+    lines = "step:10/20 train_loss:3.1 train_time:100ms\nfinal_int8_zlib_roundtrip val_loss:2.0649 val_bpb:1.2230"
+    for stamp in ("[2026-03-23 04:02:49] INFO: ", "2026-03-23T04:02:49.123Z ", "2026-03-23 04:02:49,123 - INFO - "):
+        log = trainlog.parse("train.log", "\n".join(stamp + line for line in lines.splitlines()))
+        assert log.last_step == 10 and log.finals[-1].val_bpb == 1.223
+
+
+def test_what_a_run_measures_is_no_part_of_its_configuration(tmp_path):
+    def log(seed: int, seconds: float, rate: float) -> str:
+        printed = f"seed:{seed} matrix_lr:{rate} elapsed:{seconds}s compile: {seconds}s degradation: +{seconds / 1e4}"
+        return f"{printed}\nstep:10/10 train_loss:3.1 train_time:100ms\nfinal_roundtrip val_loss:2.06 val_bpb:1.22\n"
+
+    claims = {"submission.json": {"val_bpb": 1.22, "seed_results": {"1": {"val_bpb": 1.22}, "2": {"val_bpb": 1.22}}}}
+    alike = {"train_seed1.log": log(1, 11.83, 0.02), "train_seed2.log": log(2, 11.78, 0.02)}
+    assert ask(tmp_path, "one configuration", claims | alike).verdict == "pass"
+    assert ask(tmp_path, "one configuration", claims | alike | {"train_seed2.log": log(2, 11.78, 0.03)}).verdict == "fail"
+
+
+def test_a_small_archive_beside_the_code_is_not_the_model(tmp_path):
+    """The table of a tokenizer is an .npz too."""
+    (tmp_path / "2026-03-20_Mine").mkdir()
+    (tmp_path / "2026-03-20_Mine" / "tokenizer.meta.npz").write_bytes(bytes(1_770))
+    claims = {"submission.json": {"val_bpb": 1.2, "bytes_total": 15_900_000, "bytes_code": 13}, "train_gpt.py": "import torch\n"}
+    assert "tokenizer" not in ask(tmp_path, "JSON bytes", claims).evidence
+    (tmp_path / "2026-03-20_Mine" / "final_model.npz").write_bytes(bytes(1 << 16))
+    assert "final_model.npz" in ask(tmp_path, "JSON bytes", claims).evidence

@@ -254,8 +254,14 @@ class Code:
             stem = module.replace(".", "/")
             for place in (str(here / stem), stem):
                 found |= {path for path in (f"{place}.py", f"{place}/__init__.py") if path in self.texts}
-        names = {PurePosixPath(string).name for string in strings if re.search(r"\.\w{1,5}$", string)}
-        return found | {path for path in self.files if PurePosixPath(path).name in names and path not in found}
+        names = {part for string in strings for part in PurePosixPath(string).parts}
+        return found | {path for path in self.files if re.search(r"\.\w{1,5}$", path) and names.issuperset(self.below(path, here))}
+
+    @staticmethod
+    def below(path: str, folder: PurePosixPath) -> tuple[str, ...]:
+        """Return the parts of a path from a folder on, of the whole path where it is not in the folder: code must name each to reach it."""
+        whole = PurePosixPath(path)
+        return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).parts
 
     @cached_property
     def reached(self) -> dict[str, int]:

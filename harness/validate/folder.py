@@ -145,14 +145,19 @@ def track(submission: Submission) -> Finding:
     return judged([], f"track {claimed}")
 
 
-def _rows(text: str) -> dict[str, list[float]]:
+def _scores(text: str, claim: float) -> list[float]:
+    """Return the numbers in a text that could be scores where `claim` is one."""
+    return [found for found in numbers_in(text) if min(0.3, claim / 2) < found < max(9.0, 2 * claim)]
+
+
+def _rows(text: str, claim: float) -> dict[str, list[float]]:
     """Return what could be scores in the table rows that begin with a seed, by seed."""
     rows: dict[str, list[float]] = {}
     for line in text.splitlines():
         cells = [cell.strip(" *`_") for cell in line.split("|")[1:]] if line.lstrip().startswith("|") else []
         seed = re.fullmatch(r"(?:seed )?(\d+)", cells[0], re.IGNORECASE) if cells else None
         if seed:
-            rows.setdefault(seed[1], []).extend(found for found in numbers_in(" ".join(cells[1:])) if 0.3 < found < 9)
+            rows.setdefault(seed[1], []).extend(_scores(" ".join(cells[1:]), claim))
     return rows
 
 
@@ -163,14 +168,14 @@ def readme_scores(submission: Submission) -> Finding:
         raise CannotTell("there is no README")
     text = submission.text(names[0])
     claim = submission.claim("val_bpb", "mean_val_bpb")
-    scores = [found for found in numbers_in(text) if 0.3 < found < 9]
+    scores = _scores(text, claim)
     if not scores:
         raise CannotTell("the README shows no number that could be a score")
     faults, agreeing = [], 0
     if not any(agree(found, claim) for found in scores):
         nearest = min(scores, key=lambda found: abs(found - claim))
         faults.append(f"the JSON says {claim:.6g}, the README nowhere; the nearest is {nearest:.6g}")
-    for seed, shown in _rows(text).items():
+    for seed, shown in _rows(text, claim).items():
         wanted = number(submission.seed_claims.get(seed, {}).get("val_bpb"))
         if wanted is None or not any(abs(found - wanted) < 0.02 for found in shown):
             continue

@@ -12,8 +12,9 @@ from harness.validate.trainlog import Log
 ROUGH = 0.1  # relative: people compute a deviation from rounded scores, and three of them say little about it
 NOT_RECIPE = re.compile(
     r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$|mib$|^(local_)?rank$"
-    r"|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
+    r"|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version|elapsed|duration|degradation"
 )
+MEASURED = re.compile(r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)")  # a value that a run measures: a time, memory
 
 
 def _scores(submission: Submission) -> dict[str, float]:
@@ -68,7 +69,7 @@ def seeds_in_logs(submission: Submission) -> Finding:
 def recipe(log: Log) -> dict[str, str]:
     """Return the settings that a log prints, without what differs between runs of one recipe."""
     return {name: value for name, value in log.settings.items()
-            if name not in log.varying and value != log.seed and not NOT_RECIPE.search(name) and re.fullmatch(r"[-+.\w]+", value)}  # fmt: skip
+            if name not in log.varying and value != log.seed and not NOT_RECIPE.search(name) and re.fullmatch(r"[-+.\w]+", value) and not MEASURED.fullmatch(value)}  # fmt: skip
 
 
 def one_configuration(submission: Submission) -> Finding:

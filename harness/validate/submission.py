@@ -23,6 +23,7 @@ MAX_LOGS = 64  # log files parsed
 ARTIFACTS = (
     ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib .zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
 ).split()  # fmt: skip
+VAGUE, LEAST = (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2"), 1 << 16  # of anything: no weights below this many bytes
 MODELS = tuple(suffix for suffix in ARTIFACTS if suffix != ".tar")
 
 
@@ -238,7 +239,8 @@ class Submission:
     @cached_property
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
-        found = {name: size for name, size in self.files.items() if Path(name).suffix.lower() in MODELS}
+        kinds = {name: Path(name).suffix.lower() for name in self.files}
+        found = {name: self.files[name] for name, kind in kinds.items() if kind in MODELS and (kind not in VAGUE or self.files[name] >= LEAST)}
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property

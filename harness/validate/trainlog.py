@@ -7,6 +7,7 @@ from functools import cached_property
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
 NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?")  # of a logging library
 STEP = re.compile(r"^\s*(?:\[\S+\]\s*)?(?:step\s*[:= ]\s*)?(\d{1,12})/(\d{1,12})\b(.*)$")
 LOSS = re.compile(rf"(?:^|[\s\]])(?:train_)?(?:loss|fitness)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)
@@ -190,7 +191,7 @@ def parse(name: str, text: str) -> Log:
         if is_code(segment):
             log.code += segment
         else:
-            log.body += [line[:LONGEST] for line in segment]
+            log.body += [STAMP.sub("", line[:LONGEST], count=1) for line in segment]
     for line in log.body:
         _read(line, log)
     return log
