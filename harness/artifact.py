@@ -1,8 +1,8 @@
 """What a run will weigh: the code that ships, and the artifact as far as it is known before training. The file itself is fast/artifact.py."""
 
+import functools
 import math
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,16 +17,20 @@ from fast.artifact import recipe_of as recipe_of
 from fast.artifact import size_report as size_report
 from fast.artifact import write as write
 from fast.config import recipe_from_dict as recipe_from_dict
+from harness import bundle
 from reference.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
 SAMPLE = 2**16  # elements that stand for a tensor in an estimate
 
 
-def code_bytes() -> dict[str, int]:
-    """Bytes of every file that ships as code: fast/ and the recipe it reads."""
-    files = [*sorted((ROOT / "fast").glob("*.py")), ROOT / "reference" / "recipe.py"]
-    return {str(file.relative_to(ROOT)): file.stat().st_size for file in files}
+@functools.cache
+def _script_bytes(recipe: Recipe, codec: str) -> int:
+    return len(bundle.build(recipe, codec).encode())
+
+
+def code_bytes(recipe: Recipe, codec: str = "entropy") -> dict[str, int]:
+    """Bytes of every file that ships as code: the one script that maskgolf pack makes of fast/ and the recipe."""
+    return {bundle.SCRIPT: _script_bytes(recipe, codec)}
 
 
 def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None = None) -> int:

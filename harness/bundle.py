@@ -17,6 +17,7 @@ from reference.recipe import Recipe
 ROOT = Path(__file__).parent.parent
 ENTRY = "fast.submission"
 PACKED = "fast.packed"
+SCRIPT = "train_gpt.py"
 OURS = ("fast", "reference")
 GIVEN = {*dir(builtins), "__file__", "__name__"}
 WHAT = """Train, ship and score: a language model that fits in 16,000,000 bytes, this file included.

@@ -8,6 +8,7 @@ import tyro
 
 from harness.flags import Flat, Json, check_device
 from harness.foreign import Assume
+from harness.sources import Source
 from reference.recipe import InputError
 
 
@@ -95,6 +96,7 @@ class Pack:
     """What the runs trained on (default: as they recorded it)."""
     track: Literal["non_record_16mb", "10min_16mb"] = "non_record_16mb"
     """The challenge's track; 10min_16mb holds the training clock to 600 s."""
+    source: Annotated[Source, Flat] = field(default_factory=Source)
     device: str = "cpu"
     """cpu or cuda: where a run that scored only a part of the validation split is scored again."""
     json: Json = None
@@ -107,6 +109,6 @@ class Pack:
 
         packed = pack(
             self.runs, self.out, name=self.name, author=self.author, github_id=self.github_id, date=self.date, blurb=self.blurb,
-            technique=self.technique, hardware=self.hardware, track=self.track, device=check_device(self.device),
+            technique=self.technique, hardware=self.hardware, track=self.track, device=check_device(self.device), source=self.source,
         )  # fmt: skip
         return packed, lambda: report.packed(packed)

@@ -1,6 +1,7 @@
 """A submission folder from finished runs of one configuration: README.md, submission.json, train_gpt.py, logs, requirements, the artifact."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -26,7 +27,6 @@ from reference.recipe import InputError, Recipe
 TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds
 PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports
 MODEL = "final_model.mgolf"
-SCRIPT = "train_gpt.py"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    source: Source
+    source: Source  # of its tokens
+    tokens: tuple[int, int]  # of the training and the validation split
     header: dict  # of the artifact
     data: bytes  # the artifact
     summary: dict
@@ -43,8 +44,8 @@ class Run:
     lines: list[str]  # of train.log
 
 
-def read(folder: Path) -> Run:
-    """Return a run; InputError unless it is finished and its files belong together."""
+def read(folder: Path, source: Source) -> Run:
+    """Return a run whose data is where it was, or in `source`; InputError unless it is finished and its files belong together."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a run directory, found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo")
     [summary] = summaries((folder,))
@@ -65,7 +66,11 @@ def read(folder: Path) -> Run:
     state = restore(folder, recipe)
     if state is None or not state.finished:
         raise InputError(f"{folder}: expected the checkpoint of the last step, found {'an earlier one' if state else 'none'}; restore checkpoint/")
-    return Run(folder, recipe, Source.restore(described), header, file.read_bytes(), summary, state, lines)
+    source = source if source.data or source.text else Source.restore(described)
+    dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
+    artifact.check_tokenizer(header, dataset.tokenizer)
+    tokens = len(dataset.train), len(dataset.validation)
+    return Run(folder, recipe, source, tokens, header, file.read_bytes(), summary, state, lines)
 
 
 def check_alike(found: list[Run]) -> None:
@@ -78,17 +83,16 @@ def check_alike(found: list[Run]) -> None:
         changed = differences(asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed)))
         here, there = (run.header.get("tokenizer_sha256") for run in (first, other))
         changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
-        changed += [] if first.source == other.source else [f"data: {first.source.describe()}, now {other.source.describe()}"]
+        changed += [] if first.tokens == other.tokens else [f"training and validation tokens: {first.tokens}, now {other.tokens}"]
         if changed:
             raise InputError(f"{other.folder}: expected the configuration of {first.folder}, found another ({'; '.join(changed)}); pack them apart")
 
 
 def whole_score(run: Run, device: str) -> dict:
     """Return a run's score of the whole validation split: from its summary, or from the artifact in a fresh process where that holds a part."""
-    dataset = open_dataset(run.source, run.recipe.model.vocab, run.recipe.model.length)
     wanted = "causal" if run.recipe.model.causal else "nelbo"
-    known = [score for score in run.summary["scores"] if score["estimator"] == wanted and score["tokens"] == len(dataset.validation)]
-    return known[0] if known else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, compiled=True)[0]
+    known = [score for score in run.summary["scores"] if score["estimator"] == wanted and score["tokens"] == run.tokens[1]]
+    return known[0] if known else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, True, run.source)[0]
 
 
 def log_text(run: Run, score: dict, code_bytes: int) -> str:
@@ -96,7 +100,8 @@ def log_text(run: Run, score: dict, code_bytes: int) -> str:
     label = f"{run.recipe.quantization.format}+{run.header['codec']}"
     summary = run.summary
     opening = log.opening_lines(run.recipe, summary["hardware"], summary["pytorch_version"], summary["parameters"], score["tokens"])
-    scored = log.score_lines(label, Score(**{name: score[name] for name in Score._fields} | {"stderr_sequences": score["stderr_sequences"] or 0.0}))
+    numbers = {name: math.nan if score[name] is None and name == "stderr_sequences" else score[name] for name in Score._fields}
+    scored = log.score_lines(label, Score(**numbers))
     lines = [*opening, *run.lines, *log.closing_lines(run.state, run.recipe), *log.size_lines(label, len(run.data), code_bytes), *scored]
     return "\n".join(lines) + "\n"
 
@@ -170,7 +175,7 @@ def _check_budgets(found: list[Run], code: str, track: str) -> int:
     size = len(code.encode())
     for run in found:
         try:
-            artifact.check_size(run.header, len(run.data), {SCRIPT: size})
+            artifact.check_size(run.header, len(run.data), {bundle.SCRIPT: size})
         except InputError as error:
             raise InputError(f"{run.folder}: {error}") from error
         seconds, cap = run.summary["seconds"], TRACKS[track]
@@ -199,15 +204,15 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
 
 def pack(
     folders: tuple[Path, ...], out: Path, *, name: str, author: str, github_id: str, date: str | None = None, blurb: str | None = None,
-    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu",
+    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu", source: Source | None = None,
 ) -> dict:  # fmt: skip
     """Write the folder of some runs' submission below `out`; return submission.json and, under "folder", where it lies.
 
-    The first run's artifact ships. Scores are of the whole validation split, from the artifact files.
+    The first run's artifact ships. Scores are of the whole validation split, from the artifact files; source: where the data is now.
     """
     if not folders:
         raise InputError("pack: expected at least one run directory, found none; name one, such as runs/demo")
-    found = [read(Path(folder)) for folder in folders]
+    found = [read(Path(folder), source or Source()) for folder in folders]
     check_alike(found)
     claimed, target = _claimed(found[0], Path(out), name, author, github_id, date, blurb, technique, hardware, track)
     code = bundle.build(found[0].recipe, found[0].header["codec"])
@@ -217,7 +222,7 @@ def pack(
     logs = {f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes) for run, score in zip(found, scores, strict=True)}
     texts = {
         "README.md": readme.text(described, found[0].recipe, list(logs)), "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
-        SCRIPT: code, "requirements.txt": requirements(described["pytorch_version"]), **logs,
+        bundle.SCRIPT: code, "requirements.txt": requirements(described["pytorch_version"]), **logs,
     }  # fmt: skip
     _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: found[0].data})
     return described | {"folder": str(target)}

@@ -113,7 +113,8 @@ def summary(result: dict, out: Path) -> None:
     header, _ = artifact.read(file)
     total = f"{result['artifact_bytes'] + result['code_bytes']:,} of {artifact.LIMIT:,} bytes, codec {result['codec']}"
     sizes = _table(f"Artifact: {total}", "part", "format", "bytes", "stored")
-    rows = artifact.size_report(header, file.stat().st_size, artifact.code_bytes())
+    code = artifact.code_bytes(artifact.recipe_of(header), header["codec"])
+    rows = artifact.size_report(header, file.stat().st_size, code)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for name, parts in _grouped([row for row in rows if row["kind"] == kind]).items():
             formats = ", ".join(dict.fromkeys(part["format"] or "" for part in parts))

@@ -54,7 +54,7 @@ def plan(recipe: Recipe) -> dict:
     matrices = sum(size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES)
     attention = 2 * model.layers * model.length * model.d // (2 if model.causal else 1)  # q k' and p v, per token
     products = matrices + model.vocab * model.d + attention
-    code = sum(artifact.code_bytes().values())
+    code = sum(artifact.code_bytes(recipe).values())
     return {
         "preset": recipe.preset, "parameters": sum(sizes.values()), "tokens_per_step": recipe.training.tokens_per_step,
         "iterations": recipe.training.iterations, "flops_per_token": 6 * products, "flops_per_token_forward": 2 * products,
@@ -93,14 +93,15 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
         return state
 
 
-def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled: bool) -> list[dict]:
-    """Score a run's artifact in fresh processes, so that nothing but the file can reach the score."""
+def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled: bool, source: Source | None = None) -> list[dict]:
+    """Score a run's artifact in fresh processes, so that nothing but the file can reach the score; source: other data than the run's own."""
     scores = []
     for estimator, order in scoring:
         command = [sys.executable, "-m", "harness", "eval", str(run), "--estimator", estimator, "--json", "-", "--device", device]
         # On a CPU the compiler takes longer than it saves.
         command += (["--order", order] if order else []) + ([] if compiled and not device.startswith("cpu") else ["--no-compiled"])
         command += ["--sequences", str(sequences)] if sequences else []
+        command += source.flags() if source else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
             raise TrainingError(f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message is above")
@@ -151,11 +152,12 @@ def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, se
     file = out / "artifact.mgolf"
     artifact.write(file, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": dataset.tokenizer.sha256})
     header, params = artifact.read(file)
-    artifact.check_size(header, file.stat().st_size, artifact.code_bytes())
+    code = artifact.code_bytes(recipe, header["codec"])
+    artifact.check_size(header, file.stat().st_size, code)
     summary = {
         "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()), "steps": state.step, "seconds": state.elapsed,
         "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
-        "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(artifact.code_bytes().values()),
+        "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(code.values()),
         "codec": header["codec"], "scores": score_fresh(out, scoring, sequences, device, compiled),
         "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device, distributed.environment()[1]),
         "pytorch_version": torch.__version__,

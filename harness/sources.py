@@ -31,6 +31,11 @@ class Source:
             "text": [str(path.resolve()) for path in self.text]
         }
 
+    def flags(self) -> list[str]:
+        """Return the flags of a command that mean this source."""
+        named = [word for name, path in (("--data", self.data), ("--tokenizer", self.tokenizer)) if path for word in (name, str(path))]
+        return named + (["--text", *map(str, self.text)] if self.text else [])
+
     @staticmethod
     def restore(described: dict) -> "Source":
         """Return the Source that describe() wrote down."""

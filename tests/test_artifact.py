@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import reference.container
 from fast import container, quantize, transformer
-from harness import artifact
+from harness import artifact, bundle
 from reference.recipe import DEMO, GOLF, PRESETS, TINY, InputError, Quantization
 
 EXTRA = {"tokenizer_sha256": "0" * 64, "source": {"kind": "embedded"}}
@@ -69,7 +69,7 @@ def test_the_same_weights_give_the_same_file(tmp_path, written):
 
 def test_a_fresh_process_reads_it(written):
     program = f"from harness import artifact; print(sorted(artifact.read({str(written)!r})[1])[0])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=artifact.ROOT)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=bundle.ROOT)
     assert result.stdout.strip() == "blocks.0.attn_scale", result.stderr
 
 
@@ -119,11 +119,8 @@ def test_files_that_are_no_artifact_are_named(tmp_path, written, monkeypatch):
 # Sizes
 
 
-def test_the_code_that_ships_is_fast_and_the_recipe():
-    code = artifact.code_bytes()
-    assert {"fast/fp8.py", "fast/container.py", "fast/train.py", "reference/recipe.py"} <= set(code)
-    assert all(file.startswith("fast/") or file == "reference/recipe.py" for file in code)
-    assert all(size == (artifact.ROOT / file).stat().st_size for file, size in code.items())
+def test_the_code_that_ships_is_the_one_script():
+    assert artifact.code_bytes(TINY, "lzma") == {"train_gpt.py": len(bundle.build(TINY, "lzma").encode())}
 
 
 def test_the_report_adds_up_to_the_byte(written):

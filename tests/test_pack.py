@@ -11,6 +11,7 @@ import torch
 
 from fast import artifact, container
 from fast.checkpoint import write_atomic
+from fast.data import write_shard
 from harness import cli, score
 from harness.pack import pack
 from harness.sources import Source
@@ -150,6 +151,21 @@ def test_runs_of_two_configurations_are_refused(seeds, corpus, tmp_path):
     other = train(corpus, tmp_path / "other", "--seed", "3", "--ema.decay", "0.8", "--optimizer.muon_lr", "0.01")
     message = refusal([seeds[0], other], tmp_path / "out")
     assert "ema.decay: 0.9, now 0.8" in message and "optimizer.muon_lr: 0.02, now 0.01" in message and "seed" not in message.partition("found another")[2]
+
+
+def test_data_that_moved_is_named_and_must_be_the_same(seeds, copy, corpus, tmp_path):
+    """The run's own folder is gone: --data says where it is now; data of another size is another configuration."""
+    moved, whole = Path(shutil.copytree(corpus, tmp_path / "moved")), summary_of(copy)["scores"][0]
+    source = json.loads((copy / "recipe.json").read_text())["source"]
+    change(copy / "recipe.json", source=source | {"data": str(tmp_path / "gone")})
+    change(copy / "summary.json", scores=[])
+    assert f"data {tmp_path / 'gone'}: expected a directory of shards" in refusal([copy], tmp_path / "out")
+    content = pack((copy,), tmp_path / "out", **WHO, source=Source(moved))
+    assert content["val_bpb"] == whole["bpb"]
+    change(copy / "recipe.json", source=source | {"data": str(moved)})
+    [shard] = moved.glob("datasets/*/*_train_*.bin")
+    write_shard(shard, [1] * 100)
+    assert "training and validation tokens: (" in refusal([seeds[1], copy], tmp_path / "other") and "now (100, " in refusal([seeds[1], copy], tmp_path / "other")
 
 
 def test_a_seed_counts_once(seeds, tmp_path):
