@@ -22,7 +22,10 @@ from tests.submissions.defects import DEFECTS
 from tests.submissions.good import corpus, good, packed, seeds  # noqa: F401
 
 STATIC = tuple(check for group in (validate.folder, validate.sizes, validate.seeds, validate.log, validate.safety) for check in group.CHECKS)
-READS = {"Python versions": "*.py", "bytes per token": "*.py", "no peeking": "*.mgolf"}  # slow checks that depend on these files alone
+READS = {  # slow checks that depend on these files alone
+    **dict.fromkeys(("Python versions", "bytes per token", "training data"), "*.py"),
+    **dict.fromkeys(("no peeking", "order without targets", "each token once", "normalised"), "*.mgolf"),
+}
 
 
 def verdicts(folder: Path, **options) -> dict[str, dict]:

@@ -13,6 +13,7 @@ from harness.validate.trainlog import Log
 CAP = 600.0  # seconds of training in the 10-minute track, and of evaluation
 BEFORE = re.compile(r"pre[-_ ]?quant|unquantized|live|raw|fp32|before", re.IGNORECASE)  # a score of weights that do not ship
 COOL = 0.25  # of its peak: above it the last learning rate is not near zero (floors of 0.1 are used on purpose)
+SCHEDULE = re.compile(r"warmdown|cooldown")
 AVERAGES = re.compile(r"(?<![a-z])(ema|shadow|swa|averaged?)(?![a-z])", re.IGNORECASE)
 
 
@@ -188,9 +189,11 @@ def clock_schedule(submission: Submission) -> bool | None:
     """Return whether the code's warmdown looks at the clock; None where no warmdown is found in it."""
     found = None
     for source in submission.code.running:
-        functions = [node for node in source.nodes if isinstance(node, ast.FunctionDef | ast.Lambda)]
-        for words in map(_words, functions if re.search(r"warmdown|cooldown", source.text) else ()):
-            if len(words) < 60 and any("warmdown" in word or "cooldown" in word for word in words):
+        lines = source.text.splitlines()
+        for node in source.nodes:
+            named = isinstance(node, ast.FunctionDef | ast.Lambda) and SCHEDULE.search("\n".join(lines[node.lineno - 1 : node.end_lineno]))
+            words = _words(node) if named else set()
+            if len(words) < 60 and any(SCHEDULE.search(word) for word in words):
                 clock = any(re.search(r"elapsed|wallclock|_ms$|seconds|(^|_)frac(tion)?$|progress|remaining", word) for word in words)
                 found = bool(found) or clock
     return found
