@@ -1,4 +1,4 @@
-"""maskgolf validate: a good folder passes, each planted defect is caught by its check and by no unrelated one, nothing strange makes it fall."""
+"""maskgolf validate: a good folder passes, a planted defect is caught by its check and by no unrelated one, nothing makes it fall."""
 
 import base64
 import json
@@ -21,7 +21,9 @@ from tests.corpora import embedded_cache  # noqa: F401
 from tests.submissions.defects import DEFECTS
 from tests.submissions.good import corpus, good, packed, seeds  # noqa: F401
 
-STATIC = tuple(check for group in (validate.folder, validate.sizes, validate.seeds, validate.log, validate.safety) for check in group.CHECKS)
+STATIC = tuple(
+    check for group in (validate.folder, validate.sizes, validate.seeds, validate.log, validate.safety) for check in group.CHECKS
+)
 READS = {  # slow checks that depend on these files alone
     **dict.fromkeys(("Python versions", "bytes per token", "training data"), "*.py"),
     **dict.fromkeys(("no peeking", "order without targets", "each token once", "normalised"), "*.mgolf"),
@@ -53,14 +55,19 @@ def test_defect_is_caught_by_its_check_alone(defect, good, packed):  # noqa: F81
     checks = tuple(check for check in validate.CHECKS if check.name not in READS or not unchanged(folder, packed, READS[check.name]))
     rows = verdicts(folder, checks=checks)
     assert rows[defect.check]["verdict"] == "fail", rows[defect.check]["evidence"]
-    unrelated = {name: row["evidence"] for name, row in rows.items() if row["verdict"] == "fail" and name not in (defect.check, *defect.also)}
+    unrelated = {
+        name: row["evidence"] for name, row in rows.items() if row["verdict"] == "fail" and name not in (defect.check, *defect.also)
+    }
     assert unrelated == {}
     assert [row["evidence"] for row in rows.values() if row["evidence"].startswith("the check itself failed")] == []
 
 
 def test_every_check_here_has_caught_something():
     """A check that no defect turns red is not yet a check."""
-    assert {check.name for check in STATIC} - {defect.check for defect in DEFECTS} == {"loading weights", "readable code"}  # these say no more than "cannot tell"
+    assert {check.name for check in STATIC} - {defect.check for defect in DEFECTS} == {
+        "loading weights",
+        "readable code",
+    }  # these say no more than "cannot tell"
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 35
 
 
@@ -127,15 +134,24 @@ def test_evidence_is_one_printable_line(packed):  # noqa: F811
 
 
 PAYLOADS = {
-    "base85 in lzma": ("import lzma as L,base64 as B\nexec(L.decompress(B.b85decode({!r})))", lambda data: base64.b85encode(lzma.compress(data)).decode()),
-    "from imports": ("from zlib import decompress as d\nfrom base64 import b64decode\nexec(d(b64decode({!r})))", lambda data: base64.b64encode(zlib.compress(data))),
+    "base85 in lzma": (
+        "import lzma as L,base64 as B\nexec(L.decompress(B.b85decode({!r})))",
+        lambda data: base64.b85encode(lzma.compress(data)).decode(),
+    ),
+    "from imports": (
+        "from zlib import decompress as d\nfrom base64 import b64decode\nexec(d(b64decode({!r})))",
+        lambda data: base64.b64encode(zlib.compress(data)),
+    ),
     "raw filter": (
         'import lzma as L,base64 as B\nexec(L.decompress(B.b85decode({!r}),format=L.FORMAT_RAW,filters=[{{"id":L.FILTER_LZMA2}}]))',
         lambda data: base64.b85encode(lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])).decode(),
     ),
     "through a name": ("import zlib\nBLOB={!r}\nexec(compile(zlib.decompress(BLOB).decode(),'x','exec'))", zlib.compress),
     "in one expression": ("exec(__import__('zlib').decompress({!r}))", zlib.compress),
-    "two layers": ("import zlib\nexec(zlib.decompress({!r}))", lambda data: zlib.compress(b"import zlib\nexec(zlib.decompress(%r))" % zlib.compress(data))),
+    "two layers": (
+        "import zlib\nexec(zlib.decompress({!r}))",
+        lambda data: zlib.compress(b"import zlib\nexec(zlib.decompress(%r))" % zlib.compress(data)),
+    ),
 }  # fmt: skip
 
 
@@ -145,7 +161,9 @@ def test_packed_code_is_read_and_not_run(case, tmp_path):
     template, packer = PAYLOADS[case]
     mark = tmp_path / "mark"
     hidden = f"open({str(mark)!r}, 'w').close()\nimport helper\nHIDDEN = 1\n".encode()
-    found = code.Code({"train_gpt.py": template.format(packer(hidden)).encode(), "helper.py": b"X = 1\n"}, {"train_gpt.py": 10, "helper.py": 6})
+    found = code.Code(
+        {"train_gpt.py": template.format(packer(hidden)).encode(), "helper.py": b"X = 1\n"}, {"train_gpt.py": 10, "helper.py": 6}
+    )
     assert any("HIDDEN = 1" in source.text for source in found.running) and not found.unread
     assert set(found.reached) == {"train_gpt.py", "helper.py"}
     assert not mark.exists()
@@ -160,7 +178,11 @@ def test_exec_of_a_file_counts_that_file():
 
 def test_exec_of_what_is_not_there_cannot_be_read(good):  # noqa: F811
     """Text from the network or the environment is said to be unread; a decompression bomb too."""
-    for source in ("import os\nexec(os.environ['X'])", "exec(open('/etc/passwd').read())", f"import zlib\nexec(zlib.decompress({zlib.compress(bytes(1 << 25))!r}))"):
+    for source in (
+        "import os\nexec(os.environ['X'])",
+        "exec(open('/etc/passwd').read())",
+        f"import zlib\nexec(zlib.decompress({zlib.compress(bytes(1 << 25))!r}))",
+    ):
         found = code.Code({"train_gpt.py": source.encode()}, {"train_gpt.py": len(source)})
         assert len(found.unread) == 1
         with pytest.raises(CannotTell):
@@ -201,10 +223,13 @@ def test_log_lines_of_many_dialects(line):
 def test_log_in_the_challenge_shape_is_read_whole():
     """Code that the run printed is kept apart; sizes, seed, parameters, stop and final scores are found."""
     source = "\n".join(["import os", "def f():", "    return val_bpb"] * 12)
-    text = f"{source}\n{'=' * 100}\nmodel_params:17059912\nseed:1337\nwarmup_step:1/20\nstep:0/20000 val_loss:6.9 val_bpb:4.1 train_time:0ms\n"
+    text = (
+        f"{source}\n{'=' * 100}\nmodel_params:17059912\nseed:1337\nwarmup_step:1/20\nstep:0/20000 val_loss:6.9 val_bpb:4.1 train_time:0ms\n"
+    )
     text += "stopping_early: wallclock_cap train_time:600038ms step:13780/20000\nSerialized model: 67224983 bytes\nCode size: 47642 bytes\n"
     text += "Serialized model int8+zlib: 15815847 bytes (payload:1)\nTotal submission size int8+zlib: 15863489 bytes\n"
-    text += "final_int8_zlib_roundtrip val_loss:2.0727 val_bpb:1.2244 eval_time:1ms\nfinal_int8_zlib_roundtrip_exact val_loss:2.07269931 val_bpb:1.22436570\n"
+    text += "final_int8_zlib_roundtrip val_loss:2.0727 val_bpb:1.2244 eval_time:1ms\n"
+    text += "final_int8_zlib_roundtrip_exact val_loss:2.07269931 val_bpb:1.22436570\n"
     log = trainlog.parse("train.log", text)
     assert len(log.code) == 36 and log.seed == "1337" and log.parameters == 17_059_912 and log.training_milliseconds == 600_038
     assert [size for name, label, size in log.sizes if label] == [15_815_847, 15_863_489]
@@ -295,7 +320,10 @@ def test_a_file_swapped_for_a_link_is_not_followed(tmp_path):
         found.read("submission.json")
 
 
-HARD_JSON = ["[" * 100_000, '{"val_bpb": 1e999}', '{"val_bpb": ' + "9" * 5000 + "}", '{"seed_results": {"1": null}}', '{"seeds": {"1": [1]}}', "\ufeff{}", '{"a":' * 2000]  # fmt: skip
+HARD_JSON = [
+    "[" * 100_000, '{"a":' * 2000, '{"val_bpb": 1e999}', '{"val_bpb": ' + "9" * 5000 + "}", '{"seed_results": {"1": null}}',
+    '{"seeds": {"1": [1]}}', "\ufeff{}",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", HARD_JSON, ids=range(len(HARD_JSON)))
@@ -310,14 +338,52 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=12,
 )  # fmt: skip
 fields = st.dictionaries(
-    st.sampled_from("val_bpb val_loss val_bpb_std seeds seed_results date track name author github_id bytes_total bytes_code train_steps parameters".split()),
+    st.sampled_from(
+        "val_bpb val_loss val_bpb_std seeds seed_results date track name author bytes_total bytes_code train_steps parameters".split()
+    ),
     values, max_size=8,
 )  # fmt: skip
-SCRAPS = ("step:", "1/2", " val_bpb:", "val_loss:", "nan", "1e400", "train_time:", "9" * 40, "ms", "\n", "seed:", "Code size: ", "ema started_step:", "|", "=" * 60, "=")
+SCRAPS = (
+    "step:",
+    "1/2",
+    " val_bpb:",
+    "val_loss:",
+    "nan",
+    "1e400",
+    "train_time:",
+    "9" * 40,
+    "ms",
+    "\n",
+    "seed:",
+    "Code size: ",
+    "ema started_step:",
+    "|",
+    "=" * 60,
+    "=",
+)
 log_text = st.lists(st.sampled_from(SCRAPS) | st.text(max_size=6), max_size=40).map("".join)
-names = st.sampled_from(["submission.json", "train_gpt.py", "train_seed1.log", "README.md", "model.pt", "model.ptz", "final_model.mgolf", "a/b.npz", "requirements.txt", "x"])
-bodies = st.binary(max_size=200) | log_text.map(lambda text: text.encode("utf-8", "replace")) | fields.map(lambda value: json.dumps(value).encode())
-prefixes = st.sampled_from([b"", b"\x80\x04", b"PK\x03\x04", b"\x78\x9c", b"\x1f\x8b\x08", b"MASKGOLF", b"\x93NUMPY\x01\x00", b"\xfd7zXZ\x00"])
+names = st.sampled_from(
+    [
+        "submission.json",
+        "train_gpt.py",
+        "train_seed1.log",
+        "README.md",
+        "model.pt",
+        "model.ptz",
+        "final_model.mgolf",
+        "a/b.npz",
+        "requirements.txt",
+        "x",
+    ]
+)
+bodies = (
+    st.binary(max_size=200)
+    | log_text.map(lambda text: text.encode("utf-8", "replace"))
+    | fields.map(lambda value: json.dumps(value).encode())
+)
+prefixes = st.sampled_from(
+    [b"", b"\x80\x04", b"PK\x03\x04", b"\x78\x9c", b"\x1f\x8b\x08", b"MASKGOLF", b"\x93NUMPY\x01\x00", b"\xfd7zXZ\x00"]
+)
 
 
 @hypothesis.settings(max_examples=40)

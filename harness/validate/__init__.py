@@ -9,7 +9,9 @@ from harness.validate.submission import Options, Submission
 from reference.recipe import InputError
 
 MODULES = (folder, sizes, portable, execution, score, tables, seeds, validity, log, safety)
-CHECKS: tuple[Check, ...] = tuple(sorted((check for module in MODULES for check in module.CHECKS), key=lambda check: GROUPS.index(check.group)))
+CHECKS: tuple[Check, ...] = tuple(
+    sorted((check for module in MODULES for check in module.CHECKS), key=lambda check: GROUPS.index(check.group))
+)
 LONGEST = 1_000  # characters of evidence
 
 

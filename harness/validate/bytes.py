@@ -2,7 +2,7 @@
 
 import ast
 import re
-import sys
+from collections.abc import Iterable
 
 from harness.artifact import LIMIT
 from harness.validate.code import Source, aliases
@@ -10,11 +10,11 @@ from harness.validate.finding import CannotTell, Check, Explain, Finding, failed
 from harness.validate.submission import Submission, number
 
 COMPRESSORS = {
-    "zstandard": "zstandard", "zstd": "zstd", "pyzstd": "pyzstd", "brotli": "brotli", "brotlicffi": "brotlicffi", "lz4": "lz4", "blosc": "blosc",
-    "blosc2": "blosc2", "constriction": "constriction", "snappy": "python-snappy", "lzma": "", "zlib": "", "bz2": "", "gzip": "", "compression": "",
+    **{name: name for name in ("zstandard", "zstd", "pyzstd", "brotli", "brotlicffi", "lz4", "blosc", "blosc2", "constriction")},
+    "snappy": "python-snappy", **dict.fromkeys(("lzma", "zlib", "bz2", "gzip", "compression"), ""),
 }  # fmt: skip
 MODEL_FIELDS = ("bytes_model", "bytes_model_compressed", "bytes_model_int8_zlib", "bytes_model_int6_zstd")
-HELPERS = (".cpp", ".cc", ".c", ".cu", ".cuh", ".h", ".hpp", ".rs", ".so", ".sh", ".js", ".wasm", ".ptx", ".cubin", ".pyx", ".pyd")  # code in other languages
+HELPERS = tuple(".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split())  # code in other languages
 
 
 def code_files(submission: Submission) -> dict[str, int]:
@@ -116,9 +116,16 @@ def json_bytes(submission: Submission) -> Finding:
     return judged(faults, f"stated {shown}; files: {', '.join(found)}")
 
 
+def _listed(sizes: Iterable[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sorted(sizes)[-6:])
+
+
 def log_bytes(submission: Submission) -> Finding:
     """The sizes that the logs print are those of the files and of the JSON."""
-    codes, totals = log_sizes(submission, "code size"), log_sizes(submission, "total submission size") + log_sizes(submission, "artifact_bytes")
+    codes, totals = (
+        log_sizes(submission, "code size"),
+        log_sizes(submission, "total submission size") + log_sizes(submission, "artifact_bytes"),
+    )
     if not codes and not totals:
         raise CannotTell("no log prints a size in bytes")
     faults, files = [], code_files(submission)
@@ -126,7 +133,9 @@ def log_bytes(submission: Submission) -> Finding:
     plain = {size for log in logs for name, label, size in log.sizes if name == "code size" and not re.search(r"(?<!un)compressed", label)}
     strange = sorted(plain - {sum(files.values()), *(submission.files[name] for name in submission.code.texts)})
     if strange:
-        faults.append(f"the logs print code of {', '.join(f'{size:,}' for size in strange)} bytes, {submission.code.entry} has {files.get(submission.code.entry, 0):,}")
+        faults.append(
+            f"the logs print code of {_listed(strange)} bytes, {submission.code.entry} has {files.get(submission.code.entry, 0):,}"
+        )
     total = stated(submission, "bytes_total", "artifact_bytes_max")
     if total is not None and totals:
         finals = sorted(set(totals))
@@ -134,7 +143,10 @@ def log_bytes(submission: Submission) -> Finding:
         if not any(abs(total - size) <= 1 for size in allowed):
             nearest = min(finals, key=lambda size: abs(size - total))
             faults.append(f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}")
-    return judged(faults, f"code {', '.join(f'{size:,}' for size in sorted(set(codes)))}; totals {', '.join(f'{size:,}' for size in sorted(set(totals))[-6:])}")
+    return judged(
+        faults,
+        f"code {_listed(set(codes))}; totals {_listed(set(totals))}",
+    )
 
 
 def _groups(submission: Submission) -> list[list[int]]:
@@ -173,7 +185,9 @@ def fallbacks(source: Source) -> list[str]:
         tried = _compressors(aliases(ast.walk(ast.Module(node.body, []))))
         silent = [handler for handler in _handlers(node) if not any(isinstance(part, ast.Raise) for part in ast.walk(handler))]
         if tried and silent and _used(source, tried, node):
-            found.append(f"{source.label}:{node.lineno}: without {next(iter(tried.values()))} it goes on ({ast.unparse(silent[0].body[0])[:60]})")
+            found.append(
+                f"{source.label}:{node.lineno}: without {next(iter(tried.values()))} it goes on ({ast.unparse(silent[0].body[0])[:60]})"
+            )
     return found
 
 
@@ -206,7 +220,11 @@ def compressor(submission: Submission) -> Finding:
     if not faults:
         submission.code.require_read()
     if not faults and (told or not used):
-        raise CannotTell("; ".join(told) + ", only the README installs it, without a version" if told else "the script uses no compressor that is known here")
+        raise CannotTell(
+            "; ".join(told) + ", only the README installs it, without a version"
+            if told
+            else "the script uses no compressor that is known here"
+        )
     return judged(faults, f"compressors: {', '.join(used)}; no silent replacement")
 
 
@@ -222,7 +240,9 @@ def pinned(submission: Submission) -> Finding:
         raise CannotTell("there is no requirements.txt")
     if not listed:
         raise CannotTell("requirements.txt names no package")
-    loose = [f"{name}{' ' if wanted else ''}{wanted}" for name, wanted in listed.items() if not re.match(r"(===?\s*[^*\s]+$|@\s*\S+)", wanted)]
+    loose = [
+        f"{name}{' ' if wanted else ''}{wanted}" for name, wanted in listed.items() if not re.match(r"(===?\s*[^*\s]+$|@\s*\S+)", wanted)
+    ]
     faults = [f"without one version: {', '.join(loose[:12])}"] if loose else []
     return judged(faults, ", ".join(f"{name}{wanted}" for name, wanted in listed.items()))
 
@@ -249,7 +269,9 @@ def decimal_limit(submission: Submission) -> Finding:
     running, found = submission.code.running, []
     for source in running:
         for node in source.nodes:
-            values = [node.value] if isinstance(node, ast.Assign) else [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            values = (
+                [node.value] if isinstance(node, ast.Assign) else [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            )
             if MEBIBYTES in map(constant, values) and LIMITING.search(ast.unparse(node)):
                 found.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")
     if not found:
@@ -259,8 +281,8 @@ def decimal_limit(submission: Submission) -> Finding:
 
 CHECKS = (
     Check("size limit", "bytes", size_limit, Explain(
-        "Code and compressed model together, weighed as they lie in the folder, are at most 16,000,000 bytes. Code is every .py of a folder "
-        "that maskgolf pack wrote; elsewhere the training script and every local file that it imports, execs or names.",
+        "Code and compressed model together, weighed as they lie in the folder, are at most 16,000,000 bytes. Code is every .py of a "
+        "folder that maskgolf pack wrote; elsewhere the training script and every local file that it imports, execs or names.",
         "Submissions of 16.6 million bytes, seeds of which one is over, and helper modules beside train_gpt.py that nobody had counted.",
         "Choose a smaller quantization.format or model; move what does not run out of the code.",
     )),

@@ -25,7 +25,7 @@ EXECUTE = ("exec", "eval", "builtins.exec", "builtins.eval")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One Python text: its label (file, or file[exec 1] for what is hidden in it), tree or None, and the error that kept it from parsing."""
+    """One Python text: its label (file, or file[exec 1] for what is hidden in it), its tree, or the error that kept it from parsing."""
 
     label: str
     text: str
@@ -89,7 +89,11 @@ def aliases(nodes: Iterable[ast.AST]) -> dict[str, str]:
 
 def full_name(node: ast.AST, names: dict[str, str]) -> str:
     """Return the dotted name of an expression with imports resolved."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Call) and dotted(node.value.func) in ("__import__", "importlib.import_module"):
+    if (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Call)
+        and dotted(node.value.func) in ("__import__", "importlib.import_module")
+    ):
         argument = node.value.args[0] if node.value.args else None
         return f"{argument.value}.{node.attr}" if isinstance(argument, ast.Constant) else ""
     head, dot, tail = dotted(node).partition(".")
@@ -132,7 +136,19 @@ CONSTANTS = {
     "lzma.FILTER_DELTA": lzma.FILTER_DELTA, "lzma.FORMAT_XZ": lzma.FORMAT_XZ, "lzma.FORMAT_AUTO": lzma.FORMAT_AUTO,
     "lzma.FORMAT_ALONE": lzma.FORMAT_ALONE, "zlib.MAX_WBITS": zlib.MAX_WBITS,
 }  # fmt: skip
-SPOILT = (lzma.LZMAError, zlib.error, gzip.BadGzipFile, OSError, EOFError, ValueError, binascii.Error, TypeError, KeyError, AttributeError, MemoryError)
+SPOILT = (
+    lzma.LZMAError,
+    zlib.error,
+    gzip.BadGzipFile,
+    OSError,
+    EOFError,
+    ValueError,
+    binascii.Error,
+    TypeError,
+    KeyError,
+    AttributeError,
+    MemoryError,
+)
 
 
 class Reader:

@@ -15,7 +15,8 @@ TRACKS = {
     "non-record-unlimited-compute-16mb": "non_record_16mb", "non_record_unlimited_compute_16mb": "non_record_16mb",
 }  # fmt: skip
 PLACEHOLDER = re.compile(
-    r"\b(todo|tbd|fixme|xxx+|lorem ipsum|changeme|placeholder)\b|your[ _-]?(full[ _-]?)?(name|github|handle|id|username)|<[a-z _-]{2,30}>|^(name|author|github_id|yyyy-mm-dd)$",
+    r"\b(todo|tbd|fixme|xxx+|lorem ipsum|changeme|placeholder)\b|your[ _-]?(full[ _-]?)?(name|github|handle|id|username)|<[a-z _-]{2,30}>"
+    r"|^(name|author|github_id|yyyy-mm-dd)$",
     re.IGNORECASE,
 )  # fmt: skip
 DAYS = 31  # a folder may be named days before or after the run that its JSON dates
@@ -46,7 +47,9 @@ def files(submission: Submission) -> Finding:
         missing.append("a training log with steps or scores (train_seedN.log)")
     empty = [f"{name} is empty" for name in (entry, *submission.find(README)) if name and not submission.files[name]]
     faults = ([f"missing: {', '.join(missing)}"] if missing else []) + empty
-    return judged(faults, f"{len(submission.files)} files, {sum(submission.files.values()):,} bytes; script {entry}, logs: {len(submission.logs)}")
+    return judged(
+        faults, f"{len(submission.files)} files, {sum(submission.files.values()):,} bytes; script {entry}, logs: {len(submission.logs)}"
+    )
 
 
 def plain_files(submission: Submission) -> Finding:
@@ -96,12 +99,12 @@ def one_record(submission: Submission) -> Finding:
 
 def json_well_formed(submission: Submission) -> Finding:
     """The JSON parses, is an object, has each name once and no NaN."""
-    submission.json_name  # noqa: B018: without a JSON the check cannot tell
+    name = submission.json_name
     try:
         faults = submission.json_faults
     except CannotTell as reason:
         return failed(str(reason))
-    return judged(faults[:5], f"{submission.json_name}: {len(submission.claims)} fields")
+    return judged(faults[:5], f"{name}: {len(submission.claims)} fields")
 
 
 TEXTS = ("author", "github_id", "name", "date", "blurb", "track", "hardware", "pytorch_version", "technique_summary", "val_bpb_estimator")
@@ -113,7 +116,9 @@ NULLABLE = ("val_bpb_std",)  # of one seed there is none
 def json_fields(submission: Submission) -> Finding:
     """author, github_id, name and val_bpb are there; what is there has its type; nothing is null, empty or a placeholder."""
     claims = submission.claims
-    missing = [name for name in ("author", "github_id", "name", "val_bpb") if name not in claims and not (name == "name" and "run_name" in claims)]
+    missing = [
+        name for name in ("author", "github_id", "name", "val_bpb") if name not in claims and not (name == "name" and "run_name" in claims)
+    ]
     faults = [f"missing: {', '.join(missing)}"] if missing else []
     for name in TEXTS:
         if name in claims and not (isinstance(claims[name], str) and claims[name].strip()):
@@ -130,7 +135,9 @@ def json_fields(submission: Submission) -> Finding:
             faults.append(f"{name} is {value:g}, expected between 0 and 20")
     faults += [f"seed {seed}: val_bpb is {fields['val_bpb']!r}" for seed, fields in submission.seed_claims.items()
                if "val_bpb" in fields and number(fields["val_bpb"]) is None]  # fmt: skip
-    return judged(faults, f"{claims.get('name') or claims.get('run_name')!r} by {claims.get('github_id')!r}, val_bpb {claims.get('val_bpb')}")
+    return judged(
+        faults, f"{claims.get('name') or claims.get('run_name')!r} by {claims.get('github_id')!r}, val_bpb {claims.get('val_bpb')}"
+    )
 
 
 def track(submission: Submission) -> Finding:
@@ -209,7 +216,7 @@ CHECKS = (
     )),
     Check("JSON well formed", "folder", json_well_formed, Explain(
         "submission.json is one JSON object in which every name occurs once and no number is NaN or Infinity.",
-        "Trailing commas and comments, NaN written by a script that lost its score, and a second val_bpb that silently wins over the first.",
+        "Trailing commas and comments, NaN written by a script that lost its score, and a second val_bpb that wins over the first.",
         "Write the file with json.dump(..., allow_nan=False).",
     )),
     Check("JSON fields", "folder", json_fields, Explain(

@@ -41,7 +41,12 @@ def finite(submission: Submission) -> Finding:
     """Every loss is a finite number, and training lowered it."""
     faults, count = [], 0
     for log in submission.logs or logs_of(submission):
-        values = [(f"step {point.step}", value) for point in log.points for value in (point.train_loss, point.val_loss, point.val_bpb) if value is not None]
+        values = [
+            (f"step {point.step}", value)
+            for point in log.points
+            for value in (point.train_loss, point.val_loss, point.val_bpb)
+            if value is not None
+        ]
         values += [(final.label, value) for final in log.finals for value in (final.val_loss, final.val_bpb) if value is not None]
         count += len(values)
         bad = [f"{place} {value}" for place, value in values if not math.isfinite(value)]
@@ -205,7 +210,17 @@ def warmdown(submission: Submission) -> Finding:
     for log in logs_of(submission):
         rates = [point.rate for point in log.points if point.rate is not None]
         done, how = ended(submission, log)
-        length = setting(submission, log, "warmdown_iters", "warmdown_steps", "warmdown", "warmdown_frac", "warmdown_fraction", "cooldown_frac", "warmdown_ratio")
+        length = setting(
+            submission,
+            log,
+            "warmdown_iters",
+            "warmdown_steps",
+            "warmdown",
+            "warmdown_frac",
+            "warmdown_fraction",
+            "cooldown_frac",
+            "warmdown_ratio",
+        )
         if log.last_rate is not None:
             (shown if log.last_rate <= COOL else faults).append(f"{log.name}: last learning rate {log.last_rate:.3%} of its peak, {how}")
         elif not log.points:
@@ -241,7 +256,11 @@ def half_averages(submission: Submission) -> list[str]:
             if not any(re.search(r"(^|_)(ema|shadow)(_|$)", name.lower()) for name in names):
                 continue
             attributes = [part.attr for part in ast.walk(node.value) if isinstance(part, ast.Attribute)]
-            if any(attribute in ("bfloat16", "half", "float16") for attribute in attributes) and "float" not in attributes and "float32" not in attributes:
+            if (
+                any(attribute in ("bfloat16", "half", "float16") for attribute in attributes)
+                and "float" not in attributes
+                and "float32" not in attributes
+            ):
                 found.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:90]}")
     return found
 
@@ -258,7 +277,9 @@ def average(submission: Submission) -> Finding:
     if halves:
         return failed(f"an average in 16 bits cannot take up changes of 0.4 % of a weight: {'; '.join(halves[:2])}")
     logs = logs_of(submission)
-    lines = {log.name: [line.strip() for line in log.body if AVERAGES.search(line) and not re.match(r"\s*\w+:\s*\S+$", line)] for log in logs}
+    lines = {
+        log.name: [line.strip() for line in log.body if AVERAGES.search(line) and not re.match(r"\s*\w+:\s*\S+$", line)] for log in logs
+    }
     decay = next((_plain_number(log.settings["ema_decay"]) for log in logs if "ema_decay" in log.settings), None)
     if any(log.average for log in logs):
         return _stated_average(logs)
@@ -282,7 +303,9 @@ def _stated_average(logs: list[Log]) -> Finding:
         if not said:
             faults.append(f"{log.name}: no line about the average")
         elif started is None or started >= last:
-            faults.append(f"{log.name}: the average started {f'at step {started:,} of {last:,}' if started else 'never'}: what ships are the live weights")
+            faults.append(
+                f"{log.name}: the average started {f'at step {started:,} of {last:,}' if started else 'never'}: the live weights ship"
+            )
         elif said.get("dtype") != "float32":
             faults.append(f"{log.name}: the average is kept in {said.get('dtype')}, expected float32")
         elif not start:
@@ -319,7 +342,9 @@ def score_in_log(submission: Submission) -> Finding:
     printed = [final.val_bpb for log in logs for final in shipped(log)]
     if len(seeds) > 1 and agree_mean(claim, seeds) and all(any(agree(seed, value) for value in printed) for seed in seeds):
         return passed(f"{claim:.8g} is the mean of {len(seeds)} seeds' scores, each of which a log prints")
-    early = next((f"step {point.step}" for log in logs for point in log.points if point.val_bpb is not None and agree(point.val_bpb, claim)), None)
+    early = next(
+        (f"step {point.step}" for log in logs for point in log.points if point.val_bpb is not None and agree(point.val_bpb, claim)), None
+    )
     early = early or next((repr(final.label[:60]) for log in logs for final in log.finals if agree(final.val_bpb, claim)), None)
     if early:
         return failed(f"{claim:.8g} is the score of {early}, before quantisation: not of what ships")
@@ -337,7 +362,7 @@ def bits_and_nats(submission: Submission) -> Finding:
     claimed = loss / (math.log(2) * bits)
     error = (0.6 * 10.0**-4 / bits + 0.6 * 10.0**-4 / loss) * claimed * 2
     pairs = [(final.label, final.val_loss / (math.log(2) * final.val_bpb)) for log in submission.logs for final in shipped(log)
-             if final.val_loss and final.val_bpb and final.val_bpb > 0 and math.isfinite(final.val_loss) and math.isfinite(final.val_bpb)]  # fmt: skip
+             if final.val_loss and final.val_bpb > 0 and math.isfinite(final.val_loss) and math.isfinite(final.val_bpb)]  # fmt: skip
     faults = [] if 0.98 <= claimed <= 16 else [f"{claimed:.4f} bytes per token: a token stands for at least one byte"]
     if pairs and not any(abs(ratio - claimed) <= max(error, 2e-3 * ratio) for _, ratio in pairs):
         faults.append(f"the JSON's {loss:g} nats and {bits:g} bits are {claimed:.4f} bytes per token, the logs' {pairs[-1][1]:.4f}")
@@ -372,9 +397,9 @@ CHECKS = (
         "Write the JSON from the logs, as maskgolf pack does.",
     )),
     Check("warmdown", "log", warmdown, Explain(
-        "The last learning rate printed is at most a quarter of its peak; where none is printed, the run reached the end of its schedule: its last "
-        "step, or its clock where the code's warmdown follows the clock.",
-        "Schedules that counted down to step 20,000 in runs that the clock stopped at 4,000: the rate never came down, a loss of 0.03 bits/byte.",
+        "The last learning rate printed is at most a quarter of its peak; where none is printed, the run reached the end of its schedule: "
+        "its last step, or its clock where the code's warmdown follows the clock.",
+        "Schedules that counted down to step 20,000 in runs that the clock stopped at 4,000: the rate never came down.",
         "Let the warmdown follow the clock (maskgolf's does), or set iterations to what fits.",
     )),
     Check("weight average", "log", average, Explain(

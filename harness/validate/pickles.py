@@ -22,10 +22,13 @@ CHUNK = 1 << 20
 SAFE = re.compile(
     r"torch\._utils\._rebuild_(tensor(_v2|_v3)?|parameter(_with_state)?|qtensor|sparse_tensor|device_tensor_from_numpy|wrapper_subclass)"
     r"|torch\._tensor\._rebuild_from_type_v2|torch\.(serialization\._get_layout|nn\.parameter\.(Parameter|Buffer)|Tensor|Size|device|dtype)"
-    r"|torch\.(storage\.)?(Untyped|Typed|Float|Double|Half|BFloat16|Int|Long|Short|Char|Byte|Bool|ComplexFloat|ComplexDouble|QInt8|QUInt8|QInt32)Storage"
-    r"|torch\.(float(16|32|64)?|bfloat16|half|double|u?int(8|16|32|64)?|long|short|bool|uint8|float8_\w+|complex\d+|strided|per_tensor_affine)"
-    r"|collections\.(OrderedDict|Counter|defaultdict)|(numpy|numpy\.(_core|core)\.multiarray|numpy\.(_core|core)\.numeric)\.(_reconstruct|_frombuffer|ndarray|dtype|scalar)"
-    r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
+    r"|torch\.(storage\.)?(Untyped|Typed|Float|Double|Half|BFloat16|Int|Long|Short|Char|Byte|Bool)Storage"
+    r"|torch\.(storage\.)?(Complex(Float|Double)|QU?Int8|QInt32)Storage"
+    r"|torch\.(float(16|32|64)?|bfloat16|half|double|u?int(8|16|32|64)?|long|short|bool|uint8|float8_\w+|complex\d+|strided)"
+    r"|collections\.(OrderedDict|Counter|defaultdict)"
+    r"|numpy(\.(_core|core)\.(multiarray|numeric))?\.(_reconstruct|_frombuffer|ndarray|dtype|scalar)"
+    r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode"
+    r"|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
 )  # fmt: skip
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin", ".p", ".dill", "[unpacked]")
 
@@ -118,7 +121,9 @@ def decompressor(data: bytes):
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     if data[:3] == b"BZh":
         return bz2.BZ2Decompressor()
-    if data[:6] == b"\xfd7zXZ\x00" or (data[:1] == b"\x5d" and data[1:5] in (b"\x00\x00\x80\x00", b"\x00\x00\x00\x01", b"\x00\x00\x00\x04", b"\x00\x00\x10\x00")):
+    if data[:6] == b"\xfd7zXZ\x00" or (
+        data[:1] == b"\x5d" and data[1:5] in (b"\x00\x00\x80\x00", b"\x00\x00\x00\x01", b"\x00\x00\x00\x04", b"\x00\x00\x10\x00")
+    ):
         return lzma.LZMADecompressor(memlimit=MAX_UNPACKED)
     if len(data) > 2 and data[0] & 0x0F == 8 and data[0] >> 4 <= 7 and struct.unpack(">H", data[:2])[0] % 31 == 0:
         return zlib.decompressobj()
@@ -159,7 +164,7 @@ class Contents(NamedTuple):
 
 
 def contents(name: str, data: bytes, unread: list[str], nested: int = 0) -> Iterator[Contents]:
-    """Yield a file and what is packed in it, as deep as MAX_NESTED; Bomb where it unpacks to too much. What does not open goes to unread."""
+    """Yield a file and what is packed in it; Bomb where that is too much or too deep. What does not open goes to unread."""
     yield Contents(name, data, len(data))
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         packed = _members(name, data, unread)

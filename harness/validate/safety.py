@@ -3,7 +3,17 @@
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.submission import Submission
 
-LOADERS = ("pickle.load", "pickle.loads", "pickle.Unpickler", "cPickle.load", "dill.load", "dill.loads", "joblib.load", "cloudpickle.load", "marshal.loads")
+LOADERS = (
+    "pickle.load",
+    "pickle.loads",
+    "pickle.Unpickler",
+    "cPickle.load",
+    "dill.load",
+    "dill.loads",
+    "joblib.load",
+    "cloudpickle.load",
+    "marshal.loads",
+)
 
 
 def pickles(submission: Submission) -> Finding:
@@ -71,13 +81,13 @@ def hidden_code(submission: Submission) -> Finding:
 
 CHECKS = (
     Check("pickles", "safety", pickles, Explain(
-        "Every pickle, also inside zip archives and compressed streams, is listed opcode by opcode without loading it. What names anything but "
-        "tensors, arrays and plain containers fails, with opcode and name.",
+        "Every pickle, also inside zip archives and compressed streams, is listed opcode by opcode without loading it. What names anything "
+        "but tensors, arrays and plain containers fails, with opcode and name.",
         "Checkpoints with the whole optimizer and training script pickled along, and one that would have run a shell command.",
         "Save a plain dict of tensors, or a container without pickle such as .mgolf or .safetensors.",
     )),
     Check("archives", "safety", archives, Explain(
-        "Archives and compressed streams unpack to at most 512 MiB, a thousand times their size and four levels; no member's name leads outside.",
+        "Archives and compressed streams unpack to at most 512 MiB, a thousand times their size and four levels; no name leads outside.",
         "Zip bombs; archives with members called ../../.bashrc.",
         "Ship the weights compressed once.",
     )),
@@ -92,13 +102,13 @@ CHECKS = (
         "Remove the line, and revoke the key: it is public once pushed.",
     )),
     Check("loading weights", "safety", loads, Explain(
-        "torch.load is called with weights_only=True, and pickle.load and its kin are not called; or the files here show that nothing is executed.",
+        "torch.load is called with weights_only=True, pickle.load and its kin are not; or the files here show that nothing is executed.",
         "Scripts that torch.load any file they are given with weights_only=False.",
         "Pass weights_only=True.",
     )),
     Check("readable code", "safety", hidden_code, Explain(
-        "Text that the script execs is in the folder, or in a compressed string that can be unpacked without running it. The bytes count as they "
-        "lie in the file.",
+        "Text that the script execs is in the folder, or in a compressed string that can be unpacked without running it. The bytes count "
+        "as they lie in the file.",
         "Scripts whose code came from somewhere else at run time.",
         "Compress with lzma and base85 literals, or ship the code as text.",
     )),

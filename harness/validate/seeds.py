@@ -10,9 +10,11 @@ from harness.validate.submission import Submission, number
 from harness.validate.trainlog import Log
 
 ROUGH = 0.1  # relative: people compute a deviation from rounded scores, and three of them say little about it
+PLAIN = re.compile(r"[-+.\w]+")
 NOT_RECIPE = re.compile(
-    r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$|mib$|^(local_)?rank$"
-    r"|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version|elapsed|duration|degradation"
+    r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$"
+    r"|mib$|^(local_)?rank$|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
+    r"|elapsed|duration|degradation"
 )
 MEASURED = re.compile(r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)")  # a value that a run measures: a time, memory
 
@@ -38,7 +40,9 @@ def mean_and_deviation(submission: Submission) -> Finding:
     if isinstance(listed, list) and sorted(map(str, listed)) != sorted(submission.seed_claims):
         faults.append(f"seeds {', '.join(map(str, listed))}, results of {', '.join(submission.seed_claims)}")
     spread = f", deviation {sample:.6g}" if len(values) > 1 else ""
-    return judged(faults, f"{len(values)} seeds: mean {center:.8g}{spread}; stated {claim:.8g}{f' and {std:.6g}' if std is not None else ''}")
+    return judged(
+        faults, f"{len(values)} seeds: mean {center:.8g}{spread}; stated {claim:.8g}{f' and {std:.6g}' if std is not None else ''}"
+    )
 
 
 def seeds_in_logs(submission: Submission) -> Finding:
@@ -58,7 +62,9 @@ def seeds_in_logs(submission: Submission) -> Finding:
         if any(agree(value, claim) for value in finals):
             found += 1
         elif finals:
-            faults.append(f"seed {seed}: the JSON says {claim:.8g}, {logs[seed].name} {min(finals, key=lambda value: abs(value - claim)):.8g}")
+            faults.append(
+                f"seed {seed}: the JSON says {claim:.8g}, {logs[seed].name} {min(finals, key=lambda value: abs(value - claim)):.8g}"
+            )
         else:
             missing.append(seed)
     if missing and not faults:
@@ -68,8 +74,8 @@ def seeds_in_logs(submission: Submission) -> Finding:
 
 def recipe(log: Log) -> dict[str, str]:
     """Return the settings that a log prints, without what differs between runs of one recipe."""
-    return {name: value for name, value in log.settings.items()
-            if name not in log.varying and value != log.seed and not NOT_RECIPE.search(name) and re.fullmatch(r"[-+.\w]+", value) and not MEASURED.fullmatch(value)}  # fmt: skip
+    settings = {name: value for name, value in log.settings.items() if name not in log.varying and not NOT_RECIPE.search(name)}
+    return {name: value for name, value in settings.items() if value != log.seed and PLAIN.fullmatch(value) and not MEASURED.fullmatch(value)}
 
 
 def one_configuration(submission: Submission) -> Finding:
@@ -86,7 +92,11 @@ def one_configuration(submission: Submission) -> Finding:
         values = {seed: found[name] for seed, found in recipes.items()}
         if len(set(values.values())) > 1:
             faults.append(f"{name}: {', '.join(f'{value} (seed {seed})' for seed, value in list(values.items())[:4])}")
-    codes = {seed: hashlib.sha256("\n".join(line.rstrip() for line in log.code).encode()).hexdigest()[:12] for seed, log in logs.items() if log.code}
+    codes = {
+        seed: hashlib.sha256("\n".join(line.rstrip() for line in log.code).encode()).hexdigest()[:12]
+        for seed, log in logs.items()
+        if log.code
+    }
     if len(set(codes.values())) > 1:
         faults.append(f"the logs print different code: {', '.join(f'{digest} (seed {seed})' for seed, digest in codes.items())}")
     totals = {seed: log.total_steps for seed, log in logs.items() if log.total_steps}

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,8 @@ MAX_TEXT = 1 << 26  # bytes of a log or a source file
 MAX_JSON = 1 << 22  # bytes of submission.json
 MAX_LOGS = 64  # log files parsed
 ARTIFACTS = (
-    ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib .zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
+    ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib "
+    ".zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
 ).split()  # fmt: skip
 VAGUE, LEAST = (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2"), 1 << 16  # of anything: no weights below this many bytes
 MODELS = tuple(suffix for suffix in ARTIFACTS if suffix != ".tar")
@@ -138,35 +140,38 @@ class Submission:
         return self.json_found[0]
 
     @cached_property
-    def json_faults(self) -> list[str]:
-        """What is wrong with the JSON as JSON: constants such as NaN, names that occur twice."""
-        self.claims  # noqa: B018: parsing collects them
-        return self._json_faults
-
-    @cached_property
-    def claims(self) -> dict:
-        """The JSON object of the submission."""
-        self._json_faults: list[str] = []
+    def _parsed(self) -> tuple[dict, list[str]]:
+        """The JSON object, and what is wrong with it as JSON: constants such as NaN, names that occur twice."""
+        faults: list[str] = []
 
         def constant(word: str) -> float:
-            self._json_faults.append(f"{word} is not JSON")
+            faults.append(f"{word} is not JSON")
             return float(word)
 
         def pairs(members: list[tuple]) -> dict:
-            names = [name for name, _ in members]
-            self._json_faults += [f"{name!r} occurs twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+            names = Counter(name for name, _ in members)
+            faults.extend(f"{name!r} occurs twice" for name, count in names.items() if count > 1)
             return dict(members)
 
-        data = self.read(self.json_name, MAX_JSON)
         try:
-            value = json.loads(data, parse_constant=constant, object_pairs_hook=pairs if len(data) < 1 << 18 else None)
+            value = json.loads(self.read(self.json_name, MAX_JSON), parse_constant=constant, object_pairs_hook=pairs)
         except RecursionError as error:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
         except ValueError as error:
             raise CannotTell(f"{self.json_name} is not JSON ({error})") from error
         if not isinstance(value, dict):
             raise CannotTell(f"{self.json_name} holds a {type(value).__name__}, not an object")
-        return value
+        return value, faults
+
+    @property
+    def claims(self) -> dict:
+        """The JSON object of the submission."""
+        return self._parsed[0]
+
+    @property
+    def json_faults(self) -> list[str]:
+        """What is wrong with the JSON as JSON."""
+        return self._parsed[1]
 
     def claim(self, *names: str) -> float:
         """Return the first of these fields that is a finite number."""
@@ -183,7 +188,9 @@ class Submission:
             value = self.claims.get(name)
             if isinstance(value, dict):
                 members = {re.sub(r"^seed[_ ]?", "", str(seed)): fields for seed, fields in value.items()}
-                return {seed: fields if isinstance(fields, dict) else {"val_bpb": fields} for seed, fields in members.items() if seed.isdigit()}
+                return {
+                    seed: fields if isinstance(fields, dict) else {"val_bpb": fields} for seed, fields in members.items() if seed.isdigit()
+                }
         return {}
 
     @cached_property

@@ -97,7 +97,7 @@ class Log:
         if not self.finals:
             return None
         last = self.finals[-1]
-        same = [final for final in self.finals[-3:] if abs(final.val_bpb - last.val_bpb) <= 0.51 * 10.0**-min(final.digits, last.digits)]
+        same = [final for final in self.finals[-3:] if abs(final.val_bpb - last.val_bpb) <= 0.51 * 10.0 ** -min(final.digits, last.digits)]
         return max(same, key=lambda final: final.digits, default=last)
 
 

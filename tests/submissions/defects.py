@@ -12,6 +12,26 @@ from pathlib import Path
 from tests.submissions.edits import Defect, append_code, claims, in_logs, logs, replace, resize, state, state_seed
 
 
+MEBIBYTES = """
+
+def _fits(size):
+    size_limit = 16 * 1024 * 1024
+    return size <= size_limit
+"""
+BROTLI = """
+
+def _unpack(data):
+    import brotli
+    return brotli.decompress(data)
+"""
+HALF_AVERAGE = """
+
+def _start(model):
+    ema_state = {name: value.detach().bfloat16() for name, value in model.items()}
+    return ema_state
+"""
+
+
 class Shell:
     """Pickled, it asks whoever loads it to run a command."""
 
@@ -53,6 +73,10 @@ def _logged(pattern: str, new: str):
 
 def _one_log(pattern: str, new: str, which: int = 1):
     return lambda folder: replace(logs(folder)[which], pattern, new)
+
+
+def _more(name: str, more: int):
+    return lambda folder: state(folder, **{name: claims(folder)[name] + more})
 
 
 def nested(folder: Path) -> None:
@@ -134,12 +158,26 @@ def never_logged(folder: Path) -> None:
     """A score that neither log nor seeds know, though the README does."""
     claim = claims(folder)["val_bpb"]
     replace(folder / "README.md", f"{claim:.4f}", f"{claim - 0.3:.4f}")
-    state(folder, val_bpb=claim - 0.3, val_loss=claims(folder)["val_loss"] * (claim - 0.3) / claim, seed_results=..., seeds=..., val_bpb_std=...)
+    state(
+        folder,
+        val_bpb=claim - 0.3,
+        val_loss=claims(folder)["val_loss"] * (claim - 0.3) / claim,
+        seed_results=...,
+        seeds=...,
+        val_bpb_std=...,
+    )
 
 
 def live_score(folder: Path) -> None:
     """The score of the weights before they were quantised."""
-    state(folder, val_bpb=1.2345, val_loss=1.2345 / claims(folder)["val_bpb"] * claims(folder)["val_loss"], seed_results=..., seeds=..., val_bpb_std=...)
+    state(
+        folder,
+        val_bpb=1.2345,
+        val_loss=1.2345 / claims(folder)["val_bpb"] * claims(folder)["val_loss"],
+        seed_results=...,
+        seeds=...,
+        val_bpb_std=...,
+    )
     in_logs(folder, r"(val_bpb:)\d\.\d{4}( train_time)", r"\g<1>1.2345\2")
     (folder / "README.md").write_text("# val_bpb 1.2345\n")
 
@@ -211,14 +249,14 @@ DEFECTS = (
     Defect("README of another run", "README scores", other_readme),
     Defect("README row of another run", "README scores", other_row),
     Defect("16 MB helper", "size limit", overweight),
-    Defect("limit in MiB", "decimal megabytes", _code("\n\ndef _fits(size, size_limit=None):\n    size_limit = 16 * 1024 * 1024\n    return size <= size_limit\n")),
+    Defect("limit in MiB", "decimal megabytes", _code(MEBIBYTES)),
     Defect("helper not counted", "JSON bytes", helper),
-    Defect("stale bytes_code", "JSON bytes", lambda folder: state(folder, bytes_code=claims(folder)["bytes_code"] - 100)),
-    Defect("artifact of another seed", "JSON bytes", lambda folder: state(folder, bytes_model=claims(folder)["bytes_model"] + 7)),
-    Defect("bytes do not add up", "JSON bytes", lambda folder: state(folder, bytes_total=claims(folder)["bytes_total"] + 1000), ("log bytes",)),
+    Defect("stale bytes_code", "JSON bytes", _more("bytes_code", -100)),
+    Defect("artifact of another seed", "JSON bytes", _more("bytes_model", 7)),
+    Defect("bytes do not add up", "JSON bytes", _more("bytes_total", 1000), ("log bytes",)),
     Defect("log of another script", "log bytes", _logged(r"^Code size: \d+", "Code size: 12345")),
     Defect("silent zlib", "compressor", fallback),
-    Defect("unlisted brotli", "compressor", _code("\n\ndef _unpack(data):\n    import brotli\n    return brotli.decompress(data)\n"), ("imports",)),
+    Defect("unlisted brotli", "compressor", _code(BROTLI), ("imports",)),
     Defect("any torch", "requirements pinned", lambda folder: replace(folder / "requirements.txt", "^torch==.*", "torch")),
     Defect("at least numpy", "requirements pinned", lambda folder: replace(folder / "requirements.txt", "^numpy==", "numpy>=")),
     Defect("best seed as mean", "mean over seeds", best_seed),
@@ -227,7 +265,7 @@ DEFECTS = (
     Defect("seeds exchanged", "seeds in logs", exchanged, ("README scores",)),
     Defect("other warmdown", "one configuration", _one_log(r"warmdown:\d+", "warmdown:99")),
     Defect("other batch", "one configuration", _one_log(r"tokens_per_step:\d+", "tokens_per_step:64")),
-    Defect("traceback", "no traceback", lambda folder: logs(folder)[1].open("a").write("Traceback (most recent call last):\n  File x\nRuntimeError\n") and None),
+    Defect("traceback", "no traceback", _one_log(r"\Z", "Traceback (most recent call last):\n  File x\nRuntimeError\n")),
     Defect("NaN loss", "finite losses", _one_log(r"^(step:9/12 train_loss:)\S+", r"\1nan")),
     Defect("no score of the file", "roundtrip score", _one_log(r"^final_\w+ .*\n", ""), ("score in log",)),
     Defect("only a score before quantisation", "roundtrip score", _one_log(r"^final_", "pre_quant_"), ("score in log", "seeds in logs")),
@@ -242,7 +280,7 @@ DEFECTS = (
     Defect("average never started", "weight average", _one_log(r"started_step:\d+", "started_step:never")),
     Defect("average at the last step", "weight average", _one_log(r"started_step:\d+", "started_step:12")),
     Defect("average did not move", "weight average", _one_log(r"from_start:\S+", "from_start:0.000000")),
-    Defect("average in 16 bits in code", "weight average", _code("\n\ndef _start(model):\n    ema_state = {n: p.detach().bfloat16() for n, p in model.items()}\n    return ema_state\n")),
+    Defect("average in 16 bits in code", "weight average", _code(HALF_AVERAGE)),
     Defect("score that no log has", "score in log", never_logged),
     Defect("live weights' score", "score in log", live_score),
     Defect("loss of another run", "bits and nats", lambda folder: state(folder, val_loss=claims(folder)["val_loss"] * 1.05)),
@@ -254,6 +292,6 @@ DEFECTS = (
     Defect("archive that writes outside", "archives", escaping_zip),
     Defect("shared library", "compiled code", _written("kernel.so", b"\x7fELF" + bytes(60))),
     Defect("library under another name", "compiled code", _written("kernel.dat", b"\x7fELF" + bytes(60))),
-    Defect("token in the log", "secrets", lambda folder: logs(folder)[0].open("a").write("HF_TOKEN=" + "hf_" + "aB" * 17 + "\n") and None),
+    Defect("token in the log", "secrets", _one_log(r"\Z", "HF_TOKEN=" + "hf_" + "aB" * 17 + "\n")),
     Defect("private key", "secrets", _written("id.txt", "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nAAAA\n")),
 )  # fmt: skip
