@@ -49,7 +49,7 @@ def _over(submission: Submission) -> list[str]:
     """Return every stated total that is over the limit."""
     over = [f"{name} {value:,}" for name in ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")
             if (value := stated(submission, name)) is not None and value > LIMIT]  # fmt: skip
-    for seed, fields in submission.seed_claims.items() if submission.json_found else ():
+    for seed, fields in submission.seed_claims.items() if submission.seeds_claimed else ():
         over += [f"seed {seed} {fields[name]:,}" for name in ("artifact_bytes", "bytes_total") if (number(fields.get(name)) or 0) > LIMIT]
     for log in submission.seed_logs.values() or submission.logs[:1]:
         totals = [size for name, _, size in log.sizes if name == "total submission size"]

@@ -11,7 +11,9 @@ from harness.validate.submission import Submission, number
 from harness.validate.trainlog import Log
 
 CAP = 600.0  # seconds of training in the 10-minute track, and of evaluation
-BEFORE = re.compile(r"pre[-_ ]?quant|unquantized|live|raw|fp32|before", re.IGNORECASE)  # a score of weights that do not ship
+BEFORE = re.compile(
+    r"pre[-_ ]?quant|unquantized|(?<![a-z])(live|raw|fp32|before)(?![a-z])", re.IGNORECASE
+)  # a score of weights that do not ship
 COOL = 0.25  # of its peak: above it the last learning rate is not near zero (floors of 0.1 are used on purpose)
 SCHEDULE = re.compile(r"warmdown|cooldown")
 AVERAGES = re.compile(r"(?<![a-z])(ema|shadow|swa|averaged?)(?![a-z])", re.IGNORECASE)
@@ -38,7 +40,7 @@ def traceback(submission: Submission) -> Finding:
 
 
 def finite(submission: Submission) -> Finding:
-    """Every loss is a finite number, and training lowered it."""
+    """Every loss and score is a finite number."""
     faults, count = [], 0
     for log in submission.logs or logs_of(submission):
         values = [
@@ -69,7 +71,7 @@ def roundtrip(submission: Submission) -> Finding:
 
 
 def time_limit(submission: Submission) -> Finding:
-    """Training took at most ten minutes where the track says so, and the JSON's seconds are the log's."""
+    """Training and evaluation took at most ten minutes each where the track says so, and the JSON's seconds are the log's."""
     times = {log.name: log.training_milliseconds / 1000 for log in logs_of(submission) if log.training_milliseconds is not None}
     if not times:
         raise CannotTell("no log prints a training clock")
@@ -79,6 +81,12 @@ def time_limit(submission: Submission) -> Finding:
         slack = max(seconds / steps[name], 0.5)  # the clock is looked at between steps
         if track_of(submission) == "10min_16mb" and seconds > CAP + slack:
             faults.append(f"{name}: trained {seconds:.1f} s, the track allows {CAP:.0f} s (and the step that was under way, {slack:.2f} s)")
+    evaluated = [(log.name, final) for log in logs_of(submission) for final in log.finals if (final.milliseconds or 0) > 1000 * CAP]
+    if track_of(submission) == "10min_16mb":
+        faults += [
+            f"{name}: {final.label[:40]!r} took {final.milliseconds / 1000:.1f} s, the track allows {CAP:.0f} s"
+            for name, final in evaluated
+        ]
     try:
         claimed = submission.claim("wallclock_seconds")
         sums = [*times.values(), sum(times.values()), sum(times.values()) / len(times)]
@@ -386,8 +394,8 @@ CHECKS = (
         "Score the file: maskgolf eval RUN; maskgolf pack writes the line.",
     )),
     Check("training time", "log", time_limit, Explain(
-        "In the 10-minute track every log's training clock stops at 600 s and the step that was under way; the JSON's wallclock_seconds is "
-        "the logs'.",
+        "In the 10-minute track every log's training clock stops at 600 s and the step that was under way, and no evaluation takes longer than "
+        "600 s; the JSON's wallclock_seconds is the logs'.",
         "Runs of 12 minutes in the record track, and seconds copied from another run.",
         "Set training.max_wallclock_seconds to 600, or choose the non-record track.",
     )),

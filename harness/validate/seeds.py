@@ -75,7 +75,9 @@ def seeds_in_logs(submission: Submission) -> Finding:
 def recipe(log: Log) -> dict[str, str]:
     """Return the settings that a log prints, without what differs between runs of one recipe."""
     settings = {name: value for name, value in log.settings.items() if name not in log.varying and not NOT_RECIPE.search(name)}
-    return {name: value for name, value in settings.items() if value != log.seed and PLAIN.fullmatch(value) and not MEASURED.fullmatch(value)}
+    return {
+        name: value for name, value in settings.items() if value != log.seed and PLAIN.fullmatch(value) and not MEASURED.fullmatch(value)
+    }
 
 
 def one_configuration(submission: Submission) -> Finding:

@@ -247,7 +247,9 @@ class Submission:
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
         kinds = {name: Path(name).suffix.lower() for name in self.files}
-        found = {name: self.files[name] for name, kind in kinds.items() if kind in MODELS and (kind not in VAGUE or self.files[name] >= LEAST)}
+        found = {
+            name: self.files[name] for name, kind in kinds.items() if kind in MODELS and (kind not in VAGUE or self.files[name] >= LEAST)
+        }
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property

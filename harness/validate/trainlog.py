@@ -7,14 +7,18 @@ from functools import cached_property
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
 NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
-STAMP = re.compile(r"^\[?\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?")  # of a logging library
+STAMP = re.compile(
+    r"^\[?\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?"
+)  # of a logging library
 STEP = re.compile(r"^\s*(?:\[\S+\]\s*)?(?:step\s*[:= ]\s*)?(\d{1,12})/(\d{1,12})\b(.*)$")
 LOSS = re.compile(rf"(?:^|[\s\]])(?:train_)?(?:loss|fitness)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_BPB = re.compile(rf"\bval_(?:var_)?bpb\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 TIME = re.compile(rf"\b(?:train_time|t|time|elapsed)\s*[:=]\s*({NUMBER})\s*(ms|m|s)\b")
+EVALUATION = re.compile(rf"\beval_time\s*[:=]\s*({NUMBER})\s*(ms|s)\b")
 RATE = re.compile(rf"\b(lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
-FINAL_RATE = re.compile(rf"^final_lr_multiplier:({NUMBER})\s*$")
+FINAL_EVALUATION = re.compile(rf"\beval_time\s*[:=]\s*({NUMBER})\s*(ms|s)\b")
+RATE = re.compile(rf"^final_lr_multiplier:({NUMBER})\s*$")
 SIZE = re.compile(r"^\s*(code size|serialized model|total submission size|artifact_bytes)([^:]*):\s*([\d,]+)(?:\s*bytes)?", re.IGNORECASE)
 BUDGET = re.compile(r"\bbudget:\s*(\d+)/16000000\b")
 CODE_BYTES = re.compile(r"\bcode:\s*(\d+)\b")
@@ -47,6 +51,7 @@ class Final:
     val_loss: float | None
     val_bpb: float
     digits: int  # printed after the point of val_bpb
+    milliseconds: float | None  # that the evaluation took
 
 
 @dataclass
@@ -133,8 +138,10 @@ def _final(line: str) -> Final | None:
     bpb, loss = VAL_BPB.search(line), VAL_LOSS.search(line)
     if not bpb:
         return None
+    clock = EVALUATION.search(line)
+    took = value(clock[1]) * (1e3 if clock[2] == "s" else 1.0) if clock else None
     label = line[: min(bpb.start(), loss.start() if loss else bpb.start())].strip(" :=\t")
-    return Final(label or "score", value(loss[1]) if loss else None, value(bpb[1]), len(bpb[1].partition(".")[2]))
+    return Final(label or "score", value(loss[1]) if loss else None, value(bpb[1]), len(bpb[1].partition(".")[2]), took)
 
 
 def _sizes(line: str, log: Log) -> None:

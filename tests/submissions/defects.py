@@ -188,6 +188,12 @@ def ten_minutes(folder: Path) -> None:
     in_logs(folder, r"(step:12/12 .*train_time:)\d+ms", r"\g<1>700000ms")
 
 
+def slow_evaluation(folder: Path) -> None:
+    """Scoring that takes longer than the record track allows."""
+    state(folder, track="10min_16mb")
+    in_logs(folder, r"eval_time:\d+ms", "eval_time:700000ms")
+
+
 def unfinished(folder: Path) -> None:
     """A schedule for 20,000 steps, a run of 12, and no word about the last learning rate."""
     in_logs(folder, r"^final_lr_multiplier.*\n", "")
@@ -270,6 +276,7 @@ DEFECTS = (
     Defect("no score of the file", "roundtrip score", _one_log(r"^final_\w+ .*\n", ""), ("score in log",)),
     Defect("only a score before quantisation", "roundtrip score", _one_log(r"^final_", "pre_quant_"), ("score in log", "seeds in logs")),
     Defect("700 s in the record track", "training time", ten_minutes),
+    Defect("evaluation of 700 s", "training time", slow_evaluation),
     Defect("seconds of another run", "training time", _fields(wallclock_seconds=4000.0)),
     Defect("parameters of another model", "parameters and steps", _fields(parameters=4185)),
     Defect("log of another model", "parameters and steps", _logged(r"model_params:\d+", "model_params:17059912")),
