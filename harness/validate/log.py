@@ -394,8 +394,8 @@ CHECKS = (
         "Score the file: maskgolf eval RUN; maskgolf pack writes the line.",
     )),
     Check("training time", "log", time_limit, Explain(
-        "In the 10-minute track every log's training clock stops at 600 s and the step that was under way, and no evaluation takes longer than "
-        "600 s; the JSON's wallclock_seconds is the logs'.",
+        "In the 10-minute track every log's training clock stops at 600 s and the step that was under way, and no evaluation takes longer "
+        "than 600 s; the JSON's wallclock_seconds is the logs'.",
         "Runs of 12 minutes in the record track, and seconds copied from another run.",
         "Set training.max_wallclock_seconds to 600, or choose the non-record track.",
     )),
