@@ -21,7 +21,7 @@ LEAST_KINDS = 6  # different bytes in an anchor: fewer are runs and rulers, whic
 LEAST_RUN = 4  # anchors end to end: 64 bytes of text, 32 tokens
 MOST_HITS = 100_000  # blocks followed in one layer
 MOST_BYTES = 1 << 28  # of one decoded layer
-MOST_LAYERS = 64  # decoded layers of one file
+MOST_LAYERS = 4096  # decoded layers of one file
 MOST_DEPTH = 4
 LEAST_STRING = 48  # characters of a string worth decoding
 LEAST_LIST = 16  # integers in a row that may be token ids
@@ -74,6 +74,8 @@ class Anchors:
         self.shift = np.uint64(64 - min(max(len(kept).bit_length() + 3, 8), 27))
         self.sieve = np.zeros(1 << (64 - int(self.shift)), bool)
         self.sieve[self.keys >> self.shift] = True
+        self.own = np.zeros(len(self.every), bool)
+        self.own[kept] = True
 
     def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the offsets whose block is an anchor, and the anchors' numbers."""
@@ -88,13 +90,11 @@ class Anchors:
         """Return the longest stretch of the text inside a layer, at any offset; it begins and goes on with blocks of its own."""
         keys, best = _keys(layer), Run(0, 0, 0)
         offsets, numbers = self._find(keys)
-        own = np.zeros(len(self.every), bool)
-        own[self.numbers] = True
         for offset, number in zip(offsets[:MOST_HITS].tolist(), numbers[:MOST_HITS].tolist(), strict=True):
             if best.anchors and best.at < offset < best.at + BLOCK * best.anchors and (offset - best.at) % BLOCK == 0:
                 continue  # inside the stretch already measured
             count = 1
-            while offset + BLOCK * count < len(keys) and number + count < len(own) and own[number + count]:
+            while offset + BLOCK * count < len(keys) and number + count < len(self.own) and self.own[number + count]:
                 if keys[offset + BLOCK * count] != self.every[number + count]:
                     break
                 count += 1
@@ -138,10 +138,12 @@ def _decoded(text: bytes) -> Iterator[bytes]:
 
 def layers(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield (where, bytes): the data, what it unpacks to, and for Python every long string and list of integers, decoded, layer by layer."""
-    waiting, given = [(name, data, 0)], 0
+    waiting, given, room = [(name, data, 0)], 0, 2 * MOST_BYTES
     while waiting and given < MOST_LAYERS:
         where, layer, depth = waiting.pop(0)
-        given += 1
+        given, room = given + 1, room - len(layer)
+        if len(layer) < LEAST_RUN * BLOCK or room < 0:
+            continue
         yield where, layer
         if depth < MOST_DEPTH:
             inner = _unpacked(layer)

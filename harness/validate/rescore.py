@@ -10,6 +10,8 @@ from harness.validate.opened import Model, Text
 
 CHUNKS = 16  # stretches of the split that stand for it where time is short
 BATCH_TOKENS = 1 << 15  # per forward pass
+SAME_MASKS = 1e-2  # relative: two standard errors closer than this come from the same masks
+ARITHMETIC = 5e-4  # relative: how far bfloat16 on one device moves a score from another's
 PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to, as `maskgolf eval` does
 
 
@@ -94,10 +96,14 @@ def rounding(value: float) -> float:
 def allowed(found: Measured, claim: float, stderr: float | None) -> float:
     """Return how far a claim may lie from the score measured here.
 
-    All windows: two standard errors of the difference of two mask draws. Some windows: four over sequences, for windows that stand
-    close are alike. Beside that the claim's rounding, and what another device's arithmetic moves a score by.
+    All windows: nothing for masks where the estimator has none or where the claim's own standard error shows that they were the same
+    ones, else two standard errors of the difference of two draws. Some windows: four over sequences, for windows that stand close are alike. Beside that the claim's
+    rounding, and what another device's arithmetic moves a score by.
     """
     score = found.score
     other = score.stderr_masks if stderr is None else stderr
-    spread = 2 * math.hypot(score.stderr_masks, other) if found.whole else 4 * math.hypot(score.stderr_sequences, other)
-    return spread + rounding(claim) + 2e-4 * claim
+    same_masks = stderr is not None and math.isclose(stderr, score.stderr_masks, rel_tol=SAME_MASKS)
+    spread = 4 * math.hypot(score.stderr_sequences, other)
+    if found.whole:
+        spread = 0.0 if same_masks or not score.stderr_masks else 2 * math.hypot(score.stderr_masks, other)
+    return spread + rounding(claim) + ARITHMETIC * claim

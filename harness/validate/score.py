@@ -80,6 +80,9 @@ def rescored(submission: Submission) -> Finding:
     if opened.tokenizer_sha256 and opened.tokenizer_sha256 != given.tokenizer.sha256:
         names = f"{opened.tokenizer_sha256[:12]}..., the one given is {given.tokenizer.sha256[:12]}..."
         return failed(f"the artifact was trained with the tokenizer of SHA-256 {names}")
+    stated = number(submission.claims.get("artifact_seed"))
+    if stated is not None and stated != opened.recipe.seed:
+        return failed(f"the JSON says that the artifact is of seed {stated:.0f}, the artifact says seed {opened.recipe.seed}")
     claim, found = remeasured(submission)
     limit, apart = rescore.allowed(found, claim.bpb, claim.stderr), abs(found.score.bpb - claim.bpb)
     scope = f"{found.windows:,} of {found.of:,} windows, {found.score.tokens:,} tokens"
@@ -97,8 +100,14 @@ def whole(text_: str) -> int:
 
 
 def counts(submission: Submission) -> list[Counts]:
-    """Return what each log states, last score first."""
+    """Return what the JSON and each log state."""
     found = []
+    try:
+        stated = [number(submission.claims.get(f"validation_{what}")) for what in ("tokens", "bytes")]
+        if stated[0] is not None:
+            found.append(Counts(submission.json_name, None, *(None if each is None else int(each) for each in stated)))
+    except CannotTell:
+        pass
     for log in submission.logs:
         scored = next((match for line in reversed(log.body) if (match := SCORED.search(line))), None)
         stated = next((match for line in log.body for pattern in STATED if (match := pattern.search(line))), None)
@@ -136,7 +145,7 @@ def tokens_and_bytes(submission: Submission) -> Finding:
     """The log's numbers of scored tokens and bytes are those of the data."""
     found = counts(submission)
     if not found:
-        raise CannotTell("no log says how many tokens were scored")
+        raise CannotTell("neither JSON nor log says how many tokens were scored")
     faults = [
         f"{each.where}: the data have {each.stated:,} tokens, {each.tokens:,} were scored"
         for each in found if each.stated is not None and each.tokens is not None and not same_text(each.tokens, each.stated)
@@ -157,7 +166,7 @@ def tokens_and_bytes(submission: Submission) -> Finding:
             faults.append(f"{each.where}: {tokens:,} tokens, the data have {expected[0]:,}")
     first = found[0]
     said = f"{first.tokens if first.tokens is not None else first.stated:,} tokens{f' and {first.bytes:,} bytes' if first.bytes is not None else ''}"
-    return judged(faults, f"{said} in {len(found)} logs; the data given have {expected[0]:,} tokens and {expected[1]:,} bytes")
+    return judged(faults, f"{said} in {len(found)} places; the data given have {expected[0]:,} tokens and {expected[1]:,} bytes")
 
 
 def pairs(submission: Submission) -> list[Pair]:

@@ -174,9 +174,11 @@ def hidden_text(submission: Submission) -> Finding:
     for name in searched(submission):
         for where, layer in opened_layers(submission, name):
             looked += len(layer)
-            runs = {"text": [kinds["text"].longest(layer)], "token ids": [kinds["token ids"].longest(each) for each in hidden.spellings(layer)]}
+            plain = layer.isascii() and b"\0" not in layer  # ids of 16 bits hold zeros or high bytes
+            spelled = () if plain else hidden.spellings(layer)
+            runs = {"text": [kinds["text"].longest(layer)], "token ids": [kinds["token ids"].longest(each) for each in spelled]}
             for kind, found in runs.items():
-                best = max(found)
+                best = max(found, default=hidden.Run(0, 0, 0))
                 longest = max(longest, best.anchors)
                 if best.anchors >= hidden.LEAST_RUN:
                     faults.append(f"{where}: {hidden.BLOCK * best.anchors} bytes of validation {kind} from byte {best.at:,} on")
