@@ -1,4 +1,4 @@
-"""Checks that execute, score or probe: cheating models are caught, honest ones are not; a program in the sandbox stays there."""
+"""The parts of checks that execute, score or probe: cheating models are caught, honest ones are not; a program stays in the sandbox."""
 
 import base64
 import math
@@ -13,16 +13,11 @@ from hypothesis import strategies as st
 from fast.bytes import ByteTable
 from fast.data import Tokens, Windows, evaluation_windows
 from fast.orders import ORDERS
-from harness import validate
 from harness.validate import execution, hidden, portable, probes, rescore, sandbox, score, tables, validity
 from harness.validate.finding import CannotTell
 from harness.validate.submission import Options, Submission
 from tests.corpora import embedded_cache, embedded_layout, embedded_tokenizer, layout, stream  # noqa: F401
-from tests.packs import packed, seeds  # noqa: F401
-from tests.submissions import run_defects
-from tests.submissions.good import good  # noqa: F401
 from tests.table_model import TableModel
-from tests.test_commands import corpus  # noqa: F401
 
 V, L = 3, 4
 
@@ -495,67 +490,3 @@ def test_interpreters_agree_on_what_they_can_read():
     """The guard is a plain file that any supported interpreter loads."""
     source = (sandbox.Path(sandbox.__file__).with_name("guard.py")).read_bytes()
     assert all(portable.syntax_error(source, version) is None for version in portable.VERSIONS)
-
-
-# Folders
-
-
-@pytest.fixture(scope="session")
-def judged(packed, corpus) -> tuple[dict, dict]:  # noqa: F811
-    """Return what every check says of the good folder with data and --run, and its executions by name."""
-    run_defects.DATA["corpus"] = corpus
-    submission = Submission(packed, Options(corpus, None, True, 600.0))
-    rows = {check.name: validate.answer(check, submission) for check in validate.CHECKS}
-    trials = {"score": execution.scored(submission)[0], "train": execution.trained(submission)}
-    run_defects.PROGRAM["replay"] = run_defects.replay(trials)
-    return rows, trials
-
-
-MODEL_CHECKS = {"rescored", "normalised", "no peeking", "order without targets", "each token once"}  # of the artifact alone
-WITHOUT_MODEL = tuple(check for check in validate.CHECKS if check.name not in MODEL_CHECKS)
-EXECUTING = tuple(check for check in WITHOUT_MODEL if check.name != "hidden validation text")
-
-
-def failures(folder, corpus, checks=validate.CHECKS, run: bool = False, time_limit: float = 600.0) -> set[str]:  # noqa: F811
-    rows = validate.validate(folder, corpus, None, run, time_limit, checks)
-    assert not [row for row in rows if "the check itself failed" in row["evidence"]], rows
-    return {row["check"] for row in rows if row["verdict"] == "fail"}
-
-
-def test_the_good_folder_passes_every_check(judged):
-    assert {name: found for name, found in judged[0].items() if found.verdict != "pass"} == {}
-
-
-def test_the_replaying_program_passes(judged, good, corpus):  # noqa: F811
-    run_defects.Replay("pass")(good)
-    rows = validate.validate(good, corpus, None, True, 600.0, execution.CHECKS)
-    assert {row["check"] for row in rows if row["verdict"] != "pass"} == set()
-
-
-CASES = [
-    *((defect, validate.CHECKS, False) for defect in run_defects.DEFECTS),
-    *((defect, WITHOUT_MODEL, False) for defect in run_defects.IN_CODE),
-    *((defect, EXECUTING, True) for defect in run_defects.EXECUTED),
-]
-
-
-@pytest.mark.parametrize(("defect", "checks", "run"), CASES, ids=lambda value: getattr(value, "name", ""))
-def test_each_defect_is_caught_by_its_check_alone(defect, checks, run, judged, good, corpus):  # noqa: F811
-    defect.plant(good)
-    found = failures(good, corpus, checks, run)
-    assert defect.check in found and found <= {defect.check, *defect.also}
-
-
-def test_a_script_that_hangs_is_stopped(judged, good, corpus):  # noqa: F811
-    run_defects.HANGS.plant(good)
-    found = failures(good, corpus, execution.CHECKS, True, time_limit=9.0)
-    assert run_defects.HANGS.check in found and found <= {run_defects.HANGS.check, *run_defects.HANGS.also}
-
-
-def test_nothing_is_executed_without_run(judged, good, corpus):  # noqa: F811
-    marker = good.parent / "ran"
-    run_defects.Replay(f"open({str(marker)!r}, 'w')")(good)
-    rows = validate.validate(good, corpus)
-    assert not marker.exists()
-    executing = {"runs alone", "trains", "no network", "no writes outside", "scores itself"}
-    assert {row["check"] for row in rows if "nothing is executed without --run" in row["evidence"]} >= executing

@@ -1,0 +1,81 @@
+"""Checks that execute, score or probe, on folders: the good one passes all of them, each defect is caught by its check alone."""
+
+import pytest
+
+from harness import validate
+from harness.validate import execution, portable, score, tables, validity
+from harness.validate.submission import Options, Submission
+from tests.corpora import embedded_cache  # noqa: F401
+from tests.submissions import run_defects
+from tests.submissions.good import corpus, good, packed, seeds  # noqa: F401
+
+PATIENCE = 6000.0  # seconds: what is scored does not depend on how busy the machine is
+
+
+@pytest.fixture(scope="session")
+def judged(packed, corpus) -> tuple[dict, dict]:  # noqa: F811
+    """Return what every check says of the good folder with data and --run, and its executions by name."""
+    run_defects.DATA["corpus"] = corpus
+    submission = Submission(packed, Options(corpus, None, True, PATIENCE))
+    rows = {check.name: validate.answer(check, submission) for check in validate.CHECKS}
+    trials = {"score": execution.scored(submission)[0], "train": execution.trained(submission)}
+    run_defects.PROGRAM["replay"] = run_defects.replay(trials)
+    return rows, trials
+
+
+MODEL_CHECKS = {"rescored", "normalised", "no peeking", "order without targets", "each token once"}  # of the artifact alone
+WITHOUT_MODEL = tuple(check for check in validate.CHECKS if check.name not in MODEL_CHECKS)
+EXECUTING = tuple(check for check in WITHOUT_MODEL if check.name != "hidden validation text")
+
+
+def failures(folder, corpus, checks=validate.CHECKS, run: bool = False, time_limit: float = PATIENCE) -> set[str]:
+    rows = validate.validate(folder, corpus, None, run, time_limit, checks)
+    assert not [row for row in rows if "the check itself failed" in row["evidence"]], rows
+    return {row["check"] for row in rows if row["verdict"] == "fail"}
+
+
+def test_the_good_folder_passes_every_check(judged):
+    assert {name: found for name, found in judged[0].items() if found.verdict != "pass"} == {}
+
+
+def test_the_replaying_program_passes(judged, good, corpus):  # noqa: F811
+    run_defects.Replay("pass")(good)
+    rows = validate.validate(good, corpus, None, True, PATIENCE, execution.CHECKS)
+    assert {row["check"] for row in rows if row["verdict"] != "pass"} == set()
+
+
+CASES = [
+    *((defect, validate.CHECKS, False) for defect in run_defects.DEFECTS),
+    *((defect, WITHOUT_MODEL, False) for defect in run_defects.IN_CODE),
+    *((defect, EXECUTING, True) for defect in run_defects.EXECUTED),
+]
+
+
+@pytest.mark.parametrize(("defect", "checks", "run"), CASES, ids=lambda value: getattr(value, "name", ""))
+def test_each_defect_is_caught_by_its_check_alone(defect, checks, run, judged, good, corpus):  # noqa: F811
+    defect.plant(good)
+    found = failures(good, corpus, checks, run)
+    assert defect.check in found and found <= {defect.check, *defect.also}
+
+
+def test_a_script_that_hangs_is_stopped(judged, good, corpus):  # noqa: F811
+    run_defects.HANGS.plant(good)
+    found = failures(good, corpus, execution.CHECKS, True, time_limit=9.0)
+    assert run_defects.HANGS.check in found and found <= {run_defects.HANGS.check, *run_defects.HANGS.also}
+
+
+def test_nothing_is_executed_without_run(judged, good, corpus):  # noqa: F811
+    marker = good.parent / "ran"
+    run_defects.Replay(f"open({str(marker)!r}, 'w')")(good)
+    rows = validate.validate(good, corpus)
+    assert not marker.exists()
+    executing = {"runs alone", "trains", "no network", "no writes outside", "scores itself"}
+    assert {row["check"] for row in rows if "nothing is executed without --run" in row["evidence"]} >= executing
+
+
+def test_every_check_here_has_caught_something():
+    """Those that no folder can offend were turned red by planted models and tables, in test_validate_runs.py."""
+    mine = {check.name for module in (execution, portable, score, tables, validity) for check in module.CHECKS}
+    defects = (*run_defects.DEFECTS, *run_defects.IN_CODE, *run_defects.EXECUTED, run_defects.HANGS)
+    assert mine - {defect.check for defect in defects} == {"normalised", "no peeking", "order without targets", "each token once", "byte table"}
+    assert len({defect.name for defect in defects}) == len(defects) >= 35
