@@ -166,6 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, InputError) or world.rank == 0:  # what all ranks meet is said once
             print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print(f"{Path(__file__).name}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -56,14 +56,14 @@ class Statement:
 
 @dataclass
 class Module:
-    """A parsed module: its statements, and what its imports stand for (a module's name, a Target, or an import line)."""
+    """A parsed module: its statements, and what the names that it imports stand for."""
 
     name: str
     source: str
     docstring: str
     statements: list[Statement] = field(default_factory=list)
-    imports: dict[str, str | Target | ast.alias] = field(default_factory=dict)
-    external: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # bound name -> (module, attribute)
+    imports: dict[str, str | Target] = field(default_factory=dict)  # ours: name -> a module's name, or a name in one
+    external: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # others': name -> (module, attribute or None for itself)
 
     @property
     def short(self) -> str:
@@ -102,7 +102,7 @@ def read_module(name: str, source: str) -> Module:
             _read_import(module, node)
         elif not (number == 0 and isinstance(node, ast.Expr) and module.docstring):
             first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
-            while lines[first - 2].startswith("#"):
+            while first > 1 and lines[first - 2].startswith("#"):
                 first -= 1
             module.statements.append(Statement(name, node, first, node.end_lineno, bindings([node])))
             inner = [each for each in ast.walk(node) if isinstance(each, ast.ImportFrom | ast.Import)]

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fast.artifact
+import fast.data
 import fast.evaluate
 import fast.likelihood
 import fast.submission
@@ -234,6 +235,30 @@ def program(monkeypatch, corpus, tmp_path, capsys):
     return run
 
 
+def test_the_average_ships(program, monkeypatch, tmp_path):
+    states, plain = [], fast.submission.train_model
+
+    def watched(*arguments):
+        states.append(plain(*arguments))
+        return states[0]
+
+    monkeypatch.setattr(fast.submission, "train_model", watched)
+    code, _, err = program()
+    assert code == 0 and not err
+    sha = fast.artifact.read(tmp_path / "final_model.mgolf")[0]["tokenizer_sha256"]
+    fast.artifact.write(tmp_path / "expected", fast.transformer.unstack(states[0].shadow), RUN, {"tokenizer_sha256": sha})
+    assert (tmp_path / "final_model.mgolf").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_a_program_scores_every_window(program, corpus, tmp_path):
+    """Every token of the split, the last short window's too; nobody's zeros among them."""
+    program()
+    code, out, _ = program("--score", "final_model.mgolf")
+    tokens = fast.data.Tokens.open(corpus, "val")
+    fresh = score.score(tmp_path / "final_model.mgolf", Source(corpus), score.Estimate(), compiled=False)
+    assert code == 0 and len(tokens) % 8 and f" val_bpb:{fresh['bpb']:.8f} " in out and f" tokens:{len(tokens)} " in out
+
+
 def test_clock_binds_and_the_log_says_so(program, tmp_path):
     code, out, err = program(ITERATIONS="100000", MAX_WALLCLOCK_SECONDS="0.5")
     assert code == 0 and not err
@@ -277,6 +302,15 @@ def test_a_diverging_run_ends_with_its_step(program, monkeypatch):
     monkeypatch.setattr(fast.submission, "RECIPE", replace(RUN, optimizer=replace(RUN.optimizer, embedding_lr=1e38)))
     code, _, err = program()
     assert code == 1 and re.search(r"step \d+: .* is not finite", err)
+
+
+def test_an_interrupted_run_says_so(program, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fast.submission, "train_model", interrupted)
+    code, _, err = program()
+    assert code == 130 and err == "submission.py: interrupted\n"
 
 
 def found(source: str) -> list[str]:
