@@ -106,7 +106,7 @@ BUGS = [
         "what maskgolf train does right, train_gpt.py may do wrong", ("tests/test_bundle.py::test_the_average_ships",)),
     Bug("submission-scores-its-own-rank", "fast.submission.score_tokens", "first, share)", "first, share // 2)",
         "a share of the windows that is cut twice leaves windows that nobody scores", ("tests/test_bundle.py::test_a_program_scores_every_window",)),
-    Bug("shipped-from-live-weights", "harness.runs.run", "artifact.write(file, transformer.unstack(state.shadow)",
+    Bug("shipped-from-live-weights", "harness.runs._ship", "artifact.write(file, transformer.unstack(state.shadow)",
         "artifact.write(file, transformer.unstack(state.params)",
         "the average is computed, logged and never used", ("tests/test_commands.py::test_artifact_holds_the_shadow",)),
     Bug("stored-before-averaging", "fast.checkpoint.save", "value.detach() for name, value in members.items()",
