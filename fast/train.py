@@ -85,10 +85,13 @@ def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, 
     return torch.from_numpy(masking.thresholds(times_B)).to(device), torch.from_numpy(weights_B).to(device)
 
 
-def batch_loss(params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows, recipe: Recipe, drawn=None, dtype=None, table=None):
+def batch_loss(
+    params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows, recipe: Recipe, drawn=None, dtype=None, table=None, places=None,
+):  # fmt: skip
     """Return the loss of windows (B, L + 1) in nats per token; rows are their global row indices.
 
-    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the activations.
+    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the activations. places: the head sees
+    masked positions alone, gathered into so many places (NaN where they are more).
     """
     model = recipe.model
     inputs_BL, ids_BL = inputs_and_targets(ids_BS)
@@ -97,8 +100,11 @@ def batch_loss(params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows
     thresholds_B, weights_B = drawn or noise(recipe, step, rows, ids_BS.device)
     rows_B = torch.as_tensor(rows, device=ids_BS.device)
     mask_BL = masking.mask(recipe.seed, step, rows_B, model.length, thresholds_B)
-    logits_BLV = transformer.forward(params, masking.corrupt(ids_BL, mask_BL, model.vocab), model, dtype, table)
-    return masking.loss(logits_BLV, ids_BL, mask_BL, weights_B)
+    corrupted_BL = masking.corrupt(ids_BL, mask_BL, model.vocab)
+    if places is not None:
+        kept = masking.keep(mask_BL, places)
+        return masking.kept_loss(transformer.forward(params, corrupted_BL, model, dtype, table, kept.take), ids_BL, kept, weights_B)
+    return masking.loss(transformer.forward(params, corrupted_BL, model, dtype, table), ids_BL, mask_BL, weights_B)
 
 
 def _updated(tensors: dict, grads: dict, multiplier, momentum, count, decay, recipe: Recipe):
@@ -106,17 +112,19 @@ def _updated(tensors: dict, grads: dict, multiplier, momentum, count, decay, rec
     optimizer = recipe.optimizer
     muon_dtype = torch.float64 if grads["embedding"].dtype == torch.float64 else getattr(torch, optimizer.muon_dtype)
     grads, norm = adam.clip(grads, optimizer.clip)
+    params, buffers = tensors["params"], tensors["buffers"]
+    moved = muon.muon_steps(
+        [params[name] for name in buffers], [grads[name] for name in buffers], list(buffers.values()),
+        multiplier * optimizer.muon_lr, momentum, optimizer, muon_dtype,
+    )  # fmt: skip
     new = {group: {} for group in GROUPS}
-    for name, weight in tensors["params"].items():
-        if is_matrix(name):
-            new["params"][name], new["buffers"][name] = muon.muon_step(
-                weight, grads[name], tensors["buffers"][name], multiplier * optimizer.muon_lr, momentum, optimizer, muon_dtype
-            )
-        else:
-            lr = multiplier * (optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr)
-            new["params"][name], new["first"][name], new["second"][name] = adam.adam_step(
-                weight, grads[name], tensors["first"][name], tensors["second"][name], count, lr, optimizer
-            )
+    new["params"], new["buffers"] = (dict(zip(buffers, values, strict=True)) for values in moved)
+    for name in tensors["first"]:
+        lr = multiplier * (optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr)
+        new["params"][name], new["first"][name], new["second"][name] = adam.adam_step(
+            params[name], grads[name], tensors["first"][name], tensors["second"][name], count, lr, optimizer
+        )
+    for name in params:
         new["shadow"][name] = ema.ema_update(tensors["shadow"][name], new["params"][name], decay)
     return new, norm
 
@@ -180,8 +188,9 @@ class Stepper:
         accurate = torch.promote_types(dtype, torch.float32)
         table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, self.device, accurate)
 
-        def loss(params, ids_BS, step, rows, drawn):
-            return batch_loss(transformer.unstack(params), ids_BS, step, rows, recipe, drawn, dtype, table) * (len(rows) / whole)
+        def loss(params, ids_BS, step, rows, drawn, places):
+            of_rows = batch_loss(transformer.unstack(params), ids_BS, step, rows, recipe, drawn, dtype, table, places)
+            return of_rows * (len(rows) / whole)
 
         def update(tensors, grads, loss, controls):
             return _update_(tensors, grads, loss, controls, recipe)
@@ -202,8 +211,18 @@ class Stepper:
         rows = torch.arange(rows.start, rows.stop)
         ids_BS = torch.as_tensor(batch(step, rows.numpy())).to(self.device)
         drawn = noise(self.recipe, step, rows.numpy(), self.device)
-        loss = self._loss(params, ids_BS, torch.tensor(step, device=self.device), rows.to(self.device), drawn)
+        step_tensor = torch.tensor(step, device=self.device)
+        loss = self._loss(params, ids_BS, step_tensor, rows.to(self.device), drawn, self.places(step, rows))
         return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
+
+    def places(self, step: int, rows: torch.Tensor) -> int | None:
+        """Return the room for the masked positions of some rows, None (the head sees all) where they are too many for it, counted exactly."""
+        recipe, length = self.recipe, self.recipe.model.length
+        room = masking.room(len(rows), length)
+        if recipe.model.causal or room == len(rows) * length:
+            return None
+        masked = masking.mask(recipe.seed, step, rows, length, noise(recipe, step, rows.numpy())[0])
+        return room if masked.sum() <= room else None
 
     def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
         """Advance state in place by one step; return the tensor (loss, gradient norm, applied) without waiting for it."""

@@ -124,8 +124,11 @@ def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, 
     return x_BLd + params[prefix + "mlp_scale"].to(dtype) * expanded
 
 
-def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None) -> torch.Tensor:
-    """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'."""
+def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
+    """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'.
+
+    pick, where given, takes the last activations (B, L, d) to those whose logits are asked for, (C, d): the head sees no others.
+    """
     dtype = dtype or params["embedding"].dtype
     if table is None:
         table = rope_table(ids_BL.shape[1], model.d // model.heads, model.rope_base, ids_BL.device, _accurate(dtype))
@@ -138,5 +141,7 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
         x = block(x, x0, params, i, model, table)
         if i < half:
             pushed.append(x)
+    if pick is not None:
+        x = pick(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype))
     return model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)

@@ -68,14 +68,14 @@ def test_muon_prints_its_rows(ungated, capsys, monkeypatch):
 
 
 def test_sides_that_differ_are_not_timed(monkeypatch):
-    """Nesterov left out of one side: both benchmarks refuse."""
-    right = fast.muon.muon_step
+    """The momentum left out of one side: both benchmarks refuse."""
+    right = fast.muon.muon_steps
 
-    def wrong(weight, grad, buffer, lr, momentum, *rest):
-        return right(weight, grad, 0 * buffer, lr, momentum, *rest)
+    def wrong(weights, grads, buffers, *rest):
+        return right(weights, grads, [0 * buffer for buffer in buffers], *rest)
 
-    monkeypatch.setattr(fast.muon, "muon_step", wrong)
-    monkeypatch.setattr(muon, "muon_step", wrong)
+    monkeypatch.setattr(fast.muon, "muon_steps", wrong)
+    monkeypatch.setattr(muon, "muon_steps", wrong)
     with pytest.raises(CheckFailed, match="nothing is timed while the two sides differ: params"):
         step.step(TINY, 1, "cpu", compiled=False)
     with pytest.raises(CheckFailed, match="nothing is timed while the two sides differ: tiny"):

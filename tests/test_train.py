@@ -258,6 +258,28 @@ def test_shadow_is_seeded_at_its_moment(start):
         assert relative_error(found, shadow.numpy()) <= ALGORITHM
 
 
+# the head on masked positions alone
+
+
+def test_the_head_sees_masked_positions_while_they_have_room(monkeypatch):
+    """Rooms that always suffice, sometimes, and never: the same loss and gradients in float64, and the room is used where it suffices."""
+    long = replace(EXACT, model=replace(EXACT.model, length=16))
+    recipe = replace(long, training=replace(long.training, tokens_per_step=256, micro_batch_tokens=128))
+    ids_BS = np.random.default_rng(0).integers(0, recipe.model.vocab, (16, 17))
+    params = fast.train.initial_state(recipe, dtype=torch.float64).params
+    results, seen = [], []
+    for room in (128, 127, 64, 1):
+        monkeypatch.setattr(fast.masking, "room", lambda rows, length, room=room: room)
+        stepper = fast.train.Stepper(recipe, compiled=False)
+        seen.append([stepper.places(5, torch.arange(first, first + 8)) for first in (0, 8)])
+        results.append(stepper.gradients(params, lambda step, rows: ids_BS[rows], 5))
+    assert seen[0] == [None, None] and seen[1] == [127, 127] and sorted(map(str, seen[2])) == ["64", "None"] and seen[3] == [None, None]
+    for loss, grads in results[1:]:
+        assert relative_error(loss.detach(), results[0][0].detach()) <= ALGORITHM
+        for name, grad in grads.items():
+            assert relative_error(grad, results[0][1][name]) <= ALGORITHM, name
+
+
 # what stops a run
 
 
@@ -265,8 +287,8 @@ def spoil(stepper, at, value):
     """Make the loss of a stepper's micro-batches value(loss, params) from one step on."""
     plain_loss = stepper._loss
 
-    def loss(params, ids_BS, step, rows, drawn):
-        result = plain_loss(params, ids_BS, step, rows, drawn)
+    def loss(params, ids_BS, step, *rest):
+        result = plain_loss(params, ids_BS, step, *rest)
         return value(result, params) if step >= at else result
 
     stepper._loss = loss

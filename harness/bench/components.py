@@ -29,14 +29,15 @@ class Production:
                 value.data += torch.from_numpy(rng.standard_normal(value.shape, np.float32)).to(device) / value.shape[-1] ** 0.5
 
     def data(self) -> list[tuple]:
-        """Return (ids, step, rows, times drawn) of every micro-batch of a step, on the device."""
+        """Return (ids, step, rows, times drawn, room for masked positions) of every micro-batch of a step, on the device."""
         length, training = self.recipe.model.length, self.recipe.training
         whole, each = training.tokens_per_step // length, min(training.micro_batch_tokens, training.tokens_per_step) // length
         step, made = torch.tensor(0, device=self.device), []
         for first in range(0, whole, each):
             rows = torch.arange(first, first + each)
             drawn = train.noise(self.recipe, 0, rows.numpy(), self.device)
-            made.append((torch.as_tensor(self.batch(0, rows.numpy())).to(self.device), step, rows.to(self.device), drawn))
+            ids_BS = torch.as_tensor(self.batch(0, rows.numpy())).to(self.device)
+            made.append((ids_BS, step, rows.to(self.device), drawn, self.stepper.places(0, rows)))
         return made
 
     def forward(self, micro: tuple) -> torch.Tensor:
@@ -74,7 +75,7 @@ class Plain:
 
     def forward(self, micro: tuple) -> torch.Tensor:
         """Return the loss of one micro-batch, its graph kept."""
-        ids_BS, step, rows, drawn = micro
+        ids_BS, step, rows, drawn, _ = micro
         return train.batch_loss(self.plainly.params, ids_BS, step, rows, self.recipe, drawn, self.plainly.compute_dtype)
 
     def backward(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -139,7 +140,7 @@ def of_update(quick: Production, compiled: bool, pairs: int, bandwidth: float) -
     count = torch.tensor(5.0, dtype=torch.float64, device=device)
 
     def schulz():
-        return [muon.newton_schulz(stack, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps) for stack in stacks]
+        return muon.orthogonalize(stacks, optimizer)
 
     def schulz_apart():
         return [plain.newton_schulz(matrix, optimizer) for stack in stacks for matrix in stack]

@@ -7,7 +7,7 @@ averages the momentum where we sum it, a factor that the division by the norm ta
 import torch
 
 from fast import transformer
-from fast.muon import muon_step
+from fast.muon import muon_steps
 from fast.train import is_matrix
 from harness.bench import plain
 from harness.bench.measure import machine, paired
@@ -57,10 +57,10 @@ def against_torch(name: str, model: Model, optimizer: Optimizer, pairs: int, dev
 
     def step_(weights, grads, buffers, numbers):
         lr, momentum = numbers.unbind()
-        for kind, weight in weights.items():
-            new, buffer = muon_step(weight, grads[kind], buffers[kind], lr, momentum, optimizer, torch.bfloat16)
-            weight.copy_(new)
-            buffers[kind].copy_(buffer)
+        groups = [list(group.values()) for group in (weights, grads, buffers)]
+        new, after = muon_steps(*groups, lr, momentum, optimizer, torch.bfloat16)
+        for value, moved in zip(groups[0] + groups[2], new + after, strict=True):
+            value.copy_(moved)
 
     singles = zip(*(plain.unstacked(group).values() for group in (weights, grads, buffers)), strict=True)
     wanted = [plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer) for each in singles]

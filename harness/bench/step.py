@@ -74,13 +74,12 @@ def components(recipe, state, stepper, plainly, batch, pairs: int, device: str, 
     """Return the rows of the step's parts, each side on its own state."""
     compile = (lambda f: torch.compile(f, dynamic=False, fullgraph=True)) if compiled else (lambda f: f)
     optimizer = recipe.optimizer
-    schulz = (optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps)
     loss, grads = stepper.gradients(state.params, batch, state.step)
     separate = {name: grad.clone() for name, grad in plain.unstacked(grads).items()}
     dtype = getattr(torch, optimizer.muon_dtype)
     stacks = [grad.to(dtype) for name, grad in grads.items() if train.is_matrix(name)]
     matrices = [grad.to(dtype) for name, grad in separate.items() if train.is_matrix(name)]
-    orthogonalize = compile(lambda stacks: [muon.newton_schulz(stack, *schulz) for stack in stacks])
+    orthogonalize = compile(lambda stacks: muon.orthogonalize(stacks, optimizer))
     decay = torch.tensor(recipe.ema.decay, dtype=torch.float64, device=device)
 
     def average_(grads, shadow, params, decay):

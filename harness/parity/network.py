@@ -154,8 +154,11 @@ def predictor(seed: int, model: Model, length: int) -> Compare:
     return compare
 
 
-def gradients(seed: int, model: Model, step: int, rows: list[int]) -> Compare:
-    """Autograd of the whole fast loss against the complex step of the reference, every parameter; the loss too."""
+def gradients(seed: int, model: Model, step: int, rows: list[int], spare: int | None = None) -> Compare:
+    """Autograd of the whole fast loss against the complex step of the reference, every parameter; the loss too.
+
+    spare: the head sees masked positions alone, with so many places left over.
+    """
     training = replace(TINY.training, tokens_per_step=model.length, micro_batch_tokens=model.length)
     recipe = check(replace(TINY, seed=seed, model=model, training=training))
     params = random_params(model, seed)
@@ -166,13 +169,16 @@ def gradients(seed: int, model: Model, step: int, rows: list[int]) -> Compare:
         return reference.train.batch_loss(params, ids_BS, step, rows, recipe)
 
     value, exact = np.array(of_params(params)), reference.gradient.gradient(of_params, params)
+    thresholds_B = reference.masking.thresholds(reference.masking.times(seed, step, rows, recipe.diffusion.epsilon))
+    masked = int(reference.masking.mask(seed, step, rows, model.length, thresholds_B).sum())
+    places = None if spare is None else masked + spare
 
     def compare(setting: Setting) -> list[Difference]:
         leaves = {name: leaf.requires_grad_() for name, leaf in setting.tensors(params).items()}
         drawn = fast.train.noise(recipe, step, np.array(rows), setting.device)
 
         def fast_loss(leaves, ids_BS, step, rows_B, drawn):
-            return fast.train.batch_loss(leaves, ids_BS, step, rows_B, recipe, drawn, setting.dtype)
+            return fast.train.batch_loss(leaves, ids_BS, step, rows_B, recipe, drawn, setting.dtype, places=places)
 
         at = torch.tensor(step, device=setting.device)
         found = setting.run(fast_loss, leaves, setting.tensor(ids_BS), at, setting.tensor(np.array(rows)), drawn)
@@ -240,5 +246,7 @@ PIECES = [
         {"seed": 3, "model": SMALL, "step": 80_000, "rows": [5, 6, 7]},
         {"seed": 4, "model": replace(TINY.model, causal=True), "step": 3, "rows": [0, 1, 2, 3]},
         {"seed": 5, "model": TINY.model, "step": 3, "rows": [0, 1, 2, 3]},
+        {"seed": 6, "model": SMALL, "step": 4, "rows": [0, 1, 2], "spare": 0},
+        {"seed": 7, "model": TINY.model, "step": 5, "rows": [0, 1, 2, 3], "spare": 5},
     ], TWICE, compiles=1),
 ]  # fmt: skip

@@ -71,4 +71,12 @@ BUGS = [
         "a generator reseeded per tensor gives every matrix the same entries", ("init",)),
     Bug("init-twice-as-wide", "fast.transformer.initialize", "(2 * u - 1) / math.sqrt(shape[1])", "(2 * u - 1) / math.sqrt(shape[0])",
         "fan-in and fan-out are swapped when weights are stored transposed", ("init",)),
+    Bug("spare-places-count", "fast.masking.kept_loss", ".where(kept.used_C, 0.0)", "",
+        "padding of a batch with a fixed size joins the mean", ("gradients",)),
+    Bug("kept-weights-by-place", "fast.masking.kept_loss", "[kept.place_C // ids_BL.shape[1]]", "[kept.place_C % ids_BL.shape[0]]",
+        "rows and columns of a flat index confused", ("gradients",)),
+    Bug("kept-mean-over-masked", "fast.masking.kept_loss", "/ ids_BL.numel()", "/ kept.used_C.sum()",
+        "the divisor is L, not the masked count", ("gradients",)),
+    Bug("gradient-of-what-was-not-taken", "fast.masking._Take.backward", ".where(mask_N[:, None], 0.0)", "",
+        "a gather by clamped rank gives every position some gradient", ("gradients",)),
 ]  # fmt: skip
