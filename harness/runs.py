@@ -1,7 +1,10 @@
 """A run directory: prepare it, train into it, ship the artifact, score it from the file, write summary.json."""
 
+import contextlib
+import fcntl
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -27,22 +30,35 @@ DEMO_WINDOWS = 256  # the demo scores no more than this, and compresses the same
 BEGUN = {"checkpoint", ".recipe.json.tmp"}  # all there is of a run that was killed before it wrote its recipe
 
 
-def prepare(out: Path, resume: bool, overwrite: bool) -> None:
-    """Make out an empty run directory, or keep it for --resume; InputError rather than touch what is there unasked."""
+def hold(out: Path, holding: contextlib.ExitStack) -> None:
+    """Keep a run directory to this process while `holding` lasts; InputError where another one trains into it, an orphan of torchrun say."""
+    folder = os.open(out, os.O_RDONLY)
+    holding.callback(os.close, folder)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"--out {out}: another process is training into it; end that one first, or choose another --out") from None
+
+
+def prepare(out: Path, resume: bool, overwrite: bool, holding: contextlib.ExitStack) -> None:
+    """Make out an empty run directory, or keep it for --resume, and hold it; InputError rather than touch what is there unasked."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: expected a directory or nothing, found a file; choose another --out")
     if resume:
         if not (out / "checkpoint" / NAME).exists():
             raise InputError(f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave --resume out to start afresh")
+        hold(out, holding)
         return
-    if out.exists() and any(out.iterdir()):
-        if not (out / "recipe.json").exists() and {path.name for path in out.iterdir()} - BEGUN:
-            raise InputError(f"--out {out}: expected a run directory or an empty one, found other files; choose another --out")
-        if not overwrite and (out / "recipe.json").exists():
-            raise InputError(f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or another --out")
-        shutil.rmtree(out)
+    if out.exists() and not (out / "recipe.json").exists() and {path.name for path in out.iterdir()} - BEGUN:
+        raise InputError(f"--out {out}: expected a run directory or an empty one, found other files; choose another --out")
+    if not overwrite and (out / "recipe.json").exists():
+        raise InputError(f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or another --out")
     try:
-        (out / "checkpoint").mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
+        hold(out, holding)
+        for path in out.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (out / "checkpoint").mkdir()
     except OSError as error:
         raise InputError(f"--out {out}: cannot create the run directory ({error.strerror}); choose another --out") from error
 
@@ -119,32 +135,32 @@ def run(
     trains, rank 0 does the rest and returns the summary, the others None.
     """
     world, dataset = distributed.join(device), None
-    with distributed.together(world):
-        plan(recipe)
-        distributed.share(recipe, world)
-        if world.rank == 0:
-            dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
-            _begin(recipe, source, dataset, out, resume, overwrite, world.device, preflight)
-    with distributed.together(world):
-        dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
-        state = restore(out, recipe, world.device) if resume else initial_state(recipe, world.device)
-    state = _train(recipe, dataset, out, state, resume, world, compiled)
-    distributed.leave()
-    if world.rank > 0:
-        return None
-    return _ship(recipe, dataset, out, state, scoring if not recipe.model.causal else SCORING[:1], sequences, world.device, compiled)
+    with contextlib.ExitStack() as holding:
+        with distributed.together(world):
+            plan(recipe)
+            distributed.share(recipe, world)
+            if world.rank == 0:
+                dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
+                if preflight:
+                    _check_parity(recipe, world.device, preflight == "compiled")
+                prepare(out, resume, overwrite, holding)
+                if not resume:
+                    described = {"recipe": asdict(recipe), "source": source.describe(), "tokenizer_sha256": dataset.tokenizer.sha256}
+                    write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
+        with distributed.together(world):
+            dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
+            state = restore(out, recipe, world.device) if resume else initial_state(recipe, world.device)
+        state = _train(recipe, dataset, out, state, resume, world, compiled)
+        distributed.leave()
+        if world.rank > 0:
+            return None
+        return _ship(recipe, dataset, out, state, scoring if not recipe.model.causal else SCORING[:1], sequences, world.device, compiled)
 
 
-def _begin(recipe: Recipe, source: Source, dataset: Dataset, out: Path, resume, overwrite, device: str, preflight: str | None) -> None:
-    """Check parity, then write what a run directory begins with."""
-    if preflight:
-        with bar("preflight", "pieces") as progress:
-            progress.say("preflight: parity with the specification on this device")
-            parity.preflight(recipe, device, preflight == "compiled", progress.say)
-    prepare(out, resume, overwrite)
-    if not resume:
-        described = {"recipe": asdict(recipe), "source": source.describe(), "tokenizer_sha256": dataset.tokenizer.sha256}
-        write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
+def _check_parity(recipe: Recipe, device: str, compiled: bool) -> None:
+    with bar("preflight", "pieces") as progress:
+        progress.say("preflight: parity with the specification on this device")
+        parity.preflight(recipe, device, compiled, progress.say)
 
 
 def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, sequences: int | None, device: str, compiled: bool) -> dict:

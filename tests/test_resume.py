@@ -1,6 +1,7 @@
 """What interrupts a run, and the run that goes on from its last checkpoint: kill -9 (twenty times in `make soak`), a full disk, a loss that is
 not finite. It ends as the uninterrupted one, bit for bit."""
 
+import contextlib
 import random
 import shutil
 
@@ -118,3 +119,15 @@ def test_a_run_that_was_killed_before_it_began_is_begun_again(arguments, alone, 
     (out / ".recipe.json.tmp").write_text("{")
     assert cli.main(["train", *arguments, "--out", str(out)]) == 0
     assert soak.differences(out, alone) == [] and not (out / ".recipe.json.tmp").exists()
+
+
+def test_two_runs_do_not_train_into_one_directory(arguments, alone, tmp_path, capsys):
+    """The processes of a torchrun that was itself killed go on alone: nobody writes beside them, and nothing of theirs is replaced."""
+    out = shutil.copytree(alone, tmp_path / "run")
+    with contextlib.ExitStack() as holding:
+        runs.hold(out, holding)
+        for way in ("--resume", "--overwrite"):
+            assert cli.main(["train", *arguments, "--out", str(out), way]) == 2
+            assert "another process is training into it" in capsys.readouterr().err
+        assert soak.differences(out, alone) == []
+    assert cli.main(["train", *arguments, "--out", str(out), "--resume"]) == 0
