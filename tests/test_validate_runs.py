@@ -470,6 +470,15 @@ def test_the_official_uniform_score_is_known(tmp_path):
     assert found.verdict == "pass" and "4.1052" in found.evidence
 
 
+def test_the_official_counts_are_known(tmp_path):
+    """Without data: the official set's own counts pass, its tokens with other bytes fail, other counts need the data."""
+    line = "final_exact val_loss:2.06493 val_bpb:1.22297 tokens:{} bytes:{} estimator:nelbo"
+    assert score.tokens_and_bytes(log_folder(tmp_path, line.format(62_021_845, 151_080_891))).verdict == "pass"
+    assert score.tokens_and_bytes(log_folder(tmp_path, line.format(62_021_845, 151_080_892))).verdict == "fail"
+    with pytest.raises(CannotTell, match="--data"):
+        score.tokens_and_bytes(log_folder(tmp_path, line.format(60_000_000, 151_080_891)))
+
+
 def test_bytes_that_nobody_counted_show_in_the_quotient(tmp_path):
     made = log_folder(tmp_path, "val_loader:shards pattern=x tokens:62021632", "final_roundtrip val_loss:2.0649 val_bpb:1.2129")
     found = score.byte_accounting(made)

@@ -152,21 +152,23 @@ def tokens_and_bytes(submission: Submission) -> Finding:
     ]  # fmt: skip
     if faults:
         return failed("; ".join(faults))
-    expected = sizes(submission)
-    for each in found:
-        tokens = each.stated if each.tokens is None else each.tokens
-        for whole_text, total in ((expected[0], expected[1]), (OFFICIAL_TOKENS, OFFICIAL_BYTES)):
-            if same_text(tokens, whole_text):
-                if tokens == whole_text and each.bytes not in (None, total):
-                    faults.append(f"{each.where}: {each.bytes:,} bytes for {tokens:,} tokens that hold {total:,}")
-                break
-        else:
-            if max(tokens, expected[0]) > ABOUT * min(tokens, expected[0]):
-                raise CannotTell(f"{each.where} is about {tokens:,} tokens, the data given have {expected[0]:,}")
-            faults.append(f"{each.where}: {tokens:,} tokens, the data have {expected[0]:,}")
-    first = found[0]
-    said = f"{first.tokens if first.tokens is not None else first.stated:,} tokens{f' and {first.bytes:,} bytes' if first.bytes is not None else ''}"
-    return judged(faults, f"{said} in {len(found)} places; the data given have {expected[0]:,} tokens and {expected[1]:,} bytes")
+    official = (OFFICIAL_TOKENS, OFFICIAL_BYTES)
+    counted = [(each, each.stated if each.tokens is None else each.tokens) for each in found]
+    texts = {official: "the official set has"}
+    if not all(same_text(tokens, OFFICIAL_TOKENS) for _, tokens in counted):
+        given = sizes(submission)[:2]
+        texts = {given: "the data given have", **texts}
+    for each, tokens in counted:
+        about = next((text_ for text_ in texts if same_text(tokens, text_[0])), None)
+        if about is None:
+            if max(tokens, given[0]) > ABOUT * min(tokens, given[0]):
+                raise CannotTell(f"{each.where} is about {tokens:,} tokens, the data given have {given[0]:,}")
+            faults.append(f"{each.where}: {tokens:,} tokens, the data given have {given[0]:,}")
+        elif tokens == about[0] and each.bytes not in (None, about[1]):
+            faults.append(f"{each.where}: {each.bytes:,} bytes for {tokens:,} tokens that hold {about[1]:,}")
+    (first, tokens), (whose, (whole_text, total)) = counted[0], next((said, text_) for text_, said in texts.items())
+    said = f"{tokens:,} tokens{'' if first.bytes is None else f' and {first.bytes:,} bytes'}"
+    return judged(faults, f"{said} in {len(found)} places; {whose} {whole_text:,} tokens and {total:,} bytes")
 
 
 def pairs(submission: Submission) -> list[Pair]:
