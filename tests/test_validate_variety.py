@@ -70,3 +70,30 @@ def test_a_small_archive_beside_the_code_is_not_the_model(tmp_path):
     assert "tokenizer" not in ask(tmp_path, "JSON bytes", claims).evidence
     (tmp_path / "2026-03-20_Mine" / "final_model.npz").write_bytes(bytes(1 << 16))
     assert "final_model.npz" in ask(tmp_path, "JSON bytes", claims).evidence
+
+
+CLOCKED = """
+max_wallclock_seconds = float(os.environ.get("MAX_WALLCLOCK_SECONDS", 0.0))
+warmdown_iters = 5000
+def rate(step, elapsed_ms):
+    return min(1.0, (1000 * max_wallclock_seconds - elapsed_ms) / (warmdown_iters * elapsed_ms / step))
+"""
+
+
+def test_a_run_by_the_clock_that_does_not_print_its_cap_may_have_ended(tmp_path):
+    """It went on to its final score by itself, so its clock ran out; cut off, or with a cap of 0 in the log, it never came down."""
+    steps = "step:10/20000 train_loss:3.1 train_time:100ms\nstep:900/20000 train_loss:3.0 train_time:9000ms\n"
+    final = "final_roundtrip val_loss:2.06 val_bpb:1.22\n"
+    for log, verdict in ((steps + final, "cannot tell"), (steps, "fail"), ("max_wallclock_seconds:0.0\n" + steps + final, "fail")):
+        found = ask(tmp_path, "warmdown", {"train_gpt.py": CLOCKED, "train.log": log})
+        assert found.verdict == verdict, (log, found)
+
+
+def test_files_of_a_few_bytes_are_looked_through(tmp_path):
+    """Empty scripts, and archives of one byte, where a search reads words."""
+    from harness.validate.hidden import spellings
+
+    for size in range(6):
+        data = bytes(range(size))
+        assert list(spellings(data))[0] == data
+        assert all(len(spelt) <= size for spelt in spellings(data))

@@ -179,7 +179,7 @@ def literals(source: bytes) -> list[tuple[str, bytes]]:
 def spellings(layer: bytes) -> Iterator[bytes]:
     """Yield a layer as ids may be stored in it: 16 bits little-endian, then big-endian, 32 bits, 64 bits and one byte each."""
     yield layer
-    for phase in (0, 1):
+    for phase in range(min(2, len(layer) - 1)):
         little = np.frombuffer(layer, "<u2", (len(layer) - phase) // 2, phase)
         for words, widths in ((little, (2, 4)), (little.byteswap(), (1, 2, 4))):
             yield from (words[start::width].tobytes() for width in widths for start in range(width))

@@ -236,6 +236,8 @@ def warmdown(submission: Submission) -> Finding:
         elif rates and max(rates) > 0:
             peak, last = max(rates), rates[-1]
             (shown if last <= COOL * peak else faults).append(f"{log.name}: last learning rate {last:.3g}, {last / peak:.1%} of its peak")
+        elif not done and by_clock and log.finals and "max_wallclock_seconds" not in log.settings and not submission.recipe:
+            unknown.append(f"{log.name}: {how}; its warmdown looks at the clock, and the log does not print the cap")
         elif not done:
             faults.append(f"{log.name}: {how}; the warmdown did not end")
         elif length == 0:
