@@ -97,3 +97,18 @@ def test_files_of_a_few_bytes_are_looked_through(tmp_path):
         data = bytes(range(size))
         assert list(spellings(data))[0] == data
         assert all(len(spelt) <= size for spelt in spellings(data))
+
+
+def test_compressed_code_is_not_the_model(tmp_path):
+    claims = {"submission.json": {"val_bpb": 1.2, "bytes_total": 15_900_000, "bytes_code": 13}, "train_gpt.py": "import torch\n"}
+    assert "lzma" not in ask(tmp_path, "JSON bytes", {**claims, "train_gpt.py.lzma": "x" * 100}).evidence
+    assert "model.lzma" in ask(tmp_path, "JSON bytes", {**claims, "final_model.lzma": "x" * 100}).evidence
+
+
+def test_the_limit_may_stand_for_a_time_just_below_it(tmp_path):
+    def log(seconds: float) -> dict:
+        return {"train.log": f"step:10/20 train_loss:3.1 train_time:{1000 * seconds:.0f}ms\n"}
+
+    claim = {"submission.json": {"val_bpb": 1.2, "track": "10min_16mb", "wallclock_seconds": 600}}
+    for seconds, verdict in ((590.1, "pass"), (599.9, "pass"), (300.0, "fail"), (720.0, "fail")):
+        assert ask(tmp_path, "training time", claim | log(seconds)).verdict == verdict, seconds

@@ -90,7 +90,8 @@ def time_limit(submission: Submission) -> Finding:
     try:
         claimed = submission.claim("wallclock_seconds")
         sums = [*times.values(), sum(times.values()), sum(times.values()) / len(times)]
-        if not any(abs(claimed - seconds) <= 1 + 0.01 * seconds for seconds in sums):
+        rounded = claimed == CAP and all(0.9 * CAP <= seconds <= CAP for seconds in times.values())  # the limit given as the time
+        if not rounded and not any(abs(claimed - seconds) <= 1 + 0.01 * seconds for seconds in sums):
             faults.append(f"the JSON says {claimed:.1f} s, the logs {', '.join(f'{seconds:.1f}' for seconds in times.values())}")
     except CannotTell:
         pass

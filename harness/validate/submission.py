@@ -247,9 +247,8 @@ class Submission:
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
         kinds = {name: Path(name).suffix.lower() for name in self.files}
-        found = {
-            name: self.files[name] for name, kind in kinds.items() if kind in MODELS and (kind not in VAGUE or self.files[name] >= LEAST)
-        }
+        models = [name for name, kind in kinds.items() if kind in MODELS and not Path(name).stem.endswith(".py")]
+        found = {name: self.files[name] for name in models if kinds[name] not in VAGUE or self.files[name] >= LEAST}
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property
