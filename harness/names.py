@@ -13,7 +13,7 @@ def bindings(nodes: list[ast.AST]) -> set[str]:
     while stack:
         node = stack.pop()
         if isinstance(node, ast.Global):
-            raise NotImplementedError(f"line {node.lineno}: global statements are not followed")
+            raise ValueError(f"line {node.lineno}: global statements are not followed")
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Lambda, *COMPREHENSIONS)):

@@ -1,4 +1,4 @@
-"""A submission folder from finished runs of one configuration: README.md, submission.json, train_gpt.py, logs, requirements, the artifact."""
+"""A submission folder from finished runs of one configuration: README, JSON, train_gpt.py, logs, requirements, the artifact."""
 
 import json
 import math
@@ -149,7 +149,8 @@ def _claimed(first: Run, out: Path, name, author, github_id, date, blurb, techni
         if not text.strip() or re.search(r"\b(todo|your[ _-]?(name|id))\b", text, re.IGNORECASE):
             raise InputError(f"{flag}: expected your own, found {text!r}; give it")
     if not re.fullmatch(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}", github_id):
-        raise InputError(f"--github-id: expected a GitHub user name (letters, digits, single hyphens), found {github_id!r}; give it without @ or address")
+        what = "a GitHub user name (letters, digits, single hyphens)"
+        raise InputError(f"--github-id: expected {what}, found {github_id!r}; give it without @ or address")
     if track not in TRACKS:
         raise InputError(f"--track {track!r}: expected one of {', '.join(TRACKS)}; choose one of these")
     try:
@@ -180,7 +181,8 @@ def _check_budgets(found: list[Run], code: str, track: str) -> int:
             raise InputError(f"{run.folder}: {error}") from error
         seconds, cap = run.summary["seconds"], TRACKS[track]
         if cap and seconds > cap:
-            raise InputError(f"{run.folder}: expected at most {cap:g} s of training on track {track}, found {seconds:.1f}; choose --track non_record_16mb")
+            limit = f"at most {cap:g} s of training on track {track}"
+            raise InputError(f"{run.folder}: expected {limit}, found {seconds:.1f}; choose --track non_record_16mb")
     return size
 
 

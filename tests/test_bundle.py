@@ -138,8 +138,8 @@ def test_file_is_readable_text(script):
     """What a reviewer sees: one file, docstrings and comments kept, the recipe in plain values, nothing hidden, no word of our packages."""
     text = script.read_text()
     tree = ast.parse(text, feature_version=(3, 10))
-    tops = {node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)}
-    tops = {name.partition(".")[0] for name in tops}
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    tops = {(getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in imports}
     assert tops - set(sys.stdlib_module_names) == {"torch", "numpy", "sentencepiece"}
     asked = {name.id for statement in tree.body for name in references(statement)}
     assert {"print", "len"} <= asked and not asked & {"exec", "eval", "compile", "__import__"} and "base64" not in text
@@ -355,7 +355,13 @@ def test_equal_names_of_two_modules_stay_apart():
     flat = assembled(
         first="import math\n\nSIZE = 3\n\n\ndef area(size=SIZE):\n    return size * math.floor(1.5)\n",
         second="from fast import first\n\nSIZE = 5\n\n\ndef area(first_size):\n    size = first.area(first_size)\n    return size + SIZE + first.SIZE\n",
-        entry="from fast import first, second\n\nresult = [first.area(), second.area(2), f'{first.SIZE} first.SIZE {second.SIZE:{first.SIZE}}']\n\nprint(result)\n",
+        entry="""
+            from fast import first, second
+
+            result = [first.area(), second.area(2), f'{first.SIZE} first.SIZE {second.SIZE:{first.SIZE}}']
+
+            print(result)
+        """,
     )
     assert flat["result"] == [3, 10, "3 first.SIZE   5"]
 
