@@ -320,6 +320,19 @@ def test_a_file_swapped_for_a_link_is_not_followed(tmp_path):
         found.read("submission.json")
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "line", ["9" * 4000, "t:" + "9" * 4000, "a" * 4000, "val_loss:1" * 400, "x" + " " * 4000, "=" * 4000, "1,111" * 800, "sk-" * 1400]
+)
+def test_crafted_lines_take_no_quadratic_time(line, tmp_path):
+    """Patterns are linear in what a folder holds: 200 lines of each kind in all places that are searched."""
+    text = f"{line}\n" * 200
+    for name in ("train.log", "README.md", "train_gpt.py", "requirements.txt"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "submission.json").write_text(json.dumps({"val_bpb": 1.5, "author": line, "name": line}))
+    assert len(verdicts(tmp_path, checks=STATIC)) == len(STATIC)
+
+
 HARD_JSON = [
     "[" * 100_000, '{"a":' * 2000, '{"val_bpb": 1e999}', '{"val_bpb": ' + "9" * 5000 + "}", '{"seed_results": {"1": null}}',
     '{"seeds": {"1": [1]}}', "\ufeff{}",

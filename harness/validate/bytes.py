@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from harness.artifact import LIMIT
 from harness.validate.code import Source, aliases
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
+from harness.validate.folder import MAX_README
 from harness.validate.submission import Submission, number
 
 COMPRESSORS = {
@@ -230,7 +231,7 @@ def compressor(submission: Submission) -> Finding:
 
 def _named_in_readme(submission: Submission, package: str) -> bool:
     names = submission.find(r"readme(\.\w+)?")
-    return bool(names) and bool(re.search(rf"pip3? install[^\n]*\b{re.escape(package)}\b", submission.text(names[0])))
+    return bool(names) and bool(re.search(rf"pip3? install[^\n]*\b{re.escape(package)}\b", submission.text(names[0])[:MAX_README]))
 
 
 def pinned(submission: Submission) -> Finding:

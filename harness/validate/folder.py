@@ -19,6 +19,7 @@ PLACEHOLDER = re.compile(
     r"|^(name|author|github_id|yyyy-mm-dd)$",
     re.IGNORECASE,
 )  # fmt: skip
+MAX_README = 1 << 20  # characters that are looked at
 DAYS = 31  # a folder may be named days before or after the run that its JSON dates
 
 
@@ -54,7 +55,11 @@ def files(submission: Submission) -> Finding:
 
 def plain_files(submission: Submission) -> Finding:
     """Nothing but readable files and folders: no links, no devices, nothing beyond the limits."""
-    return judged(submission.strange[:5], f"{len(submission.files)} regular files in {len(submission.folders) + 1} folders, no links")
+    read = len(submission.code.texts) + len(submission.logs)  # reading them adds to what is strange
+    return judged(
+        submission.strange[:5],
+        f"{read} sources and logs read, {len(submission.files)} regular files in {len(submission.folders) + 1} folders, no links",
+    )
 
 
 def _day(text: str) -> date | None:
@@ -173,7 +178,7 @@ def readme_scores(submission: Submission) -> Finding:
     names = submission.find(README)
     if not names:
         raise CannotTell("there is no README")
-    text = submission.text(names[0])
+    text = submission.text(names[0])[:MAX_README]
     claim = submission.claim("val_bpb", "mean_val_bpb")
     scores = _scores(text, claim)
     if not scores:

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 
 FEWEST, MOST = 4, 8  # digits after the point that comparisons of scores rest on
-PRINTED = re.compile(r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\w.])[-+]?\d+\.\d+|(?<![\w.,])\d+(?![\w.,]*\d)")
+PRINTED = re.compile(r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\w.])[-+]?\d+\.\d+|(?<![\w.,])\d++(?![\w.,]*\d)")
 
 
 def digits(value: float) -> int:

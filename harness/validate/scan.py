@@ -19,11 +19,11 @@ MACHINE_CODE = {
 BINARY_SUFFIXES = (".so", ".dll", ".dylib", ".exe", ".pyd", ".pyc", ".cubin", ".wasm", ".jar", ".class", ".o", ".a")
 KNOWN = (b"MASKGOLF", b"\x93NUMPY")
 SECRETS = re.compile(
-    rb"(?<![A-Za-z0-9])(?:(?P<aws>AKIA[0-9A-Z]{16})|(?P<github>gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,})"
+    rb"(?<![A-Za-z0-9])(?:(?P<aws>AKIA[0-9A-Z]{16})|(?P<github>gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,200})"
     rb"|(?P<huggingface>hf_[A-Za-z]{34})"
-    rb"|(?P<openai>sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,}T3BlbkFJ[A-Za-z0-9_-]{20,}|sk-ant-[A-Za-z0-9_-]{60,})"
+    rb"|(?P<openai>sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,200}T3BlbkFJ[A-Za-z0-9_-]{20,200}|sk-ant-[A-Za-z0-9_-]{60,200})"
     rb"|(?P<google>AIza[0-9A-Za-z_-]{35})"
-    rb"|(?P<slack>xox[baprs]-[0-9A-Za-z-]{20,}))(?![A-Za-z0-9])|(?P<key>-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)"
+    rb"|(?P<slack>xox[baprs]-[0-9A-Za-z-]{20,200}))(?![A-Za-z0-9])|(?P<key>-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)"
 )  # fmt: skip
 
 

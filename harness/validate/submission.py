@@ -119,7 +119,7 @@ class Submission:
             raise CannotTell(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
         if len(data) > most:
             raise CannotTell(f"{name} has more than the {most:,} bytes that are read")
-        if len(data) <= MAX_JSON:
+        if len(data) <= MAX_JSON and sum(map(len, self._kept.values())) <= MAX_TEXT:
             self._kept[name] = data
         return data
 
@@ -263,9 +263,12 @@ class Submission:
     @cached_property
     def code(self) -> "code.Code":
         """Its Python, read statically: what is hidden in compressed strings too."""
-        sources = {}
-        for name in self.files:
-            if name.endswith(".py"):
+        sources, total = {}, 0
+        for name, size in self.files.items():
+            total += size if name.endswith(".py") else 0
+            if name.endswith(".py") and total > MAX_TEXT:
+                self.strange.append(f"{name}: not read, more than {MAX_TEXT:,} bytes of Python")
+            elif name.endswith(".py"):
                 try:
                     sources[name] = self.read(name, MAX_TEXT)
                 except CannotTell as error:
@@ -275,15 +278,21 @@ class Submission:
     @cached_property
     def logs(self) -> "tuple[trainlog.Log, ...]":
         """Its training logs, parsed: .log and .txt files that hold step lines or final scores."""
-        found = []
-        for name in self.files:
-            if Path(name).suffix.lower() in (".log", ".txt") and "requirements" not in name.lower() and len(found) < MAX_LOGS:
-                try:
-                    log = trainlog.parse(name, self.text(name))
-                except CannotTell:
-                    continue
-                if log.points or log.finals:
-                    found.append(log)
+        found, total = [], 0
+        for name, size in self.files.items():
+            if Path(name).suffix.lower() not in (".log", ".txt") or "requirements" in name.lower():
+                continue
+            total += size
+            if len(found) >= MAX_LOGS or total > 2 * MAX_TEXT:
+                self.strange.append(f"{name}: not read, more than {MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them")
+                break
+            try:
+                log = trainlog.parse(name, self.text(name))
+            except CannotTell as reason:
+                self.strange.append(str(reason))
+                continue
+            if log.points or log.finals:
+                found.append(log)
         return tuple(found)
 
     @cached_property

@@ -6,7 +6,7 @@ from functools import cached_property
 
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
-NUMBER = r"[-+]?(?:\d[\d,]*\.?\d*(?:[eE][-+]?\d+)?|\.\d+|nan|inf)"
+NUMBER = r"[-+]?(?:\d[\d,]*+(?:\.\d*+)?(?:[eE][-+]?\d++)?|\.\d++|nan|inf)"  # possessive: a crafted line must not take quadratic time
 STAMP = re.compile(
     r"^\[?\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?"
 )  # of a logging library
@@ -23,7 +23,7 @@ BUDGET = re.compile(r"\bbudget:\s*(\d+)/16000000\b")
 CODE_BYTES = re.compile(r"\bcode:\s*(\d+)\b")
 PARAMETERS = re.compile(r"\b(?:model_params|params|parameters|total_params)\s*[:=]\s*([\d,]+)", re.IGNORECASE)
 STOP = re.compile(r"stopping_early|stopped by", re.IGNORECASE)
-SETTING = re.compile(r"([A-Za-z_]\w*)\s*[:=]\s*([^\s,;]+)")
+SETTING = re.compile(r"\b([A-Za-z_]\w*+)\s*[:=]\s*([^\s,;]+)")
 RULE = re.compile(r"^\s*={50,}\s*$")
 CODE_LINE = re.compile(r"^\s*(?:import|from|def|class|return|elif|self\.)\b")
 TRACE = re.compile(r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation fault|\bcore dumped\b")
