@@ -10,6 +10,8 @@ import tyro
 from harness.flags import Json, check_device
 from reference.recipe import PRESETS, InputError
 
+DEMO = Path("runs/demo")  # what `maskgolf demo` leaves
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -28,7 +30,7 @@ class Bench:
     """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; device: everything at the golf preset;
     compare: two result files side by side."""
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
-    """likelihood: run directory of a trained masked-diffusion model. compare: two files that --json or make bench wrote."""
+    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench wrote."""
     repetitions: int = 200
     """likelihood: estimates of the default design of the masks; the others get a quarter."""
     windows: int = 8
@@ -73,9 +75,10 @@ class Bench:
     def _likelihood(self, device: str) -> list[dict]:
         from harness.bench.likelihood import likelihood
 
-        if len(self.paths) != 1:
-            raise InputError(f"bench likelihood: expected a trained run to measure on, found {len(self.paths)}; name one, such as runs/demo")
-        return likelihood(self.paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)
+        paths = self.paths or tuple(path for path in (DEMO,) if path.exists())
+        if len(paths) != 1:
+            raise InputError(f"bench likelihood: expected a trained run to measure on, found {len(paths)}; name one, or make {DEMO} by make demo")
+        return likelihood(paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)
 
     def _step(self, device: str) -> list[dict]:
         from harness.bench import step

@@ -27,7 +27,7 @@ def likelihood(run: Path, repetitions: int, windows: int, pairs: int, device: st
     if len(group.ids_NL) < windows:
         raise InputError(f"{run}: expected {windows} windows of validation text, found {len(group.ids_NL)}; lower --windows")
     query = evaluate.predictor(params, recipe, device, compiled)
-    rows = speed(query, group.ids_NL, model.vocab, pairs)
+    rows = speed(query, evaluate.predictor(params, recipe, device), group.ids_NL, model.vocab, pairs)
     rows += variances(query, group, model.vocab, repetitions, windows)
     return [{**each, "machine": machine(device)} for each in rows]
 
@@ -107,23 +107,30 @@ def seconds_per_window(run, windows: int, passes: int, wait=lambda: None) -> flo
     return (stamps[-1] - stamps[0]) / max(len(stamps) - 1, 1) / windows
 
 
-def speed(query, ids_NL, vocab: int, pairs: int, batch: int = 64) -> list[dict]:
-    """Return the row about chain left to right against the plain loop (every logit of every row), in tokens per second, A B A B."""
+def speed(query, as_written, ids_NL, vocab: int, pairs: int, batch: int = 64) -> list[dict]:
+    """Return the rows about chain left to right against the plain loop (every logit of every row), in tokens per second, A B C A B C.
+
+    The loop runs as it is written (as_written, not compiled) and compiled; each side takes as many windows at once as suits it.
+    """
     import numpy as np
 
     from fast import chain
     from fast import likelihood as plain
 
     ids_NL = np.resize(ids_NL, (batch, ids_NL.shape[1]))
-    cached = min(batch, query.most_rows(ids_NL.shape[1]))
-    arguments, passes = (ids_NL, vocab, "left-to-right", 0, 1, 1), min(8, ids_NL.shape[1] - 1)
-    ways = ((plain.chain, batch, passes), (chain.chain, cached, min(passes * batch // cached, ids_NL.shape[1] - 1)))
-    device = str(query.device)
-    timed = [
-        [seconds_per_window(partial(run, query, *arguments, batch_rows=batch, device=device), rows, count, waiting(device)) for run, rows, count in ways]
-        for _ in range(pairs + 1)
-    ]
-    seconds_P2 = np.array(timed[1:])  # the first pair compiles
-    ratio_P, rate_2 = seconds_P2[:, 0] / seconds_P2[:, 1], 1 / np.median(seconds_P2, axis=0)
-    numbers = (*rate_2, np.median(ratio_P), ratio_P.min(), ratio_P.max())
-    return [row("chain left-to-right / full forward passes", *map(float, numbers), pairs, "tokens/s")]
+    cached, most, device = min(batch, query.most_rows(ids_NL.shape[1])), ids_NL.shape[1] - 1, str(query.device)
+    ours = (chain.chain, query, cached, min(8 * batch // cached, most))
+    ways = ((plain.chain, as_written, batch, min(8, most)), (plain.chain, query, batch, min(8, most)), ours)
+
+    def seconds(run, model, rows, passes):
+        once = partial(run, model, ids_NL, vocab, "left-to-right", 0, 1, 1, batch_rows=batch, device=device)
+        return seconds_per_window(once, rows, passes, waiting(device))
+
+    timed = [[seconds(*way) for way in ways] for _ in range(pairs + 1)]
+    seconds_P3 = np.array(timed[1:])  # the first round compiles
+    rate_3, rows = 1 / np.median(seconds_P3, axis=0), []
+    for way, name in enumerate(("full forward passes", "full forward passes, compiled")):
+        ratio_P = seconds_P3[:, way] / seconds_P3[:, 2]
+        numbers = (rate_3[way], rate_3[2], np.median(ratio_P), ratio_P.min(), ratio_P.max())
+        rows.append(row(f"chain left-to-right / {name}", *map(float, numbers), pairs, "tokens/s"))
+    return rows
