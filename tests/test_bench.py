@@ -31,7 +31,7 @@ def test_bench_prints_its_frozen_rows(run_directory, capsys):  # noqa: F811
     options = ["--repetitions", "8", "--windows", "2", "--pairs", "3", "--no-compiled", "--json", "-"]
     assert cli.main(["bench", "likelihood", str(run_directory), *options]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert all(set(row) == FIELDS for row in rows) and len({row["name"] for row in rows}) == len(rows) == 8
+    assert all(set(row) == FIELDS for row in rows) and len({row["name"] for row in rows}) == len(rows) == 9
     for row in rows:
         assert row["low"] <= row["ratio"] <= row["high"] and min(row["baseline"], row["candidate"]) > 0, row
         if row["unit"].startswith("(nats"):
@@ -40,9 +40,13 @@ def test_bench_prints_its_frozen_rows(run_directory, capsys):  # noqa: F811
     assert "tokens/s" in capsys.readouterr().out
 
 
-def test_bench_refuses_what_it_cannot_measure(run_directory, capsys):  # noqa: F811
-    """No run, too few repetitions, more windows than there are."""
+def test_bench_refuses_what_it_cannot_measure(run_directory, capsys, monkeypatch, tmp_path):  # noqa: F811
+    """No run, too few repetitions, more windows than there are; without a name it is the demo's run that is meant."""
+    monkeypatch.chdir(tmp_path)
     assert "trained run" in refused(capsys, "bench", "likelihood")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(run_directory)
+    assert "lower --windows" in refused(capsys, "bench", "likelihood", "--windows", "100000", "--no-compiled")
     assert "--repetitions: expected at least 8, found 2" in refused(capsys, "bench", "likelihood", run_directory, "--repetitions", "2")
     assert "lower --windows" in refused(capsys, "bench", "likelihood", run_directory, "--windows", "100000", "--no-compiled")
 

@@ -167,7 +167,7 @@ def likelihoods(bench: Bench) -> Jobs:
         return components.as_rate(found, sizes.windows * model.length * sizes.draws)
 
     yield "NELBO tokens/s: production / eager", nelbo
-    yield "chain left-to-right / full forward passes", lambda: speed(query, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0]
+    yield "chain left-to-right / full forward passes", lambda: speed(query, eager, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0]
 
 
 def changes(bench: Bench) -> Jobs:
