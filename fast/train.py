@@ -165,14 +165,18 @@ def train_step(state: State, ids_BS: torch.Tensor, multiplier: float, averaging:
 def deterministic():
     """Hold torch to algorithms that repeat to the last bit: compiled, the embedding's gradient is otherwise summed in any order.
 
-    Compile inside it. warn_only: an operation without such an algorithm on some device is a warning, not the end of the run.
+    Compile inside it. warn_only: an operation without such an algorithm on some device is a warning, not the end of the run. New memory is
+    not filled first, which torch does by default to catch reads of it: a pass over every buffer.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 class Stepper:

@@ -53,7 +53,8 @@ def test_compiled_gradient_of_the_embedding_repeats_to_the_bit():
         with fast.train.deterministic():
             looked_up = torch.compile(lambda table: (torch.nn.functional.embedding(ids_BL, table) * upstream).sum(), dynamic=False)
             grads = [torch.autograd.grad(looked_up(table), table)[0] for _ in range(20)]
-        assert not torch.are_deterministic_algorithms_enabled()
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+        assert not torch.are_deterministic_algorithms_enabled() and torch.utils.deterministic.fill_uninitialized_memory
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(grad, grads[0]) for grad in grads)
