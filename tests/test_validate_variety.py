@@ -4,7 +4,8 @@ import json
 
 from harness.validate import CHECKS, answer, trainlog
 from harness.validate.finding import Finding
-from harness.validate.submission import Submission
+from harness.validate.submission import Options, Submission
+from tests.corpora import embedded_cache, embedded_layout  # noqa: F401
 
 
 def ask(folder, name: str, files: dict[str, str | dict]) -> Finding:
@@ -112,3 +113,15 @@ def test_the_limit_may_stand_for_a_time_just_below_it(tmp_path):
     claim = {"submission.json": {"val_bpb": 1.2, "track": "10min_16mb", "wallclock_seconds": 600}}
     for seconds, verdict in ((590.1, "pass"), (599.9, "pass"), (300.0, "fail"), (720.0, "fail")):
         assert ask(tmp_path, "training time", claim | log(seconds)).verdict == verdict, seconds
+
+
+def test_a_tokenizer_of_another_size_says_nothing_about_the_byte_table(tmp_path, embedded_layout):  # noqa: F811
+    """The table that is checked is that of the tokenizer given; a submission of another vocabulary has another one."""
+    folder = tmp_path / "2026-03-20_Mine"
+    folder.mkdir()
+    check = next(check for check in CHECKS if check.name == "byte table")
+    for size, verdict in ((8192, "cannot tell"), (1024, "pass")):
+        (folder / "train_gpt.py").write_text(f'vocab_size = int(os.environ.get("VOCAB_SIZE", {size}))\n')
+        options = Options(data=embedded_layout.validation[0].parents[2], tokenizer=embedded_layout.tokenizer)
+        found = answer(check, Submission(folder, options))
+        assert found.verdict == verdict, found

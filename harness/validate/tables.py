@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
+from harness.validate.log import setting
 from harness.validate.opened import text
 from harness.validate.portable import sources
 from harness.validate.submission import Submission
+from harness.validate.trainlog import Log
 
 RATE = re.compile(r"(^|_)(bpb|bits_per_byte|bpbyte|bits_byte)", re.IGNORECASE)
 RATIO = re.compile(r"(bytes?|tokens?|chars?|characters)_per_(tokens?|bytes?|chars?)|bytes_token|tok(en)?_bytes_ratio", re.IGNORECASE)
@@ -204,6 +206,10 @@ def miscounted(ids, tokenizer, table) -> tuple[int, list[str]]:
 def byte_table(submission: Submission) -> Finding:
     """The tokenizer's byte table agrees with the UTF-8 of decoded documents."""
     given = text(submission)
+    named = {size for log in submission.logs or (Log(""),) if (size := setting(submission, log, "vocab_size")) is not None}
+    if named and given.tokenizer.vocab not in named:
+        sizes = ", ".join(f"{size:,.0f}" for size in sorted(named))
+        raise CannotTell(f"the submission's vocabulary is {sizes}, the tokenizer given has {given.tokenizer.vocab:,} pieces")
     compared, wrong = miscounted(given.ids(MOST_DECODED), given.tokenizer, given.tokenizer.table)
     if not compared:
         raise CannotTell("the validation text holds no text between control tokens")
