@@ -67,8 +67,8 @@ def spoiled(world) -> tuple[str, int, bool]:
     state, stepper = train.initial_state(SHORT), train.Stepper(SHORT, compiled=False, world=world)
     plain, kept = stepper._loss, {}
 
-    def loss(params, ids_BS, step, rows, drawn):
-        result = plain(params, ids_BS, step, rows, drawn)
+    def loss(params, ids_BS, step, rows, *drawn):
+        result = plain(params, ids_BS, step, rows, *drawn)
         if step == 2:
             kept.update({name: value.detach().clone() for name, value in params.items()})
         return result + (params["up"] * 0).sum().sqrt() if step == 2 and 7 in rows.tolist() else result

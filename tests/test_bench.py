@@ -203,9 +203,11 @@ def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, mon
 
     file = tmp_path / "a.json"
     command = ["eval", str(run_directory), "--sequences", "9", "--batch_rows", "2", "--partial", str(file), *SMALL]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite started in the background ignores it
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "measure", interrupted)
         assert cli.main(command) == 130
+    signal.signal(signal.SIGINT, before)
     captured = capsys.readouterr()
     known = json.loads(captured.out)
     assert known["windows"] == 4 and known["stderr_masks"] > 0 and f"go on with --partial {file}" in captured.err
