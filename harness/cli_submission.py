@@ -22,7 +22,8 @@ class Validate:
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="DIR")]] = None
     """Folder that holds submission.json."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in the official layout: the artifact is scored on its validation split."""
+    """Folder in the official layout, or the word embedded for the text that ships with Python: the artifact is scored on its validation
+    split."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SentencePiece model, where --data holds none or several."""
     run_: Annotated[bool, tyro.conf.arg(name="run")] = False
@@ -35,14 +36,20 @@ class Validate:
 
     def run(self):
         """Return the rows, and whether none of them failed."""
-        from harness import report, validate
+        from fast.data import find_layout
+        from harness import corpus, report, validate
 
         if self.explain is not None:
             explained = validate.explain(self.explain)
             return explained, lambda: report.explanation(explained)
         if self.folder is None:
             raise InputError("validate: expected a submission folder, found none; name the folder that holds submission.json")
-        rows = validate.validate(self.folder, self.data, self.tokenizer, self.run_, self.time_limit)
+        if self.tokenizer and not self.data:
+            raise InputError(f"--tokenizer {self.tokenizer}: expected --data with it, found none; name the folder whose text it reads")
+        data = corpus.embedded() if self.data == Path("embedded") and not self.data.exists() else self.data
+        if data:
+            find_layout(data, self.tokenizer)  # what cannot be read is said now, not check by check
+        rows = validate.validate(self.folder, data, self.tokenizer, self.run_, self.time_limit)
         return rows, lambda: report.validation(rows, self.folder), not any(row["verdict"] == "fail" for row in rows)
 
 

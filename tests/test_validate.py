@@ -90,6 +90,18 @@ def test_json_has_its_frozen_shape(packed, capsys):  # noqa: F811
         assert set(row) >= {"check", "group", "verdict", "evidence"} and row["verdict"] in VERDICTS and isinstance(row["evidence"], str)
 
 
+def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_path):  # noqa: F811
+    """--data embedded is the text that ships with Python; a folder of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.corpus.embedded", lambda: corpus)
+    assert cli.main(["validate", str(packed), "--data", "embedded", "--json", "-"]) == 0
+    assert {row["check"]: row["verdict"] for row in json.loads(capsys.readouterr().out)}["rescored"] == "pass"
+    (tmp_path / "embedded").mkdir()
+    for arguments in (["--data", "embedded"], ["--data", "nowhere"], ["--tokenizer", "some.model"]):
+        assert cli.main(["validate", str(packed), *arguments]) == 2
+        assert arguments[1] in capsys.readouterr().err
+
+
 def test_exit_codes(packed, good, tmp_path, capsys):  # noqa: F811
     """0 when nothing failed, 1 when a check failed, 2 for no folder, a file, an unknown check; the table goes with all of them."""
     assert cli.main(["validate", str(packed), "--json", str(tmp_path / "rows.json")]) == 0
