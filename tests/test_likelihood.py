@@ -365,19 +365,22 @@ def test_default_design_beats_independent_bernoulli_times():
 
 
 def naive_mask_variance(nats_K):
-    """Each draw's variance estimated inside its group of neighbours; the mean divides the sum by K**2."""
-    draws = len(nats_K)
-    groups = [nats_K[:3]] if draws % 2 else []
-    start = 3 * (draws % 2)
-    groups += [nats_K[i : i + 2] for i in range(start, draws, 2)]
-    return sum(len(group) * np.var(group, ddof=1) for group in groups) / draws**2
+    """The unbiased variance of three neighbours on a line, of two at either end; the mean divides the sum by K**2."""
+    inner = [np.array([1, -2, 1]) @ nats_K[k - 1 : k + 2] / math.sqrt(6) for k in range(1, len(nats_K) - 1)]
+    return (sum(value**2 for value in inner) + np.var(nats_K[:2], ddof=1) + np.var(nats_K[-2:], ddof=1)) / len(nats_K) ** 2
 
 
 @halves
 @pytest.mark.parametrize("draws", [2, 3, 4, 5, 8, 9])
 def test_mask_variance_counts_every_draw_once(half, draws):
+    mask_variance = of(half, "likelihood").mask_variance
     nats_NK = np.random.default_rng(draws).standard_normal((7, draws)) + np.arange(draws)
-    np.testing.assert_allclose(of(half, "likelihood").mask_variance(nats_NK), [naive_mask_variance(row) for row in nats_NK], **EXACT)
+    np.testing.assert_allclose(mask_variance(nats_NK), [naive_mask_variance(row) for row in nats_NK], **EXACT)
+    # Independent draws of variances v_k around a line: the estimate's expectation is linear in them, and equal variances sum to K.
+    weights_K = draws**2 * (mask_variance(np.eye(draws)))
+    assert weights_K.sum() == pytest.approx(draws, rel=1e-12)
+    ramp_K = np.arange(draws)[None] * 3.0
+    assert mask_variance(ramp_K)[0] * draws**2 == pytest.approx(9.0, rel=1e-12)  # the two ends, half a step squared each
 
 
 @halves

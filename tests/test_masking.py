@@ -313,6 +313,8 @@ def test_masked_positions_without_room_are_not_dropped_in_silence():
         loss = fast.masking.kept_loss(torch.zeros(places, 4), ids_BL, kept, weights_B)
         assert loss.isnan() == (places < 4) and kept.used_C.sum() == min(places, 4)
         assert kept.place_C[: min(places, 4)].tolist() == [0, 2, 4, 5][:places]
+        x_BLd = torch.ones(2, 3, 1, requires_grad=True)  # what found no room has no gradient of its own, and asks for none behind the end
+        assert torch.autograd.grad(kept.take(x_BLd).sum(), x_BLd)[0].shape == x_BLd.shape
 
 
 @pytest.mark.parametrize(("rows", "length"), [(32, 128), (64, 32), (24, 128), (48, 64), (3, 400)])

@@ -83,8 +83,10 @@ BUGS = [
         "natural logarithms printed as bits", ("score", "evaluate")),
     Bug("error-of-the-population", "fast.likelihood.summarize", "count / (count - 1)", "1.0",
         "n for n - 1", ("score",)),
-    Bug("error-of-one-draw", "fast.likelihood.mask_variance", "/ draws**2", "/ draws",
+    Bug("error-of-one-draw", "fast.likelihood.mask_variance", "/ nats_NK.shape[1] ** 2", "/ nats_NK.shape[1]",
         "the spread of a draw instead of the mean's", ("score",)),
+    Bug("ends-counted-twice", "fast.likelihood.mask_variance", "np.square(step_NK[:, -1])) / 2", "np.square(step_NK[:, -1]))",
+        "a pair's squared difference is twice its variance", ("score",)),
     Bug("windows-all-start-a-stream", "fast.evaluate.window_bytes", "if first_token == \"stream\" else", "if False else",
         "every window loses the byte of its first space", ("evaluate",)),
 ]  # fmt: skip
