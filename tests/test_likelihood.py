@@ -572,6 +572,8 @@ def test_each_fold_learns_from_the_other(half):
     np.testing.assert_allclose(plan.curve_2L, np.tile([[3.0], [1.0]], (1, 6)), **EXACT)
     plan = of(half, "likelihood").pilot(model, ids_NL, 3, 10, 0, 7)
     np.testing.assert_allclose(plan.curve_2L, np.tile([[1.0], [3.0]], (1, 6)), **EXACT)
+    plan = of(half, "likelihood").pilot(model, ids_NL, 3, 10, 0)  # rows count from 0, an even one
+    np.testing.assert_allclose(plan.curve_2L, np.tile([[3.0], [1.0]], (1, 6)), **EXACT)
     lone = of(half, "likelihood").pilot(model, ids_NL[1:2], 3, 10, 0, 6)
     np.testing.assert_allclose(lone.curve_2L, np.full((2, 6), 3.0), **EXACT)
 
