@@ -16,13 +16,14 @@ class Journal:
     def __init__(self, folder: Path, recipe: Recipe, validate: Callable, stop: Callable, show: Callable, on_step: Callable):
         """validate(state) -> Score; stop() -> reason or None; show(line); on_step(state, loss, remaining)."""
         self.folder, self.recipe, self.validate, self.stop, self.show, self.on_step = Path(folder), recipe, validate, stop, show, on_step
+        self.log = self.folder / "train.log"
 
     def resume(self, state: State) -> None:
         """Drop what was recorded after the checkpoint that the run resumes from, so that every step appears once, and lines cut by a kill."""
-        log, path = self.folder / "train.log", self.folder / "metrics.jsonl"
-        if log.exists():
-            whole, newline, _ = log.read_text().rpartition("\n")
-            checkpoint.write_atomic(log, (whole + newline).encode())
+        path = self.folder / "metrics.jsonl"
+        if self.log.exists():
+            whole, newline, _ = self.log.read_text().rpartition("\n")
+            checkpoint.write_atomic(self.log, (whole + newline).encode())
         if path.exists():
             whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
             kept = [line for line in whole if json.loads(line)["step"] <= state.step]
@@ -30,8 +31,8 @@ class Journal:
         self.line(f"resumed at step {state.step}")
 
     def line(self, text: str) -> None:
-        """Append a line to train.log and show it."""
-        with open(self.folder / "train.log", "a") as file:
+        """Append a line to the log and show it."""
+        with open(self.log, "a") as file:
             file.write(text + "\n")
         self.show(text)
 

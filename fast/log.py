@@ -1,6 +1,7 @@
 """Parity: not a numeric piece. The log of a submission: the challenge's lines, and what else a reader checks."""
 
 import platform
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,19 +24,13 @@ class Log(Journal):
 
     def __init__(self, path: Path, recipe: Recipe, validate=None):
         """Start the file afresh."""
-        super().__init__(path.parent, recipe, validate, stop=lambda: None, show=print, on_step=lambda *_: None)
-        self.path = path
+        super().__init__(path.parent, recipe, validate, stop=lambda: None, show=partial(print, flush=True), on_step=lambda *_: None)
+        self.log = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("")
         except OSError as error:
             raise InputError(f"{path}: cannot write the log ({error.strerror}); choose another RUN_ID or folder") from error
-
-    def line(self, text: str) -> None:
-        """Append a line to the log and print it."""
-        with open(self.path, "a") as file:
-            file.write(text + "\n")
-        print(text, flush=True)
 
     def record(self, **fields) -> None:
         """Keep nothing: the lines say it."""

@@ -212,12 +212,15 @@ class Stepper:
         if len(rows) > self.micro_rows:
             left, right = (self._sums(params, batch, step, part) for part in distributed.branches(rows, self.micro_rows))
             return torch._foreach_add(left, right)
+        loss = self._loss(params, *self.inputs(batch, step, rows))
+        return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
+
+    def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
+        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, room for masked positions."""
         rows = torch.arange(rows.start, rows.stop)
         ids_BS = torch.as_tensor(batch(step, rows.numpy())).to(self.device)
         drawn = noise(self.recipe, step, rows.numpy(), self.device)
-        step_tensor = torch.tensor(step, device=self.device)
-        loss = self._loss(params, ids_BS, step_tensor, rows.to(self.device), drawn, self.places(step, rows))
-        return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
+        return ids_BS, torch.tensor(step, device=self.device), rows.to(self.device), drawn, self.places(step, rows)
 
     def places(self, step: int, rows: torch.Tensor) -> int | None:
         """Return the room for the masked positions of some rows, None (the head sees all) where they are too many for it, counted exactly."""

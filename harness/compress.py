@@ -12,7 +12,7 @@ from fast import evaluate
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
-from harness import artifact, coder, lossless, mgz
+from harness import artifact, bounded, coder, lossless, mgz
 from harness.needs import Needs, check, machine, needs
 from harness.progress import bar
 from harness.score import locate
@@ -142,13 +142,7 @@ def unpack(stream: mgz.Stream, model: Predictor, where: str = "stream") -> bytes
 
 
 def _read(file: Path, most: int) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > most:
-            raise InputError(f"{file}: expected at most {most:,} bytes, found {size:,}; split the file")
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: expected a readable file, found none ({error.strerror}); check the path") from error
+    return bounded.read(file, most, "bytes", "split the file")
 
 
 def _target(out: Path | None, usual: Path, file: Path) -> Path:

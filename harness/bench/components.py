@@ -29,16 +29,9 @@ class Production:
                 value.data += torch.from_numpy(rng.standard_normal(value.shape, np.float32)).to(device) / value.shape[-1] ** 0.5
 
     def data(self) -> list[tuple]:
-        """Return (ids, step, rows, times drawn, room for masked positions) of every micro-batch of a step, on the device."""
-        length, training = self.recipe.model.length, self.recipe.training
-        whole, each = training.tokens_per_step // length, min(training.micro_batch_tokens, training.tokens_per_step) // length
-        step, made = torch.tensor(0, device=self.device), []
-        for first in range(0, whole, each):
-            rows = torch.arange(first, first + each)
-            drawn = train.noise(self.recipe, 0, rows.numpy(), self.device)
-            ids_BS = torch.as_tensor(self.batch(0, rows.numpy())).to(self.device)
-            made.append((ids_BS, step, rows.to(self.device), drawn, self.stepper.places(0, rows)))
-        return made
+        """Return the inputs of every micro-batch of a step, on the device."""
+        rows, each = self.stepper.rows, self.stepper.micro_rows
+        return [self.stepper.inputs(self.batch, 0, rows[first : first + each]) for first in range(0, len(rows), each)]
 
     def forward(self, micro: tuple) -> torch.Tensor:
         """Return the loss of one micro-batch, its graph kept."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fast import container
+from harness import bounded
 from harness.foreign import pickles
 from reference.recipe import InputError
 
@@ -22,13 +23,7 @@ ZIP, XZ, ZSTD = b"PK\x03\x04", (b"\xfd7zXZ\x00", b"\x5d\x00\x00"), b"\x28\xb5\x2
 
 def read(path: Path) -> bytes:
     """Return the bytes of a file of at most MAX_BYTES."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise InputError(f"{path}: expected at most {MAX_BYTES:,} bytes of weights, found {size:,}; this is no model of a few MB")
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable file, found none ({error.strerror}); check the path") from error
+    return bounded.read(path, MAX_BYTES, "bytes of weights", "this is no model of a few MB")
 
 
 def _zstandard(where: str):

@@ -22,13 +22,18 @@ from reference.orders import FIXED, ORDERS
 from reference.recipe import Model
 
 
+def _reference_log_probs(params: dict[str, np.ndarray], model: Model):
+    """Return log_probs(ids_BL) of the reference's network."""
+    return lambda ids_BL: reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model))
+
+
 def query(seed: int, model: Model, count: int, rows: list[int], visible: int | None = None) -> Compare:
     """Log-probabilities of some rows of half-hidden windows, of which only the first `visible` tokens exist."""
     params, rng, V = random_params(model, seed), np.random.default_rng(seed), model.vocab
     ids_BL = np.where(rng.random((count, model.length)) < 0.5, V, rng.integers(0, V, (count, model.length)))
     rows_BR = np.tile(np.array(rows), (count, 1))
     seen_BL = ids_BL if visible is None else ids_BL[:, :visible]
-    exact = reference.masking.log_softmax(reference.transformer.forward(params, seen_BL, model))[:, rows]
+    exact = _reference_log_probs(params, model)(seen_BL)[:, rows]
 
     def compare(setting: Setting) -> list[Difference]:
         given, at_BR = (setting.tensors(params), setting.tensor(seen_BL)), setting.tensor(rows_BR)
@@ -43,11 +48,7 @@ def query(seed: int, model: Model, count: int, rows: list[int], visible: int | N
 def queried(seed: int, model: Model, order: str, count: int, step: int, block: int, first_row: int, batch_rows: int) -> Compare:
     """What every token costs along an order, from the rows that the order needs, against whole passes of the whole network."""
     params, ids_NL = random_params(model, seed), windows(seed, model.vocab, model.length, count)
-
-    def log_probs(ids_BL):
-        return reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model))
-
-    exact = reference.likelihood.chain(log_probs, ids_NL, model.vocab, order, seed, step, block, first_row)
+    exact = reference.likelihood.chain(_reference_log_probs(params, model), ids_NL, model.vocab, order, seed, step, block, first_row)
 
     def compare(setting: Setting) -> list[Difference]:
         asked = fast.query.Query(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
@@ -77,11 +78,7 @@ def positions(order: str, seed: int, vocab: int, length: int, count: int, drawn:
 def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -> Compare:
     """Left to right with few mask tokens behind the position that is asked for."""
     params, ids_NL = random_params(model, seed), windows(seed, model.vocab, model.length, count)
-
-    def log_probs(ids_BL):
-        return reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model))
-
-    exact = reference.chain.trailing(log_probs, ids_NL, model.vocab, masks)
+    exact = reference.chain.trailing(_reference_log_probs(params, model), ids_NL, model.vocab, masks)
 
     def compare(setting: Setting) -> list[Difference]:
         asked = fast.query.Query(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
