@@ -6,6 +6,7 @@ that and the number of micro-batches are powers of two.
 
 import atexit
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -61,6 +62,7 @@ def join(device: str = "cpu") -> World:
     rank, size, local = environment()
     if size == 1:
         return World(device=device)
+    importlib.import_module("torch.distributed.nn")  # its functions keep the group that they find at import, out of reach of leave()
     try:
         dist.init_process_group("gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
@@ -80,7 +82,7 @@ def join(device: str = "cpu") -> World:
 
 
 def leave() -> None:
-    """Close the connections, where there are any."""
+    """Close the connections and end their threads, which abort the process if they outlive the interpreter."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

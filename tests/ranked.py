@@ -139,6 +139,12 @@ def uneven(world) -> list[str]:
     return said
 
 
+def connections() -> list[str]:
+    """Return the names of this process's threads that serve a process group."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return sorted(name for name in names if "gloo" in name)
+
+
 def results(world) -> dict:
     """Return what every scenario gives on this rank."""
     return {
@@ -155,5 +161,10 @@ def results(world) -> dict:
 
 if __name__ == "__main__":
     here = distributed.join()
-    torch.save(results(here), Path(sys.argv[1]) / f"{here.rank}.pt")
+    import torch._dynamo  # as the first compiled step does
+
+    found = results(here)
+    joined = connections()
     distributed.leave()
+    found["connections"] = joined, connections()
+    torch.save(found, Path(sys.argv[1]) / f"{here.rank}.pt")

@@ -131,6 +131,13 @@ def test_one_process_uses_no_process_group(worlds):
     assert {size: results[0]["alone"] for size, results in worlds.items()} == {1: True, 2: False, 4: False}
 
 
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_no_connection_outlives_leave(worlds, size):
+    """A thread that still serves one while the interpreter ends aborts the process, after a run in which nothing went wrong."""
+    for joined, left in (result["connections"] for result in worlds[size]):
+        assert joined and not left
+
+
 # one decision
 
 
