@@ -187,14 +187,14 @@ def test_a_pickle_that_runs_code_is_named_and_not_run(tmp_path, codec):
     state = network().state_dict()
     for value in (Harmful(mark), state | {"tok_emb.weight": Harmful(mark)}, {"__quant_mode__": "fp8", "entries": {}, "passthrough": Harmful(mark)}):
         message = refused(tmp_path, published.saved(value, codec))
-        assert "GLOBAL io.open at byte" in message and "nothing in it was run" in message
+        assert f"GLOBAL {open.__module__}.open at byte" in message and "nothing in it was run" in message
     assert not mark.exists()
 
 
 def test_a_bare_pickle_is_named_too(tmp_path):
     mark = tmp_path / "mark"
     for protocol, opcode in ((2, "GLOBAL"), (4, "STACK_GLOBAL")):
-        assert f"{opcode} io.open at byte" in refused(tmp_path, pickle.dumps(Harmful(mark), protocol))
+        assert f"{opcode} {open.__module__}.open at byte" in refused(tmp_path, pickle.dumps(Harmful(mark), protocol))
     assert "GLOBAL posix.system" in refused(tmp_path, b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.")
     assert "the opcode INST" in refused(tmp_path, b"\x80\x02(X\x04\x00\x00\x00trueiposix\nsystem\n.")
     assert "the opcode NEWOBJ" in refused(tmp_path, b"\x80\x02ctorch\nfloat32\n)\x81.")

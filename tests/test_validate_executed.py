@@ -7,6 +7,7 @@ from harness.validate import execution, portable, score, tables, validity
 from harness.validate.submission import Options, Submission
 from tests.corpora import embedded_cache  # noqa: F401
 from tests.submissions import run_defects
+from tests.submissions.edits import state
 from tests.submissions.good import corpus, good, packed, seeds  # noqa: F401
 
 PATIENCE = 6000.0  # seconds: what is scored does not depend on how busy the machine is
@@ -42,6 +43,12 @@ def test_the_replaying_program_passes(judged, good, corpus):  # noqa: F811
     run_defects.Replay("pass")(good)
     rows = validate.validate(good, corpus, None, True, PATIENCE, execution.CHECKS)
     assert {row["check"] for row in rows if row["verdict"] != "pass"} == set()
+
+
+def test_a_claim_is_measured_by_the_estimator_that_it_names(good, corpus):  # noqa: F811
+    state(good, val_bpb_estimator="chain left-to-right")
+    [row] = validate.validate(good, corpus, checks=[check for check in validate.CHECKS if check.name == "rescored"])
+    assert " by chain on " in row["evidence"]
 
 
 CASES = [

@@ -98,6 +98,12 @@ def scaled(folder: Path, score: Callable[[float], float], loss: Callable[[float]
     claim(folder, scores, losses)
 
 
+def chain_claim(folder: Path) -> None:
+    """A bound 0.03 too low, seven of its standard errors, said to be the exact code length along an order."""
+    scaled(folder, lambda bpb: bpb - 0.03)
+    state(folder, val_bpb_estimator="chain left-to-right")
+
+
 DATA: dict[str, Path] = {}  # the corpus of the session, for defects that need its text
 
 
@@ -144,7 +150,7 @@ DEFECTS = (
     Defect("artifact of another seed's run", "rescored", other_seed),
     Defect("another tokenizer's artifact", "rescored", other_tokenizer),
     Defect("claim 0.01 too good", "rescored", lambda folder: scaled(folder, lambda bpb: bpb - 0.01)),
-    Defect("claim of another estimator", "rescored", lambda folder: state(folder, val_bpb_estimator="chain left-to-right")),
+    Defect("chain rule's claim too good", "rescored", chain_claim),
     Defect("tokens counted twice", "tokens and bytes", lambda folder: in_logs(folder, r"(_exact .*tokens:)(\d+)", r"\g<1>2\2")),
     Defect("part of the tokens", "tokens and bytes", lambda folder: state(folder, validation_tokens=claims(folder)["validation_tokens"] // 2)),
     Defect("tenth more bytes", "tokens and bytes", lambda folder: state(folder, validation_bytes=claims(folder)["validation_bytes"] * 11 // 10)),
