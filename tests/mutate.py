@@ -1,6 +1,6 @@
 """Whether the property suites notice small wrong changes: `python -m tests.mutate [PIECE…]` (a sample of every piece, about 15 minutes).
 
-Each mutant of a fast module runs against that piece's own test file, then test_purity.py, in a process forked from one that has imported
+Each mutant of a fast module runs against that piece's own test files, then test_purity.py, in a process forked from one that has imported
 the libraries. The first test that fails kills it, and so do the limits on time and memory, or not importing. mutants_equivalent.toml lists
 those that no test can tell from the original, each with its reason. Exit status 1 below 90 % killed of the others.
 """
@@ -24,10 +24,11 @@ from typing import NamedTuple
 from tests.mutants import Mutant, mutants
 
 ROOT = Path(__file__).parent.parent
-PIECES = {
-    "philox": "philox", "masking": "masking", "muon": "muon", "adam": "adam", "ema": "ema", "schedule": "schedule", "fp8": "fp8",
-    "quantize": "quantize", "container": "container", "codec": "container", "orders": "orders", "sizes": "likelihood",
-    "likelihood": "likelihood", "bytes": "bytes",
+ALONE = ("philox", "masking", "muon", "adam", "ema", "schedule", "fp8", "quantize", "orders", "bytes")  # one test file, of the same name
+CONTAINER = ("container", "container_damage", "codec")
+LIKELIHOOD = ("likelihood", "likelihood_peeking", "likelihood_error_bars", "likelihood_batches", "sizes")
+PIECES = {name: (name,) for name in ALONE} | {
+    "container": CONTAINER, "codec": CONTAINER, "sizes": LIKELIHOOD, "likelihood": LIKELIHOOD,
 }  # fmt: skip
 PRELOAD = ("torch", "numpy", "sentencepiece", "lz4.block", "constriction", "ml_dtypes", "hypothesis.extra.numpy", "tests.strategies")
 OPTIONS = ("-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:benchmark", "--tb=short", "--hypothesis-profile=mutate")
@@ -210,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     total, lines = {"killed": [], "equivalent": [], "survived": [], "wrong": []}, []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.pieces or PIECES:
-            tests = tuple(ROOT / "tests" / f"test_{test}.py" for test in (PIECES[name], "purity"))
+            tests = tuple(ROOT / "tests" / f"test_{test}.py" for test in (*PIECES[name], "purity"))
             suite = Suite(f"fast.{name}", ROOT / "fast" / f"{name}.py", tests)
             found = judge_piece(suite, options.most, options.workers, entries, Path(folder))
             lines.append(row(name, found))

@@ -1,6 +1,7 @@
-"""Models small enough to enumerate: a random conditional distribution for every visible context, in both halves."""
+"""Models small enough to enumerate: a random conditional distribution for every visible context, in both halves; and the uniform one."""
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -40,3 +41,8 @@ class TableModel:
     def windows(self, count: int, seed: int = 1) -> np.ndarray:
         """Random sequences."""
         return np.random.default_rng(seed).integers(0, self.vocab, (count, self.length))
+
+
+def uniform_model(vocab: int):
+    """Every token costs log V: log_probs for the fast half."""
+    return lambda ids_BL: torch.full((*ids_BL.shape, vocab), -math.log(vocab), dtype=torch.float64)

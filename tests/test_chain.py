@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import fast.chain
 import fast.likelihood
-import fast.transformer
 import reference.chain
 import reference.likelihood
 import reference.masking
@@ -25,18 +24,12 @@ from fast.query import Query
 from reference.orders import FIXED, ORDERS
 from reference.recipe import TINY, InputError
 from tests.compare import ALGORITHM, assert_same_algorithm, rms
+from tests.halves import EXACT, halves, log_probs
 from tests.strategies import models, random_ids, random_params, rngs, tensors
 from tests.table_model import TableModel
 
-EXACT = {"rtol": 1e-12, "atol": 1e-12}  # sums of at most a few hundred float64 terms of order 1
-halves = pytest.mark.parametrize("half", ["reference", "fast"])
 CHAIN = {"reference": reference.chain, "fast": fast.chain}
 NETWORK = replace(TINY.model, layers=3, vocab=7, length=6, heads=2, kv_heads=1)
-
-
-def log_probs(model, half):
-    """The callable of one half."""
-    return model.numpy if half == "reference" else model.torch
 
 
 class Rounded(Query):
