@@ -209,7 +209,7 @@ def test_damaged_files_are_refused_and_nothing_else_happens(tmp_path, name):
     data = published.safetensors(state) if name == "safetensors" else published.saved(FILES[name](state)[0])
     draw = random.Random(0)
     for end in draw.sample(range(len(data)), 60):
-        refused(tmp_path, data[:end])
+        assert refused(tmp_path, data[:end])
     for _ in range(400):
         spoilt = bytearray(data)
         for place in draw.choices(range(len(data)), k=draw.choice((1, 1, 3))):
