@@ -1,6 +1,7 @@
 """maskgolf validate: a good folder passes, a planted defect is caught by its check and by no unrelated one, nothing makes it fall."""
 
 import base64
+import io
 import json
 import lzma
 import os
@@ -300,6 +301,28 @@ def test_streams_within_streams_are_bounded():
     import gzip
 
     assert [part.data for part in pickles.contents("a", gzip.compress(b"a") + gzip.compress(b"b"), [])][-1] == b"ab"
+
+
+def test_archives_within_archives_are_bounded_together(monkeypatch):
+    """Twenty members that are fine each, in twenty archives that are fine each, are too much in all."""
+    monkeypatch.setattr(pickles, "MAX_UNPACKED", 100_000)
+    inner = bytes(1000)
+    for _ in range(2):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for i in range(20):
+                archive.writestr(f"{i}.zip", inner)
+        inner = buffer.getvalue()
+    with pytest.raises(pickles.Bomb, match="everything packed"):
+        list(pickles.contents("a.zip", inner, []))
+
+
+def test_binary_files_of_no_known_format_are_not_passed_over(good):  # noqa: F811
+    """A pickle may lie in a stream that nobody here unpacks; images, tokenizers and token shards are no such thing."""
+    (good / "figure.png").write_bytes(b"\x89PNG\r\n" + bytes(99))
+    assert verdicts(good, checks=STATIC)["pickles"]["verdict"] == "pass"
+    (good / "state.dat").write_bytes(b"\x04\x22\x4d\x18" + bytes(99))  # lz4
+    assert verdicts(good, checks=STATIC)["pickles"]["verdict"] == "cannot tell"
 
 
 def test_folder_is_read_within_limits(tmp_path, monkeypatch):

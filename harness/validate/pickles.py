@@ -6,6 +6,7 @@ import lzma
 import pickletools
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ SAFE = re.compile(
     r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
 )  # fmt: skip
+CALLING = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX")
+MOST_BEFORE_CALL = 100_000  # opcodes looked at in files of any name
 PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin", ".p", ".dill", "[unpacked]")
 
 
@@ -87,13 +90,31 @@ def _follow(name: str, argument: object, strings: list, memo: dict) -> None:
 
 
 def is_pickle(name: str, data: bytes) -> bool:
-    """Return whether bytes are a pickle: by the first bytes of protocol 2 and later, or by opcodes that end well in a file of weights."""
+    """Return whether bytes are a pickle: by the first bytes of protocol 2 and later, by opcodes that end well in a file of weights, or that call."""
     if len(data) > 2 and data[0] == 0x80 and data[1] <= 5:
         return True
-    if not name.lower().endswith(PICKLE_SUFFIXES) or not data:
+    if name.lower().endswith(PICKLE_SUFFIXES) and data:
+        found = listed(data[:MAX_PICKLE], name)
+        if found.error is None and found.opcodes > 1:
+            return True
+    return calls(data[:MAX_PICKLE])
+
+
+def calls(data: bytes) -> bool:
+    """Return whether bytes, read as a pickle of any protocol, call something that they name: no text does that by accident."""
+    named = marked = False
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
+            plain = bool(re.fullmatch(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*", str(argument)))
+            marked |= opcode.name == "MARK"
+            named |= opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and plain)
+            if (opcode.name == "INST" and marked and plain) or (named and opcode.name in CALLING):
+                return True
+            if count > MOST_BEFORE_CALL:
+                return False
+    except Exception:  # text, or whatever else is no pickle
         return False
-    found = listed(data[:MAX_PICKLE], name)
-    return found.error is None and found.opcodes > 1
+    return False
 
 
 def pickles_in(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -163,14 +184,21 @@ class Contents(NamedTuple):
     size: int
 
 
-def contents(name: str, data: bytes, unread: list[str], nested: int = 0) -> Iterator[Contents]:
-    """Yield a file and what is packed in it; Bomb where that is too much or too deep. What does not open goes to unread."""
+def contents(name: str, data: bytes, unread: list[str], nested: int = 0, room: list[int] | None = None) -> Iterator[Contents]:
+    """Yield a file and what is packed in it; Bomb where that is too much or too deep. What does not open goes to unread.
+
+    room: the bytes that all of it together, at every depth, may still unpack to.
+    """
+    room = [MAX_UNPACKED] if room is None else room
     yield Contents(name, data, len(data))
     if data[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         packed = _members(name, data, unread)
     elif decompressor(data) is not None:
-        inner, _ = unpacked(data, name)
+        inner, total = unpacked(data, name)
+        room[0] -= total - len(inner)  # what was unpacked and not kept
         packed = iter([(f"{name}[unpacked]", inner)]) if inner else iter(())
+    elif data[257:262] == b"ustar" or name.lower().removesuffix("[unpacked]").endswith((".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
+        packed = _tar_members(name, data, unread)
     else:
         if data[:4] == b"\x28\xb5\x2f\xfd":
             unread.append(f"{name} is a zstd stream, which is not unpacked here")
@@ -178,7 +206,10 @@ def contents(name: str, data: bytes, unread: list[str], nested: int = 0) -> Iter
     for where, inner in packed:
         if nested >= MAX_NESTED:
             raise Bomb(f"{where}: packed more than {MAX_NESTED} times")
-        yield from contents(where, inner, unread, nested + 1)
+        room[0] -= len(inner)
+        if room[0] < 0:
+            raise Bomb(f"{where}: everything packed in one file unpacks to more than {MAX_UNPACKED:,} bytes")
+        yield from contents(where, inner, unread, nested + 1, room)
 
 
 def _members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, bytes]]:
@@ -200,3 +231,20 @@ def _members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, b
                 unread.append(f"{name}/{member.filename} does not open ({type(error).__name__})")
                 continue
             yield f"{name}/{member.filename}", head
+
+
+def _tar_members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a tar archive; of a link, the place that it leads to."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for count, member in enumerate(archive):
+                if count >= MAX_MEMBERS:
+                    raise Bomb(f"{name}: more than {MAX_MEMBERS:,} members")
+                if member.issym() or member.islnk():
+                    yield f"{name}/{member.linkname}", b""
+                file = archive.extractfile(member) if member.isreg() else None
+                yield f"{name}/{member.name}", file.read(min(member.size, MAX_PICKLE)) if file else b""
+    except Bomb:
+        raise
+    except Exception as error:  # tarfile raises whatever the bytes provoke
+        unread.append(f"{name} does not open as a tar archive ({type(error).__name__})")

@@ -18,6 +18,12 @@ MACHINE_CODE = {
 }  # fmt: skip
 BINARY_SUFFIXES = (".so", ".dll", ".dylib", ".exe", ".pyd", ".pyc", ".cubin", ".wasm", ".jar", ".class", ".o", ".a")
 KNOWN = (b"MASKGOLF", b"\x93NUMPY")
+HARMLESS = (  # binary files that hold no weights: images, documents, fonts, text in UTF-16, token shards
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"RIFF", b"wOF", b"\xff\xfe", b"\xfe\xff", b"\x00\x00\x00\x01Bud1", b"\x00\x00\x01\x00",
+    (20240520).to_bytes(4, "little"),
+)  # fmt: skip
+OBJECTS = re.compile(rb"['\"][|<>=]?(O\d*|object\w*)['\"]")  # in the header of an array
+KEYS = (b"AKIA", b"ghp_", b"gho_", b"ghs_", b"ghu_", b"ghr_", b"github_pat_", b"hf_", b"sk-", b"AIza", b"xox", b"PRIVATE KEY")  # every secret holds one
 SECRETS = re.compile(
     rb"(?<![A-Za-z0-9])(?:(?P<aws>AKIA[0-9A-Z]{16})|(?P<github>gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,200})"
     rb"|(?P<huggingface>hf_[A-Za-z]{34})"
@@ -62,9 +68,15 @@ def scan(submission: "Submission") -> Scan:
                 _look(part.where, part.data, part.where == name, found)
         except Bomb as bomb:
             found.bombs.append(str(bomb))
-        if name in submission.artifacts and not _recognised(data, found, name):
+        if (name in submission.artifacts or _binary(data)) and not _recognised(data, found, name):
             found.unread.append(f"{name} is in a format that is not known here")
     return found
+
+
+def _binary(data: bytes) -> bool:
+    """Return whether bytes are no text, and nothing that is known to hold none of our business."""
+    pieces = b"<unk>" in data[:64] and data[:1] == b"\n"  # a SentencePiece model
+    return b"\0" in data[: 1 << 16] and not data.startswith(HARMLESS) and not pieces
 
 
 def _recognised(data: bytes, found: Scan, name: str) -> bool:
@@ -94,12 +106,13 @@ def _look(where: str, data: bytes, top: bool, found: Scan) -> None:
             found.opcodes += result.opcodes
             if result.error:
                 found.unread.append(f"{where}: the opcodes cannot be listed to their end ({result.error})")
-    if data.startswith(b"\x93NUMPY") and b"|O" in data[:256]:
-        start = data.find(b"\x80", 10)
+    header = data[: 12 + int.from_bytes(data[8 : 10 if data[6:7] == b"\x01" else 12], "little")] if data.startswith(b"\x93NUMPY") else b""
+    if OBJECTS.search(header):
+        start = data.find(b"\x80", len(header) - 2)
         result = listed(data[start:] if start > 0 else b"", where)
         found.pickles.append(where)
         found.dangers += result.dangers or [f"{where}: an array of Python objects"]
-    secret = SECRETS.search(data)
+    secret = SECRETS.search(data) if any(key in data for key in KEYS) else None
     if secret:
         line = data.count(b"\n", 0, secret.start()) + 1
         found.secrets.append(f"{where}:{line}: looks like a {secret.lastgroup} {'' if secret.lastgroup == 'key' else 'key'}".rstrip())

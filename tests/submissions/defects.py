@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -227,6 +228,22 @@ def escaping_zip(folder: Path) -> None:
     (folder / "notes.zip").write_bytes(buffer.getvalue())
 
 
+def tar(member: str, data: bytes) -> bytes:
+    """Return a tar archive of one file."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(member)
+        entry.size = len(data)
+        archive.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def array_of_objects(folder: Path) -> None:
+    """A .npy whose header spells the dtype as no library writes it, and as every library reads it."""
+    header = b"{'descr': 'O', 'fortran_order': False, 'shape': (1,)}\n"
+    (folder / "cache.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pickle.dumps(Shell(), 4))
+
+
 DEFECTS = (
     Defect("no README", "required files", _removed("README.md")),
     Defect("empty script", "required files", _written("train_gpt.py", ""), ("JSON bytes", "log bytes")),
@@ -294,6 +311,10 @@ DEFECTS = (
     Defect("pickle that runs a command", "pickles", torch_pickle),
     Defect("old pickle that runs a command", "pickles", _written("state.pkl", pickle.dumps(Shell(), 0))),
     Defect("packed pickle that runs a command", "pickles", _written("state.ptz", zlib.compress(pickle.dumps(Shell(), 4)))),
+    Defect("pickle without a telling name", "pickles", _written("state", pickle.dumps(Shell(), 0))),
+    Defect("pickle in a tar archive", "pickles", _written("final.pt", tar("pickle", pickle.dumps(Shell(), 2)))),
+    Defect("array of objects", "pickles", array_of_objects),
+    Defect("tar archive that writes outside", "archives", _written("notes.tgz", zlib.compress(tar("../../.profile", b"echo"), wbits=31))),
     Defect("zip bomb", "archives", old_zip),
     Defect("zlib bomb", "archives", _written("state.ptz", zlib.compress(zlib.compress(bytes(1 << 26)), 9))),
     Defect("archive that writes outside", "archives", escaping_zip),
