@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first import
 import hypothesis  # noqa: E402
 
 hypothesis.settings.register_profile(
-    "maskgolf", deadline=None, derandomize=os.environ.get("CI") == "true", print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
+    "maskgolf", deadline=None, derandomize=os.environ.get("CI") == "true", print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)  # fmt: skip
 hypothesis.settings.load_profile("maskgolf")

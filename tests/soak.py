@@ -44,7 +44,8 @@ def family(root: int) -> list[int]:
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, StopIteration):
-            parents[int(folder.name)] = int(next(line for line in (folder / "status").read_text().splitlines() if line.startswith("PPid:")).split()[1])
+            status = (folder / "status").read_text().splitlines()
+            parents[int(folder.name)] = int(next(line for line in status if line.startswith("PPid:")).split()[1])
     found = [root]
     for number in found:
         found += [child for child, parent in parents.items() if parent == number]
@@ -101,7 +102,8 @@ def differences(one: Path, other: Path) -> list[str]:
         f"{group}.{name}" for group, members in loaded[0]["tensors"].items() for name, value in members.items()
         if not torch.equal(value, loaded[1]["tensors"][group][name])
     ]  # fmt: skip
-    found += [name for name in ("step", "multiplier", "ema_started_step", "finished") if loaded[0]["progress"][name] != loaded[1]["progress"][name]]
+    progress = [each["progress"] for each in loaded]
+    found += [name for name in ("step", "multiplier", "ema_started_step", "finished") if progress[0][name] != progress[1][name]]
     records = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, other)]
     losses = [[(record["step"], record["train_loss"]) for record in each if "train_loss" in record] for each in records]
     found += ["losses"] * (losses[0] != losses[1])
@@ -136,7 +138,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         hits = soak([], Path(folder), chosen.kills, chosen.seed, chosen.steps)
     inside, early = sum("inside" in hit for hit in hits), sum(hit.endswith("step 0") for hit in hits)
-    print(f"{len(hits)} kills, {inside} inside the writing of a checkpoint, {early} before the first step: the same weights, losses and artifact, bit for bit")
+    kills = f"{len(hits)} kills, {inside} inside the writing of a checkpoint, {early} before the first step"
+    print(f"{kills}: the same weights, losses and artifact, bit for bit")
     print(f"{time.monotonic() - begun:.0f} s")
 
 

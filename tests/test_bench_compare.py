@@ -33,7 +33,8 @@ def written(folder, name, content):
 def test_rows_are_matched_by_name(tmp_path, capsys):
     """Better, worse and unclear, in one file only, not measured; the order is that of the first file, then the second's own rows."""
     a = written(tmp_path, "a.json", rows(step=(2.0, 1.9, 2.1), muon=(3.0, 2.0, 4.0), gone=(1.0, 1.0, 1.0), left=(1.0, 0.9, 1.1)))
-    b = written(tmp_path, "b.json", [each | {"machine": "there"} for each in rows(muon=(6.0, 4.0, 7.0), step=(1.0, 0.9, 1.1), left=None, new=(5.0, 5.0, 5.0))])
+    others = rows(muon=(6.0, 4.0, 7.0), step=(1.0, 0.9, 1.1), left=None, new=(5.0, 5.0, 5.0))
+    b = written(tmp_path, "b.json", [each | {"machine": "there"} for each in others])
     assert cli.main(["bench", "compare", str(a), str(b), "--json", "-"]) == 0
     both = json.loads(capsys.readouterr().out)
     assert set(both) == {"a", "b", "rows"} and both["a"] == {"file": str(a), "machine": "here"} and both["b"]["machine"] == "there"

@@ -46,13 +46,14 @@ def test_smoke_measures_every_part(ungated, tmp_path, capsys):
     assert all(each["low"] <= each["ratio"] <= each["high"] and min(each["baseline"], each["candidate"]) > 0 for each in timed)
     assert all(each["ratio"] is None and each["note"].startswith("not available") for each in rows if each not in timed)
     wanted = [
-        "training tokens/s: production / plain", "a step / its data and noise", "forward, one micro-batch", "backward, one micro-batch", "update",
-        "training step: share of the matrix rate", "Newton-Schulz: production / plain", "Adam: production / plain", "clip: production / plain",
-        "EMA: production / plain", "clip: share of the memory floor", "EMA: share of the memory floor", "attention 8 x 6: default, grouped / default",
-        "attention 8 x 6: flash / default", "attention 6 x 8: math / default", "attention 6 x 8 / 8 x 6",
+        "training tokens/s: production / plain", "a step / its data and noise", "forward, one micro-batch", "backward, one micro-batch",
+        "update", "training step: share of the matrix rate", "Newton-Schulz: production / plain", "Adam: production / plain",
+        "clip: production / plain", "EMA: production / plain", "clip: share of the memory floor", "EMA: share of the memory floor",
+        "attention 8 x 6: default, grouped / default", "attention 8 x 6: flash / default", "attention 6 x 8: math / default",
+        "attention 6 x 8 / 8 x 6",
         "muon, toy shapes: ours / torch.optim.Muon", "NELBO tokens/s: production / eager", "chain left-to-right / full forward passes",
-        "lever: sums in any order", "lever: flash attention", "lever: 6 query and 3 key/value heads", "lever: micro-batches of half the tokens",
-        "lever: micro-batches of twice the tokens",
+        "lever: sums in any order", "lever: flash attention", "lever: 6 query and 3 key/value heads",
+        "lever: micro-batches of half the tokens", "lever: micro-batches of twice the tokens",
     ]  # fmt: skip
     assert set(wanted) <= {each["name"] for each in timed}
     assert {"peak memory of a step: production / plain", "lever: max-autotune"} <= set(names)
@@ -101,7 +102,8 @@ def test_budget_cuts_off_and_says_so(monkeypatch, toy):
 
     parts(monkeypatch, first=[lambda: TIMED], second=[lambda: TIMED, until_the_alarm, lambda: TIMED], third=[lambda: TIMED])
     seen = []
-    rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 60, lambda rows: seen.append([each["name"] for each in rows]))
+    keep = lambda rows: seen.append([each["name"] for each in rows])  # noqa: E731
+    rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 60, keep)
     names = ["first 0", "second 0", "second: the rest", "third: the rest"]
     assert [each["name"] for each in rows] == names and seen == [names[: i + 1] for i in range(4)]
     assert [each["note"] for each in rows] == [None, None] + ["skipped: the time budget is used up"] * 2

@@ -32,10 +32,13 @@ from tests.packs import packed, seeds  # noqa: F401
 from tests.test_commands import corpus  # noqa: F401
 
 RUN = replace(
-    TINY, seed=7, model=replace(TINY.model, vocab=400), training=replace(TINY.training, iterations=6, warmdown=4), ema=replace(TINY.ema, start=0.3)
+    TINY, seed=7, model=replace(TINY.model, vocab=400), training=replace(TINY.training, iterations=6, warmdown=4),
+    ema=replace(TINY.ema, start=0.3),
 )  # fmt: skip
 VARIABLES = {"SEED": "5", "ITERATIONS": "8", "RUN_ID": "here"}
-AFTER_310 = {"tomllib", "StrEnum", "Self", "file_digest", "ExceptionGroup", "TaskGroup", "add_note", "UTC", "exp2", "cbrt", "batched", "override"}
+AFTER_310 = {
+    "tomllib", "StrEnum", "Self", "file_digest", "ExceptionGroup", "TaskGroup", "add_note", "UTC", "exp2", "cbrt", "batched", "override",
+}  # fmt: skip
 
 
 class Flat:
@@ -88,7 +91,8 @@ def environment(corpus, **variables) -> dict:
 
 def alone(folder: Path, environ: dict, *arguments: str) -> subprocess.CompletedProcess:
     """Run train_gpt.py of a folder in a fresh, isolated process in which none of our packages can be imported."""
-    program = "import runpy, sys; sys.modules |= dict.fromkeys(('fast', 'reference', 'harness')); runpy.run_path('train_gpt.py', run_name='__main__')"
+    without = "import runpy, sys; sys.modules |= dict.fromkeys(('fast', 'reference', 'harness'))"
+    program = f"{without}; runpy.run_path('train_gpt.py', run_name='__main__')"
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "OMP_NUM_THREADS", "TMPDIR")}
     return subprocess.run([sys.executable, "-I", "-c", program, *arguments], cwd=folder, env=kept | environ, capture_output=True, text=True)
 
@@ -102,7 +106,8 @@ def test_forward_and_loss_are_bit_for_bit_those_of_fast(flat):
     params, twin = fast.transformer.initialize(RUN.model, 7), flat("transformer", "initialize")(recipe.model, 7)
     assert same(params, twin)
     noisy = {name: value + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1)) for name, value in params.items()}
-    assert torch.equal(fast.transformer.forward(noisy, ids[:, 1:], RUN.model), flat("transformer", "forward")(noisy, ids[:, 1:], recipe.model))
+    forward = flat("transformer", "forward")
+    assert torch.equal(fast.transformer.forward(noisy, ids[:, 1:], RUN.model), forward(noisy, ids[:, 1:], recipe.model))
     expected = fast.train.batch_loss(noisy, ids, 1, torch.arange(4), RUN)
     assert torch.equal(expected, flat("train", "batch_loss")(noisy, ids, 1, torch.arange(4), recipe)) and expected > 1
 
@@ -126,7 +131,8 @@ def test_artifact_is_byte_for_byte_that_of_fast(flat, tmp_path):
 
 def test_scores_are_those_of_fast(flat):
     rng = np.random.default_rng(3)
-    table, windows = (rng.integers(1, 5, 400), rng.random(400) < 0.3, np.zeros(400, bool)), (rng.integers(0, 400, (6, 8)), rng.integers(0, 400, 6))
+    table = (rng.integers(1, 5, 400), rng.random(400) < 0.3, np.zeros(400, bool))
+    windows = (rng.integers(0, 400, (6, 8)), rng.integers(0, 400, 6))
     params = {name: value + 0.1 for name, value in fast.transformer.initialize(RUN.model, 7).items()}
     expected = fast.evaluate.evaluate(fast.evaluate.predictor(params, RUN), [Windows(*windows)], ByteTable(*table))
     predict = flat("evaluate", "predictor")(params, flat("packed", "RECIPE"))
@@ -143,8 +149,9 @@ def test_file_is_readable_text(script):
     assert tops - set(sys.stdlib_module_names) == {"torch", "numpy", "sentencepiece"}
     asked = {name.id for statement in tree.body for name in references(statement)}
     assert {"print", "len"} <= asked and not asked & {"exec", "eval", "compile", "__import__"} and "base64" not in text
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} | {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    assert not names & AFTER_310
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    assert not (names | attributes) & AFTER_310
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
     assert len(functions) > 100 and all(ast.get_docstring(node) for node in functions)
     assert "    # where, not a product: an unmasked position may hold -inf.\n" in text
@@ -154,15 +161,17 @@ def test_file_is_readable_text(script):
 
 def test_only_what_is_reached_is_there(script):
     defined = {node.name for node in ast.parse(script.read_text()).body if isinstance(node, ast.FunctionDef)}
-    assert {"fp8_encode", "transformer_forward", "main"} <= defined and not any("write_shard" in name or "train_step" in name for name in defined)
+    assert {"fp8_encode", "transformer_forward", "main"} <= defined
+    assert not any("write_shard" in name or "train_step" in name for name in defined)
     assert "GOLF = " not in script.read_text()
 
 
 def test_the_same_recipe_gives_the_same_text():
     """In another process too, whatever its string hashes."""
-    program = "import hashlib; from harness import bundle; from reference.recipe import TINY; print(hashlib.sha256(bundle.build(TINY).encode()).hexdigest())"
+    imports = "import hashlib; from harness import bundle; from reference.recipe import TINY"
+    command = [sys.executable, "-c", f"{imports}; print(hashlib.sha256(bundle.build(TINY).encode()).hexdigest())"]
     sums = {
-        subprocess.run([sys.executable, "-c", program], cwd=bundle.ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
+        subprocess.run(command, cwd=bundle.ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
         for seed in ("1", "2")
     }
     assert len(sums) == 1 and len(sums.pop()) == 65
@@ -204,7 +213,7 @@ def test_packed_script_trains_alone_and_ships_what_maskgolf_scores(trained, corp
 
 
 def test_two_processes_train_the_same_model_and_share_its_score(trained, corpus, tmp_path):
-    """Under torchrun: one process's artifact byte for byte, one log, and the score up to the rounding of float32 in batches of other shapes."""
+    """Under torchrun: one process's artifact byte for byte, one log, and the score up to float32's rounding in batches of other shapes."""
     (tmp_path / "train_gpt.py").write_bytes((trained / "train_gpt.py").read_bytes())
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment(corpus, **VARIABLES)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py"]
@@ -315,7 +324,8 @@ def test_an_interrupted_run_says_so(program, monkeypatch):
 
 def found(source: str) -> list[str]:
     """Return the names that a piece of source asks of its module."""
-    return [name.id for statement in ast.parse(textwrap.dedent(source)).body for name in references(statement) if isinstance(name.ctx, ast.Load)]
+    body = ast.parse(textwrap.dedent(source)).body
+    return [name.id for statement in body for name in references(statement) if isinstance(name.ctx, ast.Load)]
 
 
 @pytest.mark.parametrize(
@@ -354,7 +364,8 @@ def assembled(**modules: str) -> dict:
 def test_equal_names_of_two_modules_stay_apart():
     flat = assembled(
         first="import math\n\nSIZE = 3\n\n\ndef area(size=SIZE):\n    return size * math.floor(1.5)\n",
-        second="from fast import first\n\nSIZE = 5\n\n\ndef area(first_size):\n    size = first.area(first_size)\n    return size + SIZE + first.SIZE\n",
+        second="from fast import first\n\nSIZE = 5\n\n\n"
+        "def area(first_size):\n    size = first.area(first_size)\n    return size + SIZE + first.SIZE\n",
         entry="""
             from fast import first, second
 
@@ -386,7 +397,8 @@ def test_locals_do_not_capture_and_keywords_stay():
 
 def test_comments_and_what_nobody_needs():
     flat = assembled(
-        parts='"""What the parts are."""\n\n# Why it is four.\nFOUR = 4  # of them\nFIVE = 5\n\n\ndef unused():\n    """Nobody calls it."""\n',
+        parts='"""What the parts are."""\n\n# Why it is four.\nFOUR = 4  # of them\nFIVE = 5\n\n\n'
+        'def unused():\n    """Nobody calls it."""\n',
         entry="from fast.parts import FOUR\n\nstr(FOUR)\n",
     )
     assert "# fast/parts.py\n# What the parts are.\n\n# Why it is four.\nFOUR = 4  # of them\n" in flat["text"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ from harness import cli
 from tests.corpora import embedded_cache  # noqa: F401
 
 TINY = [
-    "--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight", "--training.iterations", "20", "--training.checkpoint_every", "5",
+    "--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight", "--training.iterations", "20",
+    "--training.checkpoint_every", "5",
 ]  # fmt: skip
 EVAL_FIELDS = {"estimator", "order", "bpb", "stderr_masks", "stderr_sequences", "nats_per_token", "tokens", "bytes", "forwards", "seconds"}
 SUMMARY_FIELDS = {
-    "preset", "parameters", "steps", "seconds", "tokens_per_second", "final_lr_multiplier", "ema_started_step", "artifact_bytes", "code_bytes",
-    "codec", "scores", "baselines",
+    "preset", "parameters", "steps", "seconds", "tokens_per_second", "final_lr_multiplier", "ema_started_step", "artifact_bytes",
+    "code_bytes", "codec", "scores", "baselines",
 }  # fmt: skip
 
 
@@ -34,7 +36,8 @@ def corpus(embedded_cache, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("text")
     (folder / "a.txt").write_text(topics["if"] + topics["for"] + topics["while"] + topics["try"] + topics["with"] + topics["class"])
-    assert cli.main(["data", "build", str(folder / "a.txt"), "--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j")]) == 0
+    told = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
+    assert cli.main(["data", "build", str(folder / "a.txt"), *told]) == 0
     return folder / "corpus"
 
 
@@ -90,7 +93,8 @@ def test_log_keeps_the_challenge_lines(run_directory):
 
 @pytest.mark.parametrize(
     "options",
-    [["nelbo"], ["nelbo-grid", "--points", "8"]] + [["chain", "--order", order] for order in ("left-to-right", "confidence", "block", "random")],
+    [["nelbo"], ["nelbo-grid", "--points", "8"]]
+    + [["chain", "--order", order] for order in ("left-to-right", "confidence", "block", "random")],
     ids=" ".join,
 )
 def test_eval_prints_one_json_object(run_directory, options, capsys):
@@ -159,7 +163,8 @@ def test_dry_run_reports_the_golf_recipe(capsys):
 
 def test_help_has_an_example_for_every_command(capsys):
     """--help of each command shows how it is used."""
-    for command in (["demo"], ["train"], ["eval"], ["parity"], ["sample"], ["report"], ["validate"], ["compress"], ["decompress"], ["data"], ["data", "build"], ["data", "list"], ["data", "fineweb"]):
+    alone = ("demo", "train", "eval", "parity", "sample", "report", "validate", "compress", "decompress", "data")
+    for command in [*([name] for name in alone), ["data", "build"], ["data", "list"], ["data", "fineweb"]]:
         with pytest.raises(SystemExit) as stop:
             cli.main([*command, "--help"])
         assert stop.value.code == 0 and "Example: maskgolf " + command[0] in " ".join(capsys.readouterr().out.split())
@@ -247,7 +252,12 @@ def test_bad_sources_are_refused(corpus, tmp_path, capsys):
 def test_bad_artifacts_are_refused(run_directory, corpus, tmp_path, capsys):
     """Missing, foreign, truncated, flipped, or scored with another tokenizer: one message each."""
     data = (run_directory / "artifact.mgolf").read_bytes()
-    cases = {"foreign": b"PK\x03\x04" + b"\0" * 100, "truncated": data[:-7], "flipped": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:], "empty": b""}
+    cases = {
+        "foreign": b"PK\x03\x04" + b"\0" * 100,
+        "truncated": data[:-7],
+        "flipped": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "empty": b"",
+    }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         assert name in refused(capsys, "eval", tmp_path / name, "--data", corpus, "--no-compiled")
@@ -305,7 +315,11 @@ def test_preflight_refuses_to_train_on_a_mismatch(corpus, tmp_path, capsys, monk
     from fast import ema
 
     options = [option for option in TINY if option != "--no-preflight"]
-    monkeypatch.setattr(ema, "ema_update", lambda shadow, weight, decay: (decay * shadow.bfloat16() + (1 - decay) * weight.bfloat16()).float())
+
+    def narrow(shadow, weight, decay):
+        return (decay * shadow.bfloat16() + (1 - decay) * weight.bfloat16()).float()
+
+    monkeypatch.setattr(ema, "ema_update", narrow)
     assert "ema" in refused(capsys, "train", *options, "--data", corpus, "--out", tmp_path / "run", code=1)
     assert not (tmp_path / "run").exists()
 
@@ -313,7 +327,8 @@ def test_preflight_refuses_to_train_on_a_mismatch(corpus, tmp_path, capsys, monk
 def test_full_disk_is_one_message_and_leaves_no_part(corpus, tmp_path):
     """A file-size limit stands in for a full disk: the checkpoint cannot be written, and what is there is whole."""
     out = tmp_path / "run"
-    process = start("train", *TINY, "--data", corpus, "--out", out, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    process = start("train", *TINY, "--data", corpus, "--out", out, preexec_fn=small)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2, errors
     assert "latest.pt" in errors and "free space" in errors and "Traceback" not in errors
@@ -337,7 +352,9 @@ def test_closed_pipe_is_quiet(corpus):
     process.wait(60)
 
 
-@pytest.mark.parametrize(("words", "causal"), [(["--model.causal"], True), (["--model.causal", "true"], True), (["--model.causal", "false"], False)])
+@pytest.mark.parametrize(
+    ("words", "causal"), [(["--model.causal"], True), (["--model.causal", "true"], True), (["--model.causal", "false"], False)]
+)
 def test_boolean_fields_take_a_value(words, causal, capsys):
     """--model.causal true and --model.causal mean the same; the causal model has no mask row."""
     assert cli.main(["train", "--preset", "golf", "--dry-run", "--json", "-", *words]) == 0

@@ -45,8 +45,9 @@ def tokenizers(tmp_path_factory) -> dict:
     """Return tokenizers by name: ours, one without byte pieces, one that alters text and puts a space first,
     one that strips it, the challenge's (which strips)."""
     folder = tmp_path_factory.mktemp("tokenizers")
+    own = {key: value for key, value in corpus.TRAINER.items() if key not in ("model_type", "minloglevel")}
     paths = {
-        "own": train(folder / "own.model", vocab_size=400, **{key: value for key, value in corpus.TRAINER.items() if key not in ("model_type", "minloglevel")}),
+        "own": train(folder / "own.model", vocab_size=400, **own),
         "bare": train(folder / "bare.model", vocab_size=150),
         "normalising": train(folder / "normalising.model", vocab_size=400, byte_fallback=True),
         "stripping": train(folder / "stripping.model", vocab_size=400, byte_fallback=True, add_dummy_prefix=False),
@@ -60,7 +61,8 @@ def weights(model: Model, seed: int = 0, spread: float = 300.0) -> dict[str, tor
     """Return weights whose predictions are far from uniform and depend on every visible token."""
     params = transformer.initialize(model, seed)
     noise = torch.Generator().manual_seed(seed)
-    moved = {name: torch.randn(value.shape, generator=noise) / math.sqrt(value.shape[-1]) for name, value in params.items() if value.ndim == 2}
+    matrices = {name: value for name, value in params.items() if value.ndim == 2}
+    moved = {name: torch.randn(value.shape, generator=noise) / math.sqrt(value.shape[-1]) for name, value in matrices.items()}
     return params | {name: value for name, value in moved.items() if name != "embedding"} | {"embedding": params["embedding"] * spread}
 
 
@@ -89,7 +91,8 @@ def windows_of(ids: np.ndarray) -> list[np.ndarray]:
 
 # Text with the characters that tokenizers alter, bytes that are no text, and mixtures.
 pieces = st.one_of(
-    st.binary(max_size=12), st.text(max_size=12).map(str.encode), st.sampled_from([b" ", b"  ", b"\n", b"the class", b" if", b"\xe2\x96\x81", TEXT]),
+    st.binary(max_size=12), st.text(max_size=12).map(str.encode),
+    st.sampled_from([b" ", b"  ", b"\n", b"the class", b" if", b"\xe2\x96\x81", TEXT]),
     st.binary(min_size=40, max_size=80).map(lambda data: bytes(byte | 128 for byte in data)),
 )  # fmt: skip
 anything = st.lists(pieces, max_size=6).map(b"".join)
@@ -319,7 +322,11 @@ def test_declared_sizes_are_capped(models):
 def test_refusal_names_what_differs(packed, models, monkeypatch):
     """Another artifact, tokenizer, torch, constriction or machine: each by name; several at once in one message."""
     model, stream = models["own"], mgz.unpack(packed, "stream")
-    for name, said in (("artifact", "artifact of SHA-256"), ("tokenizer", "tokenizer of SHA-256"), ("torch", "torch "), ("constriction", "constriction "), ("machine", "machine and device")):
+    messages = {
+        "artifact": "artifact of SHA-256", "tokenizer": "tokenizer of SHA-256", "torch": "torch ", "constriction": "constriction ",
+        "machine": "machine and device",
+    }  # fmt: skip
+    for name, said in messages.items():
         other = stream._replace(needs=stream.needs._replace(**{name: bytes(byte ^ 1 for byte in getattr(stream.needs, name))}))
         with pytest.raises(InputError, match=said) as refusal:
             compress.unpack(other, model)

@@ -1,4 +1,4 @@
-"""Several processes under torchrun: the same bits at any number of ranks, one decision for all, and no rank that outlives another's death."""
+"""Several processes under torchrun: the same bits at any number of ranks, one decision for all, and no rank that outlives another."""
 
 import json
 import os
@@ -110,8 +110,9 @@ def test_a_number_of_micro_batches_that_is_no_power_of_two(worlds, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_are_the_same_bits_and_every_row_is_drawn_once(worlds, size):
-    seen = {(step, row): mask_L for results in worlds[size] for step, rows, mask_BL in results["masks"] for row, mask_L in zip(rows, mask_BL, strict=True)}
-    assert sum(len(rows) for results in worlds[size] for _, rows, _ in results["masks"]) == len(seen) == 6 * 8
+    drawn = [each for results in worlds[size] for each in results["masks"]]
+    seen = {(step, row): mask_L for step, rows, mask_BL in drawn for row, mask_L in zip(rows, mask_BL, strict=True)}
+    assert sum(len(rows) for _, rows, _ in drawn) == len(seen) == 6 * 8
     for step in range(6):
         thresholds_B, _ = noise(ranked.SHORT, step, np.arange(8))
         mask_BL = masking.mask(ranked.SHORT.seed, step, torch.arange(8), ranked.SHORT.model.length, thresholds_B)
@@ -199,7 +200,9 @@ def test_a_process_alone_exchanges_nothing():
 
 
 @pytest.mark.parametrize(("values", "expected"), [
-    ({}, (0, 1, 0)), ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, (0, 1, 0)), ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
+    ({}, (0, 1, 0)),
+    ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, (0, 1, 0)),
+    ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
 ])  # fmt: skip
 def test_what_torchrun_tells(monkeypatch, values, expected):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
@@ -262,7 +265,7 @@ def uninterrupted(corpus, tmp_path_factory) -> Path:
 
 
 def test_two_ranks_are_killed_stopped_and_resumed_to_the_run_of_one_process(uninterrupted, corpus, tmp_path):
-    """SIGKILL to rank 0 ends the other rank and torchrun within a minute; SIGTERM to torchrun leaves a checkpoint of the step where both stop."""
+    """SIGKILL to rank 0 ends the other rank and torchrun within a minute; SIGTERM to torchrun leaves a checkpoint where both stop."""
     out = tmp_path / "run"
     command = ["harness", "train", *RUN, "--data", corpus, "--out", out]
 
@@ -299,7 +302,9 @@ def test_bad_input_is_one_message(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("arguments", [["train", "--preset", "huge"], ["train", "--no-such-flag"], ["train", "--device", "tpu"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["train", "--preset", "huge"], ["train", "--no-such-flag"], ["train", "--device", "tpu"]], ids=" ".join
+)
 def test_what_the_arguments_cause_is_said_by_rank_0_alone(arguments, monkeypatch, capsys):
     """Before the ranks have met each of them makes the same error; the others leave rank 0 the time to say it."""
     said, waited = {}, []

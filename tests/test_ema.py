@@ -72,6 +72,8 @@ def test_start_is_the_same_step_in_both_halves(step, remaining, start):
     assert expected == (step >= start * (step + remaining))
 
 
-@pytest.mark.parametrize(("total", "start", "first"), [(100, 0.1, 10), (50, 0.1, 5), (7, 0.1, 1), (80_000, 0.1, 8000), (10, 0.0, 0), (10, 0.95, 10)])
+@pytest.mark.parametrize(
+    ("total", "start", "first"), [(100, 0.1, 10), (50, 0.1, 5), (7, 0.1, 1), (80_000, 0.1, 8000), (10, 0.0, 0), (10, 0.95, 10)]
+)
 def test_first_step_of_a_known_budget(total, start, first):
     assert next(step for step in range(total + 1) if reference.ema.ema_starts(step, total - step, start)) == first

@@ -50,7 +50,10 @@ FILES = {  # what a file holds, and the numbers it stands for
     "fp8 with a scale per tensor": lambda state: published.mode(state, "fp8", "tensor"),
     "official int8": published.official,
     "state_dict": lambda state: (state, state),
-    "state_dict in bfloat16": lambda state: ({n: v.bfloat16() for n, v in state.items()}, {n: v.bfloat16().float() for n, v in state.items()}),
+    "state_dict in bfloat16": lambda state: (
+        {n: v.bfloat16() for n, v in state.items()},
+        {n: v.bfloat16().float() for n, v in state.items()},
+    ),
 }
 
 
@@ -101,7 +104,8 @@ def test_safetensors_give_the_same_numbers(tmp_path):
     half = {name: values.bfloat16() for name, values in state.items()}
     for tensors, metadata in ((state, None), (half, {"format": "pt"})):
         _, params = foreign.load(written(tmp_path, published.safetensors(tensors, metadata), "model.safetensors"), LENGTH)
-        assert {naming.their_name(name): value.tolist() for name, value in params.items()} == {n: v.float().tolist() for n, v in tensors.items()}
+        found = {naming.their_name(name): value.tolist() for name, value in params.items()}
+        assert found == {name: value.float().tolist() for name, value in tensors.items()}
 
 
 def test_prefixes_parameters_and_views_are_read(tmp_path):
@@ -141,13 +145,15 @@ def changed(**tensors) -> bytes:
 
 
 def test_shapes_of_other_networks_are_refused(tmp_path):
-    """Repeated blocks (no skips), heads that do not divide, an MLP of 2.5 times the width, one block unlike the others, an odd embedding."""
+    """Repeated blocks (no skips), heads that do not divide, an MLP 2.5 times the width, one block unlike the others, an odd embedding."""
     cases = {
         "skip_weights (0, 32) instead of (2, 32)": {"skip_weights": torch.zeros(0, 32)},
         "5 heads to divide width 32": {"blocks__0__attn__q_gain": torch.ones(5)},
         "found 16 rows in c_k and 80": {"blocks__0__mlp__fc__weight": torch.zeros(80, 32)},
         "blocks.3.mlp.fc.weight (96, 32) instead of (64, 32)": {"blocks__3__mlp__fc__weight": torch.zeros(96, 32)},
-        "blocks.0.attn.c_q.weight (32, 32) instead of (64, 64)": {"tok_emb__weight": torch.zeros(65, 64), "blocks__0__attn__q_gain": torch.ones(8)},
+        "blocks.0.attn.c_q.weight (32, 32) instead of (64, 64)": {
+            "tok_emb__weight": torch.zeros(65, 64), "blocks__0__attn__q_gain": torch.ones(8),
+        },  # fmt: skip
         "expected 2 axes, found the shape (65,)": {"tok_emb__weight": torch.zeros(65)},
         "blocks.1.attn_scale: expected finite weights": {"blocks__1__attn_scale": torch.full((32,), torch.nan)},
         "mlp_scale: expected finite weights, found torch.int64": {"blocks__1__mlp_scale": torch.ones(32, dtype=torch.int64)},
@@ -185,7 +191,8 @@ class Harmful:
 def test_a_pickle_that_runs_code_is_named_and_not_run(tmp_path, codec):
     mark = tmp_path / "mark"
     state = network().state_dict()
-    for value in (Harmful(mark), state | {"tok_emb.weight": Harmful(mark)}, {"__quant_mode__": "fp8", "entries": {}, "passthrough": Harmful(mark)}):
+    quantised = {"__quant_mode__": "fp8", "entries": {}, "passthrough": Harmful(mark)}
+    for value in (Harmful(mark), state | {"tok_emb.weight": Harmful(mark)}, quantised):
         message = refused(tmp_path, published.saved(value, codec))
         assert f"GLOBAL {open.__module__}.open at byte" in message and "nothing in it was run" in message
     assert not mark.exists()
@@ -284,6 +291,8 @@ def spoilt(name: str, **changes) -> bytes:
 def test_layouts_that_are_not_as_published_are_refused(tmp_path):
     state = network().state_dict()
     value, _ = published.official(state)
+    twice = value["quantized"] | {"skip_weights": torch.zeros(2)}
+    fewer = {name: scale for name, scale in value["scales"].items() if "tok" not in name}
     cases = {
         "found 'int3'": published.saved({"__quant_mode__": "int3", "entries": {}, "passthrough": {}}),
         "normalise before their projections": published.saved({"__quant_mode__": "ternary", "entries": {}, "passthrough": {}}),
@@ -300,8 +309,8 @@ def test_layouts_that_are_not_as_published_are_refused(tmp_path):
         "codes in groups of 32": spoilt("int4", scales=torch.ones(3)),
         "group_size in 1": spoilt("int4", group_size=0),
         "pad in 0 ... 31": spoilt("int4", pad=-1),
-        "some quantised and plain: skip_weights": published.saved(value | {"quantized": value["quantized"] | {"skip_weights": torch.zeros(2)}}),
-        "found some without: tok_emb.weight": published.saved(value | {"scales": {k: v for k, v in value["scales"].items() if "tok" not in k}}),
+        "some quantised and plain: skip_weights": published.saved(value | {"quantized": twice}),
+        "found some without: tok_emb.weight": published.saved(value | {"scales": fewer}),
         "expected a tensor, found int": published.saved(state | {"skip_weights": 3}),
         "expected a state_dict or a quantised layout, found list": published.saved([1, 2]),
     }
@@ -332,7 +341,8 @@ def corpus(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("text")
     (folder / "a.txt").write_text(topics["if"] + topics["for"] + topics["while"] + topics["try"] + topics["with"] + topics["class"])
-    assert cli.main(["data", "build", str(folder / "a.txt"), "--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j")]) == 0
+    told = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
+    assert cli.main(["data", "build", str(folder / "a.txt"), *told]) == 0
     return folder / "corpus"
 
 

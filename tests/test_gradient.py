@@ -47,7 +47,10 @@ def test_every_parameter_of_tiny(causal):
     assert all(value.any() for value in expected.values())
 
 
-@given(models(layers=st.integers(1, 3), length=st.integers(1, 3)).filter(lambda model: model.d <= 8), seeds, st.integers(0, 10_000), st.integers(0, 64))
+@given(
+    models(layers=st.integers(1, 3), length=st.integers(1, 3)).filter(lambda model: model.d <= 8), seeds, st.integers(0, 10_000),
+    st.integers(0, 64),
+)  # fmt: skip
 @settings(max_examples=10)
 def test_every_parameter_of_any_model(model, seed, step, first):
     assert_gradients_agree(replace(TINY, model=model), seed, step, np.arange(first, first + 2))

@@ -34,7 +34,7 @@ def fast_loss(logits_BLV, ids_BL, mask_BL, weights_B, dtype=torch.float64):
 
 
 def rounding_limit(batch, expected, dtype):
-    """Return what rounding may do to a loss: V + 4 roundings of each normaliser, 2 of the largest logit, L + B + 4 of the (positive) sum."""
+    """Return what rounding may do to a loss: V + 4 roundings of each normaliser, 2 of the largest logit, L + B + 4 of the positive sum."""
     logits_BLV, _, _, weights_B = batch
     B, L, V = logits_BLV.shape
     return unit_roundoff(dtype) * ((L + B + 4) * expected + (V + 4 + 2 * np.abs(logits_BLV).max()) * np.mean(weights_B))
@@ -287,7 +287,10 @@ def test_uniform_model_costs_log_v_times_weighted_share():
 
 @given(rngs, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6))
 def test_kept_positions_give_the_loss_and_its_gradients(rng, rows, length, spare):
-    """float64, any mask, exact room (one place at least) and room to spare: the loss and the gradient of what the head reads, nothing where nothing is masked."""
+    """float64, any mask, exact room (one place at least) and room to spare: the loss and the gradient of what the head reads.
+
+    Nothing where nothing is masked.
+    """
     _, ids_BL, mask_BL, weights_B = (torch.as_tensor(each) for each in random_batch(rng, rows, length, 5))
     x_BLd, head_dV = torch.from_numpy(rng.standard_normal((rows, length, 3))), torch.from_numpy(rng.standard_normal((3, 5)))
     losses, grads = [], []

@@ -100,7 +100,7 @@ def test_products_are_taken_on_the_short_side():
 
 @given(st.floats(0.01, 1.0))
 def test_singular_values_land_between_0_6_and_1_3(s):
-    """Five steps of the polynomial take [0.01, 1] into a band around 1: scanned by hypothesis, known from Jordan's post as about 0.7 ... 1.2."""
+    """Five steps of the polynomial take [0.01, 1] into a band around 1: scanned by hypothesis, about 0.7 ... 1.2 in Jordan's post."""
     found = reference.muon.newton_schulz(np.diag([s, math.sqrt(1 - s * s)]), *SETTING)
     assert 0.6 < found[0, 0] < 1.3 and abs(found[0, 1]) < 1e-12
 
@@ -168,8 +168,9 @@ def test_scale_of_all_gradients_does_not_matter(rng, rows, columns, scale):
 @pytest.mark.parametrize("shape", [(48, 48), (32, 96), (96, 32)])
 @pytest.mark.parametrize("momentum", [0.0, 0.85, 0.95])
 def test_torch_optim_muon(shape, momentum):
-    """torch keeps (1 - mu) times our buffer, so it orthogonalises (1 - mu) times our matrix: the same up to eps. It iterates in bfloat16, so
-    its update and our bfloat16 one may err at most twice as much as the iteration associated the other way.
+    """torch keeps (1 - mu) times our buffer, so it orthogonalises (1 - mu) times our matrix: the same up to eps.
+
+    It iterates in bfloat16, so its update and our bfloat16 one may err at most twice as much as the iteration associated the other way.
     """
     rng, u = np.random.default_rng(7), unit_roundoff(torch.float32)
     weight = rng.standard_normal(shape)
@@ -206,7 +207,8 @@ def test_iteration_dtype_leaves_master_and_buffer_alone():
     new, kept = fast.muon.muon_step(weight, grad, buffer, 0.02, 0.95, OPTIMIZER, torch.bfloat16)
     assert new.dtype == kept.dtype == torch.float32
     assert torch.equal(kept, 0.95 * buffer + grad)
-    assert len(torch.unique(((weight - new) / 0.02).bfloat16().float() - (weight - new) / 0.02)) > 1  # rounding in float32, not a bfloat16 master
+    moved = (weight - new) / 0.02
+    assert len(torch.unique(moved.bfloat16().float() - moved)) > 1  # rounding in float32, not a bfloat16 master
 
 
 @given(rngs, sizes, sizes, st.integers(1, 4))

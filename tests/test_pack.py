@@ -22,8 +22,8 @@ from tests.test_commands import corpus, refused  # noqa: F401
 
 FIELDS = {
     "author": str, "github_id": str, "name": str, "blurb": str, "date": str, "track": str, "val_bpb": float, "val_bpb_std": float,
-    "val_bpb_estimator": str, "val_loss": float, "bytes_total": int, "bytes_code": int, "bytes_model": int, "seeds": list, "seed_results": dict,
-    "hardware": str, "pytorch_version": str, "train_steps": int, "wallclock_seconds": float, "technique_summary": str,
+    "val_bpb_estimator": str, "val_loss": float, "bytes_total": int, "bytes_code": int, "bytes_model": int, "seeds": list,
+    "seed_results": dict, "hardware": str, "pytorch_version": str, "train_steps": int, "wallclock_seconds": float, "technique_summary": str,
 }  # fmt: skip
 
 

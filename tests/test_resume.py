@@ -1,5 +1,7 @@
-"""What interrupts a run, and the run that goes on from its last checkpoint: kill -9 (twenty times in `make soak`), a full disk, a loss that is
-not finite. It ends as the uninterrupted one, bit for bit."""
+"""What interrupts a run, and the run that goes on from its last checkpoint: it ends as the uninterrupted one, bit for bit.
+
+kill -9 (twenty times in `make soak`), a full disk, a loss that is not finite.
+"""
 
 import contextlib
 import random
@@ -63,7 +65,7 @@ def test_what_differs_between_two_runs_is_named(alone, tmp_path):
 
 
 def test_a_disk_that_fills_up_keeps_the_checkpoint_before(arguments, alone, tmp_path, monkeypatch, capsys):
-    """The kernel's own ENOSPC: from step 30 on the temporary file is /dev/full. One message; with space again the run goes on from step 29."""
+    """The kernel's own ENOSPC: from step 30 on the temporary file is /dev/full. One message; with space the run goes on from step 29."""
     out, save = tmp_path / "run", checkpoint.save
 
     def fill(folder, tensors, progress, recipe):
@@ -95,7 +97,8 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(arguments, alone,
         assert cli.main(["train", *arguments, "--out", str(out)]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maskgolf: ")]
     assert said == ["maskgolf: step 31: loss (nan) is not finite; weights are as before it"]
-    assert (out / "train.log").read_text().splitlines()[-1].endswith("step 31: loss (nan) is not finite; weights are as before it; the last checkpoint is kept")
+    last = (out / "train.log").read_text().splitlines()[-1]
+    assert last.endswith("step 31: loss (nan) is not finite; weights are as before it; the last checkpoint is kept")
     assert torch.load(out / "checkpoint" / "latest.pt", weights_only=True)["progress"]["step"] == 30
     assert cli.main(["train", *arguments, "--out", str(out), "--resume"]) == 0
     assert soak.differences(out, alone) == []

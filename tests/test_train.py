@@ -56,7 +56,10 @@ def random_state(recipe, seed):
     rng = np.random.default_rng(seed)
     state = reference.train.initial_state(recipe)
     params = random_params(recipe.model, rng)
-    noise = {group: {name: 0.1 * rng.standard_normal(value.shape) for name, value in getattr(state, group).items()} for group in ("buffers", "first")}
+    noise = {
+        group: {name: 0.1 * rng.standard_normal(value.shape) for name, value in getattr(state, group).items()}
+        for group in ("buffers", "first")
+    }  # fmt: skip
     second = {name: 0.01 * rng.random(value.shape) for name, value in state.second.items()}
     return reference.train.State(params, **noise, second=second, shadow=random_params(recipe.model, rng), step=7)
 
@@ -127,7 +130,8 @@ def test_tensors_that_muon_trains():
     assert all(fast.train.is_matrix(name) == reference.train.is_matrix(name) for name in names)
     assert all(fast.train.is_matrix(name.split(".")[-1]) == reference.train.is_matrix(name) for name in names)
     state = fast.train.initial_state(TINY)
-    assert set(state.buffers) == {"q", "k", "v", "o", "up", "down"} and set(state.first) == set(state.second) == set(state.params) - set(state.buffers)
+    assert set(state.buffers) == {"q", "k", "v", "o", "up", "down"}
+    assert set(state.first) == set(state.second) == set(state.params) - set(state.buffers)
 
 
 def test_initial_state_is_float32_with_a_shadow_of_its_own():

@@ -8,7 +8,8 @@ def pytest_benchmark_update_machine_info(config, machine_info):
     cpu = machine_info["cpu"]
     kept = {name: machine_info[name] for name in ("machine", "python_version", "system")}
     machine_info.clear()
-    machine_info.update(kept, cpu={"brand_raw": cpu.get("brand_raw", "")}, torch=f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    said = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    machine_info.update(kept, cpu={"brand_raw": cpu.get("brand_raw", "")}, torch=said)
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

@@ -62,12 +62,18 @@ def test_muon(benchmark, implementation):
 
     exact = exact_step()
     moved = joined(exact) - joined(weight)
-    rough = {name: plain.muon_step(weight[name], grad[name], buffer[name], LR, MOMENTUM, OPTIMIZER, torch.bfloat16, "cpu")[0] for name in weight}
+    rough = {
+        name: plain.muon_step(weight[name], grad[name], buffer[name], LR, MOMENTUM, OPTIMIZER, torch.bfloat16, "cpu")[0]
+        for name in weight
+    }  # fmt: skip
     limit = 2 * rms(joined(rough) - joined(exact)) / rms(moved)
     stacked = [stacks(each) for each in (weight, grad, buffer)]
 
     def step():
-        return {kind: fast.muon.muon_step(*(each[kind] for each in stacked), LR, MOMENTUM, OPTIMIZER, torch.float32)[0] for kind in stacked[0]}
+        return {
+            kind: fast.muon.muon_step(*(each[kind] for each in stacked), LR, MOMENTUM, OPTIMIZER, torch.float32)[0]
+            for kind in stacked[0]
+        }  # fmt: skip
 
     params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
     peer = torch.optim.Muon(params.values(), lr=LR, weight_decay=0.0, momentum=MOMENTUM, nesterov=True, eps=OPTIMIZER.muon_eps)
@@ -127,7 +133,8 @@ def test_adam(benchmark, implementation):
         return {name: reference.adam.adam_step(*(each[name] for each in wide), STEP, LR, OPTIMIZER)[0] for name in weight}
 
     params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
-    peer = torch.optim.Adam(params.values(), lr=LR, betas=(OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2), eps=OPTIMIZER.adam_eps, foreach=True)
+    betas = (OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2)
+    peer = torch.optim.Adam(params.values(), lr=LR, betas=betas, eps=OPTIMIZER.adam_eps, foreach=True)
     for name, param in params.items():
         param.grad = torch.from_numpy(grad[name].copy())
         moments = {"exp_avg": torch.from_numpy(first[name].copy()), "exp_avg_sq": torch.from_numpy(second[name].copy())}
