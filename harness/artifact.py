@@ -1,4 +1,4 @@
-"""What a run will weigh: the code that ships, and the artifact as far as it is known before training. The file itself is fast/artifact.py."""
+"""What a run will weigh: the code that ships, and the artifact as far as it is known before training. The file is fast/artifact.py."""
 
 import functools
 import math

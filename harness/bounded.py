@@ -6,7 +6,7 @@ from reference.recipe import InputError
 
 
 def read(path: Path, most: int, what: str, advice: str) -> bytes:
-    """Return the bytes of a file; one that is larger than `most`, or cannot be read, is an InputError. what: "bytes", "bytes of weights"."""
+    """Return the bytes of a file; one larger than `most`, or that cannot be read, is an InputError. what: "bytes", "bytes of weights"."""
     try:
         size = path.stat().st_size
         if size > most:

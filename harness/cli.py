@@ -169,7 +169,8 @@ class Parity:
         device = check_device(self.device)
         dtypes = (self.dtype,) if self.dtype else parity.PRODUCTION
         with bar("parity", "pieces") as progress:
-            rows = parity.parity(self.pieces, device, dtypes, self.compiled, lambda done, total, new: progress.update(done, total, new[0].piece))
+            show = lambda done, total, new: progress.update(done, total, new[0].piece)  # noqa: E731
+            rows = parity.parity(self.pieces, device, dtypes, self.compiled, show)
         result = [row.plain() for row in rows]
         return result, lambda: report.parity(result), all(row.passed for row in rows)
 

@@ -30,7 +30,8 @@ class Bench:
     """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; device: everything at the golf preset;
     compare: two result files side by side."""
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
-    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench wrote."""
+    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench
+    wrote."""
     repetitions: int = 200
     """likelihood: estimates of the default design of the masks; the others get a quarter."""
     windows: int = 8
@@ -77,7 +78,10 @@ class Bench:
 
         paths = self.paths or tuple(path for path in (DEMO,) if path.exists())
         if len(paths) != 1:
-            raise InputError(f"bench likelihood: expected a trained run to measure on, found {len(paths)}; name one, or make {DEMO} by make demo")
+            raise InputError(
+                "bench likelihood: expected a trained run to measure on, "
+                f"found {len(paths)}; name one, or make {DEMO} by make demo"
+            )
         return likelihood(paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)
 
     def _step(self, device: str) -> list[dict]:

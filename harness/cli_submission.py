@@ -55,7 +55,7 @@ class Validate:
 
 @dataclass(frozen=True)
 class Import:
-    """Bring a run from elsewhere: read a .ptz, .pt or .safetensors file of the challenge's network and write the same numbers as an artifact.
+    """Bring a run from elsewhere: read a .ptz, .pt or .safetensors file of the challenge's network, write the same numbers as an artifact.
 
     Example: maskgolf import final_model.int8.ptz -o artifact.mgolf
     """
@@ -78,7 +78,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Pack:
-    """Write the submission folder of finished runs that differ in their seeds alone: README, JSON, train_gpt.py, logs, the first run's artifact.
+    """Write the submission folder of finished runs that differ in seed alone: README, JSON, train_gpt.py, logs, first run's artifact.
 
     Example: maskgolf pack runs/a runs/b runs/c --name "Masked diffusion 8x576" --author "A. Person" --github-id aperson --out records
     """

@@ -73,8 +73,9 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
     """Return both scores, the paired difference a - b and the same by position, each with its standard error over windows."""
     if a.tokenizer != b.tokenizer or [bits.shape for bits in a.bits] != [bits.shape for bits in b.bits]:
         raise InputError(
-            f"--compare: expected two artifacts of one tokenizer and window length, found {a.run} with windows {[bits.shape for bits in a.bits]} "
-            f"and {b.run} with {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
+            "--compare: expected two artifacts of one tokenizer and window length, "
+            f"found {a.run} with windows {[bits.shape for bits in a.bits]} and {b.run} with {[bits.shape for bits in b.bits]}; "
+            "train both on the same data and model.length"
         )
 
     def paired(first: int, last: int) -> dict:
@@ -88,7 +89,8 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
     length = max(bits.shape[1] for bits in a.bits)
     named = {"a": {"run": a.run, "method": a.method}, "b": {"run": b.run, "method": b.method}}
     tokens, size = sum(bits.size for bits in a.bits), int(sum(part.sum() for part in a.bytes))
-    return {"runs": named, "tokens": tokens, "bytes": size, "whole": paired(1, length), "positions": [paired(*ends) for ends in buckets(length)]}
+    positions = [paired(*ends) for ends in buckets(length)]
+    return {"runs": named, "tokens": tokens, "bytes": size, "whole": paired(1, length), "positions": positions}
 
 
 def plot(result: dict, path: Path) -> None:

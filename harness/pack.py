@@ -47,7 +47,10 @@ class Run:
 def read(folder: Path, source: Source) -> Run:
     """Return a run whose data is where it was, or in `source`; InputError unless it is finished and its files belong together."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected a run directory, found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo")
+        raise InputError(
+            f"{folder}: expected a run directory, "
+            f"found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo"
+        )
     [summary] = summaries((folder,))
     file, described = locate(folder)
     try:
@@ -58,14 +61,20 @@ def read(folder: Path, source: Source) -> Run:
     header, _ = artifact.read(file)
     changed = differences(asdict(recipe), asdict(artifact.recipe_of(header, str(file))))
     if changed:
-        raise InputError(f"{file}: expected the recipe of recipe.json, found another ({'; '.join(changed)}); restore the run's own artifact")
+        raise InputError(
+            f"{file}: expected the recipe of recipe.json, "
+            f"found another ({'; '.join(changed)}); restore the run's own artifact"
+        )
     needed = ("steps", "seconds", "parameters", "final_lr_multiplier", "ema_started_step", "scores", "hardware", "pytorch_version")
     missing = [name for name in needed if name not in summary]
     if missing:
         raise InputError(f"{folder / 'summary.json'}: expected the field {missing[0]}, found none; another release wrote it: train again")
     state = restore(folder, recipe)
     if state is None or not state.finished:
-        raise InputError(f"{folder}: expected the checkpoint of the last step, found {'an earlier one' if state else 'none'}; restore checkpoint/")
+        raise InputError(
+            f"{folder}: expected the checkpoint of the last step, "
+            f"found {'an earlier one' if state else 'none'}; restore checkpoint/"
+        )
     source = source if source.data or source.text else Source.restore(described)
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
     artifact.check_tokenizer(header, dataset.tokenizer)
@@ -85,11 +94,14 @@ def check_alike(found: list[Run]) -> None:
         changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
         changed += [] if first.tokens == other.tokens else [f"training and validation tokens: {first.tokens}, now {other.tokens}"]
         if changed:
-            raise InputError(f"{other.folder}: expected the configuration of {first.folder}, found another ({'; '.join(changed)}); pack them apart")
+            raise InputError(
+                f"{other.folder}: expected the configuration of {first.folder}, "
+                f"found another ({'; '.join(changed)}); pack them apart"
+            )
 
 
 def whole_score(run: Run, device: str) -> dict:
-    """Return a run's score of the whole validation split: from its summary, or from the artifact in a fresh process where that holds a part."""
+    """Return a run's score of the whole validation split: from its summary, or, where that holds a part, afresh from the artifact."""
     wanted = "causal" if run.recipe.model.causal else "nelbo"
     known = [score for score in run.summary["scores"] if score["estimator"] == wanted and score["tokens"] == run.tokens[1]]
     return known[0] if known else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, True, run.source)[0]
@@ -137,8 +149,9 @@ def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: d
         "val_bpb_estimator": scores[0]["estimator"], "val_loss": statistics.fmean(score["nats_per_token"] for score in scores),
         "bytes_total": code_bytes + len(first.data), "bytes_code": code_bytes, "bytes_model": len(first.data),
         "seeds": [run.recipe.seed for run in found], "seed_results": results, "artifact_seed": first.recipe.seed,
-        "pytorch_version": first.summary["pytorch_version"], "train_steps": first.summary["steps"], "wallclock_seconds": first.summary["seconds"],
-        "parameters": first.summary["parameters"], "validation_tokens": scores[0]["tokens"], "validation_bytes": scores[0]["bytes"],
+        "pytorch_version": first.summary["pytorch_version"], "train_steps": first.summary["steps"],
+        "wallclock_seconds": first.summary["seconds"], "parameters": first.summary["parameters"],
+        "validation_tokens": scores[0]["tokens"], "validation_bytes": scores[0]["bytes"],
         "tokenizer_sha256": first.header.get("tokenizer_sha256"),
     }  # fmt: skip
 
@@ -206,7 +219,8 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
 
 def pack(
     folders: tuple[Path, ...], out: Path, *, name: str, author: str, github_id: str, date: str | None = None, blurb: str | None = None,
-    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu", source: Source | None = None,
+    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu",
+    source: Source | None = None,
 ) -> dict:  # fmt: skip
     """Write the folder of some runs' submission below `out`; return submission.json and, under "folder", where it lies.
 
@@ -223,7 +237,8 @@ def pack(
     described = submission(found, scores, code_bytes, claimed)
     logs = {f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes) for run, score in zip(found, scores, strict=True)}
     texts = {
-        "README.md": readme.text(described, found[0].recipe, list(logs)), "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
+        "README.md": readme.text(described, found[0].recipe, list(logs)),
+        "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
         bundle.SCRIPT: code, "requirements.txt": requirements(described["pytorch_version"]), **logs,
     }  # fmt: skip
     _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: found[0].data})

@@ -4,7 +4,8 @@ from reference.recipe import Recipe
 
 FULL_SPLIT = 62_021_845  # tokens of the challenge's validation split with its own tokenizer (SPEC section 9)
 ESTIMATORS = {
-    "nelbo": "an unbiased estimate of the NELBO, the chain-rule code length averaged over all orders, which bounds the code length of the text",
+    "nelbo": "an unbiased estimate of the NELBO, the chain-rule code length averaged over all orders, "
+    "which bounds the code length of the text",
     "causal": "the exact chain-rule code length, from left to right",
 }
 
@@ -18,7 +19,10 @@ def _text_scored(described: dict) -> str:
 
 def _results(described: dict) -> str:
     """Return the table of the seeds."""
-    rows = ["| seed | val_bpb | ± masks | ± sequences | val_loss | steps | training s | bytes, code + model |", "|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| seed | val_bpb | ± masks | ± sequences | val_loss | steps | training s | bytes, code + model |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for seed, one in described["seed_results"].items():
         spread = "-" if one["stderr_sequences"] is None else f"{one['stderr_sequences']:.4f}"
         rows.append(
@@ -36,18 +40,20 @@ def _how(recipe: Recipe) -> str:
     kind = (
         "An autoregressive transformer with a causal mask."
         if model.causal
-        else "A masked-diffusion language model: a bidirectional transformer without time conditioning, trained by the continuous-time loss with "
-        "low-discrepancy times (Sahoo et al. 2024)."
+        else "A masked-diffusion language model: a bidirectional transformer without time conditioning, "
+        "trained by the continuous-time loss with low-discrepancy times (Sahoo et al. 2024)."
     )
     cap = f" or {training.max_wallclock_seconds:g} s, whichever binds first" if training.max_wallclock_seconds else ""
     return "\n".join([
         f"- {kind}",
-        f"- {model.layers} layers of width {model.d}, {model.heads} query heads on {model.kv_heads} key/value heads, MLP {model.mlp}x, rows of "
-        f"{model.length} tokens, vocabulary {model.vocab}, tied embedding, U-Net skips.",
-        f"- Muon (lr {optimizer.muon_lr:g}) for matrices, Adam for the rest; {training.tokens_per_step:,} tokens per step, {training.iterations:,} "
-        f"steps{cap}; the learning rate falls to zero over the last {training.warmdown:,} steps.",
-        f"- The weights that ship are a float32 average (decay {recipe.ema.decay:g}) that starts after {recipe.ema.start:.0%} of the budget.",
-        f"- Weights above {stored.threshold:,} elements are stored as {stored.format}, the rest as {stored.small_format}, then coded losslessly.",
+        f"- {model.layers} layers of width {model.d}, {model.heads} query heads on {model.kv_heads} key/value heads, MLP {model.mlp}x, "
+        f"rows of {model.length} tokens, vocabulary {model.vocab}, tied embedding, U-Net skips.",
+        f"- Muon (lr {optimizer.muon_lr:g}) for matrices, Adam for the rest; {training.tokens_per_step:,} tokens per step, "
+        f"{training.iterations:,} steps{cap}; the learning rate falls to zero over the last {training.warmdown:,} steps.",
+        f"- The weights that ship are a float32 average (decay {recipe.ema.decay:g}) "
+        f"that starts after {recipe.ema.start:.0%} of the budget.",
+        f"- Weights above {stored.threshold:,} elements are stored as {stored.format}, "
+        f"the rest as {stored.small_format}, then coded losslessly.",
         "- Random draws are counter-based (Philox): a seed names the same masks and batches on any machine and any number of GPUs.",
     ])  # fmt: skip
 
@@ -83,8 +89,8 @@ python train_gpt.py --score final_model.mgolf                                  #
 SEED={seed} torchrun --standalone --nproc_per_node=8 train_gpt.py               # train again; one process: SEED={seed} python train_gpt.py
 ```
 
-ITERATIONS, MAX_WALLCLOCK_SECONDS and RUN_ID may be set too; the log is `logs/RUN_ID.txt`. Training writes `final_model.mgolf` into the current
-folder.
+ITERATIONS, MAX_WALLCLOCK_SECONDS and RUN_ID may be set too; the log is `logs/RUN_ID.txt`. Training writes `final_model.mgolf` into the
+current folder.
 
 ## Files
 

@@ -23,7 +23,7 @@ def _bits(value: float | None) -> str:
 
 def _name(score: dict) -> str:
     names = {"nelbo": "NELBO (mean over all orders)", "nelbo-grid": "NELBO by grid (biased upward)", "causal": "autoregressive, one pass"}
-    extra = f", {score['positions']} positions" if "positions" in score else f", {score['trailing']} trailing" if "trailing" in score else ""
+    extra = "".join(f", {score[key]} {key}" for key in ("positions", "trailing") if key in score)
     return names.get(score["estimator"]) or f"chain rule, {score['order']}{extra}"
 
 
@@ -70,8 +70,10 @@ def sets(result: dict) -> None:
         console.print(_spread(result["against"]), highlight=False)
         test = result["welch"]
         known = test["p"] is not None
-        verdict = f"t = {test['t']:.2f}, {test['degrees_of_freedom']:.1f} degrees of freedom, p = {test['p']:.3g}" if known else "too few runs to test"
-        error = f" ± {test['stderr']:.4f}" if known else ""
+        verdict, error = "too few runs to test", ""
+        if known:
+            verdict = f"t = {test['t']:.2f}, {test['degrees_of_freedom']:.1f} degrees of freedom, p = {test['p']:.3g}"
+            error = f" ± {test['stderr']:.4f}"
         console.print(f"difference of the means {test['difference']:+.4f}{error} bits/byte; Welch's t-test: {verdict}", highlight=False)
 
 
@@ -79,14 +81,15 @@ def comparison(result: dict) -> None:
     """Print two artifacts side by side: the whole window, then by position."""
     for name in ("a", "b"):
         console.print(f"{name}: {result['runs'][name]['run']} ({result['runs'][name]['method']})", highlight=False)
-    table = _table(f"Bits per byte on {result['tokens']:,} tokens, {result['bytes']:,} bytes; ± over windows, the difference paired", "positions",
-                   "a", "±", "b", "±", "a - b", "±")  # fmt: skip
+    title = f"Bits per byte on {result['tokens']:,} tokens, {result['bytes']:,} bytes; ± over windows, the difference paired"
+    table = _table(title, "positions", "a", "±", "b", "±", "a - b", "±")
     for entry in [result["whole"] | {"name": "all"}, *result["positions"]]:
         ends = f"{entry['first']}" if entry["first"] == entry["last"] else f"{entry['first']} to {entry['last']}"
         columns = [_bits(entry[key]) for name in ("a", "b", "difference") for key in (name, f"{name}_stderr")]
         table.add_row(entry.get("name", ends), *columns)
     console.print(table)
-    console.print("A diffusion model sees nothing before position 1; an autoregressive one sees the token before the window.", highlight=False)
+    note = "A diffusion model sees nothing before position 1; an autoregressive one sees the token before the window."
+    console.print(note, highlight=False)
 
 
 def plan(result: dict) -> None:
@@ -120,14 +123,16 @@ def summary(result: dict, out: Path) -> None:
             formats = ", ".join(dict.fromkeys(part["format"] or "" for part in parts))
             sizes.add_row(name, formats, *(f"{sum(part[column] for part in parts):,}" for column in ("bytes", "stored")))
     console.print(sizes)
-    line = f"{result['parameters']:,} parameters, {result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s; files in {out}"
-    console.print(line, highlight=False)
+    steps = f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s"
+    console.print(f"{result['parameters']:,} parameters, {steps}; files in {out}", highlight=False)
 
 
 def compression(result: dict) -> None:
     """Print what compressing or restoring a file took."""
     table = _table("Bytes in, the same bytes out", "quantity", "value")
-    for name in ("file", "out", "order", "bytes_in", "bytes_out", "bits_per_byte", "chain_rule_bits", "tokens", "chunks", "raw_bytes", "seconds"):
+    for name in (
+        "file", "out", "order", "bytes_in", "bytes_out", "bits_per_byte", "chain_rule_bits", "tokens", "chunks", "raw_bytes", "seconds",
+    ):  # fmt: skip
         value = result.get(name)
         if value is not None:
             text = ", ".join(f"{count:,} {kind}" for kind, count in value.items()) if isinstance(value, dict) else str(value)
@@ -141,7 +146,8 @@ def brought(result: dict) -> None:
     table = _table(f"{result['file']} as {result['out']}", "quantity", "value")
     model = result["model"]
     kind = "causal" if model["causal"] else "masked diffusion"
-    shape = f"{model['layers']} layers, width {model['d']}, {model['heads']} heads, {model['kv_heads']} key/value heads, MLP {model['mlp']}x"
+    heads = f"{model['heads']} heads, {model['kv_heads']} key/value heads"
+    shape = f"{model['layers']} layers, width {model['d']}, {heads}, MLP {model['mlp']}x"
     assumed = f"length {model['length']}, RoPE base {model['rope_base']:g}, softcap {model['softcap']:g}, {result['compute_dtype']}"
     kept = ", ".join(f"{count:,} {name}" for name, count in result["formats"].items())
     rows = {
@@ -155,7 +161,8 @@ def brought(result: dict) -> None:
 
 def overview(found: list[dict]) -> None:
     """Print one row per score of each finished run."""
-    table = _table("Finished runs", "run", "parameters", "steps", "tokens/s", "artifact + code", "estimator", "bits/byte", "± masks", "± sequences")
+    columns = ("run", "parameters", "steps", "tokens/s", "artifact + code", "estimator", "bits/byte", "± masks", "± sequences")
+    table = _table("Finished runs", *columns)
     for result in found:
         head = [result["run"], f"{result['parameters']:,}", f"{result['steps']:,}", f"{result['tokens_per_second']:,.0f}"]
         head.append(f"{result['artifact_bytes'] + result['code_bytes']:,}")
@@ -207,12 +214,14 @@ def bench_pair(both: dict) -> None:
 
 def shards(described: dict) -> None:
     """Print what each shard holds."""
-    table = _table(f"{described['path']} (tokenizer: {described['tokenizer'] or 'none found'})", "shard", "split", "tokens", "documents", "bytes", "bytes/token", "begins")
+    title = f"{described['path']} (tokenizer: {described['tokenizer'] or 'none found'})"
+    table = _table(title, "shard", "split", "tokens", "documents", "bytes", "bytes/token", "begins")
     for shard in described["shards"]:
         size = shard.get("bytes")
         table.add_row(
             Path(shard["file"]).name, shard["split"] or "-", f"{shard['tokens']:,}", f"{shard['documents']:,}",
-            f"{size:,}" if size is not None else "-", f"{size / shard['tokens']:.3f}" if size is not None else "-", repr(shard.get("text", ""))[:40],
+            f"{size:,}" if size is not None else "-", f"{size / shard['tokens']:.3f}" if size is not None else "-",
+            repr(shard.get("text", ""))[:40],
         )  # fmt: skip
     console.print(table)
 
@@ -225,7 +234,8 @@ def parity(rows: list[dict]) -> None:
         error = "not finite" if row["error"] is None else f"{row['error']:.2g}" if row["error"] else "0"
         margin = f"{row['margin']:.3g}" if row["margin"] else "-"
         verdict = "yes" if row["passed"] else "[bold red]NO[/]"
-        table.add_row(row["piece"], row["level"], row["class"], row["dtype"], error, f"{row['limit']:.2g}", margin, str(row["inputs"]), verdict)
+        which = (row["piece"], row["level"], row["class"], row["dtype"])
+        table.add_row(*which, error, f"{row['limit']:.2g}", margin, str(row["inputs"]), verdict)
     console.print(table)
     for bound in dict.fromkeys(row["bound"] for row in rows if row["class"] == "rounding"):
         pieces = ", ".join(dict.fromkeys(row["piece"] for row in rows if row["bound"] == bound and row["class"] == "rounding"))

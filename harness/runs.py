@@ -31,7 +31,7 @@ BEGUN = {"checkpoint", ".recipe.json.tmp"}  # all there is of a run that was kil
 
 
 def hold(out: Path, holding: contextlib.ExitStack) -> None:
-    """Keep a run directory to this process while `holding` lasts; InputError where another one trains into it, an orphan of torchrun say."""
+    """Keep a run directory to this process while `holding` lasts; InputError where another, say an orphan of torchrun, trains into it."""
     folder = os.open(out, os.O_RDONLY)
     holding.callback(os.close, folder)
     try:
@@ -110,7 +110,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
 
 
 def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled: bool, source: Source | None = None) -> list[dict]:
-    """Score a run's artifact in fresh processes, so that nothing but the file can reach the score; source: other data than the run's own."""
+    """Score a run's artifact in fresh processes: nothing but the file can reach the score; source: other data than the run's own."""
     scores = []
     for estimator, order in scoring:
         command = [sys.executable, "-m", "harness", "eval", str(run), "--estimator", estimator, "--json", "-", "--device", device]
@@ -126,8 +126,8 @@ def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled
 
 
 def run(
-    recipe: Recipe, source: Source, out: Path, resume=False, overwrite=False, device="cpu", compiled=True, preflight=None, scoring=SCORING[:1],
-    sequences=None,
+    recipe: Recipe, source: Source, out: Path, resume=False, overwrite=False, device="cpu", compiled=True, preflight=None,
+    scoring=SCORING[:1], sequences=None,
 ) -> dict | None:  # fmt: skip
     """Train, ship and score one run, on the first `sequences` windows of the validation split; return its summary (SPEC section 13).
 
@@ -171,7 +171,8 @@ def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, se
     code = artifact.code_bytes(recipe, header["codec"])
     artifact.check_size(header, file.stat().st_size, code)
     summary = {
-        "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()), "steps": state.step, "seconds": state.elapsed,
+        "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()),
+        "steps": state.step, "seconds": state.elapsed,
         "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
         "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(code.values()),
         "codec": header["codec"], "scores": score_fresh(out, scoring, sequences, device, compiled),

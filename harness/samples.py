@@ -10,8 +10,9 @@ from reference.recipe import InputError
 
 
 def sample(
-    run: Path, tokenizer: Path | None, prompt: str, count: int, order: str, step: int, block: int, temperature: float, seed: int, device: str
-) -> list[dict]:
+    run: Path, tokenizer: Path | None, prompt: str, count: int, order: str, step: int, block: int, temperature: float, seed: int,
+    device: str,
+) -> list[dict]:  # fmt: skip
     """Return `count` windows of text, each opened by <s> and the prompt: row (of the random draws), ids, text."""
     for name, value, least in (("count", count, 1), ("step", step, 1), ("block", block, 1), ("temperature", temperature, 0)):
         if not value >= least:

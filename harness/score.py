@@ -52,7 +52,10 @@ def locate(run: Path) -> tuple[Path, dict]:
         described, file = run / "recipe.json", run / "artifact.mgolf"
         if not described.exists() or not file.exists():
             missing = file.name if described.exists() else described.name
-            raise InputError(f"{run}: expected a finished run, found no {missing}; train it to the end (maskgolf train --resume --out {run})")
+            raise InputError(
+                f"{run}: expected a finished run, "
+                f"found no {missing}; train it to the end (maskgolf train --resume --out {run})"
+            )
         try:
             return file, json.loads(described.read_text())["source"]
         except (ValueError, KeyError, TypeError) as error:
@@ -70,7 +73,8 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
     file, described = locate(run)
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
-    source = source if source.data or source.text else Source.restore(described | ({"tokenizer": source.tokenizer} if source.tokenizer else {}))
+    if not (source.data or source.text):
+        source = Source.restore(described | ({"tokenizer": source.tokenizer} if source.tokenizer else {}))
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
     artifact.check_tokenizer(header, dataset.tokenizer)
     return file, params, recipe, dataset

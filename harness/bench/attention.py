@@ -40,7 +40,9 @@ def same_matrices(model: Model, other: Model) -> bool:
     return all(theirs.get(name) == shape for name, shape in ours.items() if not name.endswith("query_gain"))
 
 
-def attend(q_BHLh: torch.Tensor, k_BGLh: torch.Tensor, v_BGLh: torch.Tensor, kernel: str | None = None, grouped: bool = False) -> torch.Tensor:
+def attend(
+    q_BHLh: torch.Tensor, k_BGLh: torch.Tensor, v_BGLh: torch.Tensor, kernel: str | None = None, grouped: bool = False
+) -> torch.Tensor:
     """Return softmax(q k' / sqrt(h)) v, every key/value head serving H / G query heads; grouped leaves the sharing to the kernel."""
     if not grouped:
         k_BGLh, v_BGLh = (x.repeat_interleave(q_BHLh.shape[1] // x.shape[1], dim=1) for x in (k_BGLh, v_BGLh))
@@ -107,7 +109,9 @@ def jobs(models: dict[str, Model], rows: int, device: str, dtype: torch.dtype, p
             for grouped in (False, True):
                 if kernel or grouped:
                     name = f"attention {label}: {kernel or 'default'}{', grouped' if grouped else ''} / default"
-                    yield name, lambda g=given, k=kernel, s=grouped, n=name: compared(n, g, lambda: both_ways(g, None, False), k, s, pairs, device)
+                    yield name, lambda g=given, k=kernel, s=grouped, n=name: compared(
+                        n, g, lambda: both_ways(g, None, False), k, s, pairs, device
+                    )
     (first, one), *others = models.items()
     for label, other in others:
         name, base = f"attention {label} / {first}", inputs(one, rows, device, dtype)

@@ -15,7 +15,10 @@ OURS = ("fast", "compiled")  # the implementations that make bench compares with
 def files(paths: tuple[Path, ...]) -> dict:
     """Return two files' machines and their rows side by side; rows that only one of them holds have null on the other side."""
     if len(paths) != 2:
-        raise InputError(f"bench compare: expected two result files, found {len(paths)}; name two, as in maskgolf bench compare a.json b.json")
+        raise InputError(
+            "bench compare: expected two result files, "
+            f"found {len(paths)}; name two, as in maskgolf bench compare a.json b.json"
+        )
     sides = [read(path) for path in paths]
     names = dict.fromkeys(name for side in sides for name in side)
     described = [{"file": str(path), "machine": _machines(side)} for path, side in zip(paths, sides, strict=True)]

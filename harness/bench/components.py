@@ -157,7 +157,8 @@ def of_update(quick: Production, compiled: bool, pairs: int, bandwidth: float) -
     traffic = 3 * sum(value.numel() * value.element_size() for value in grads.values())
     for name in ("clip", "EMA"):  # clip reads twice and writes once, the average reads two and writes one
         floor = REPEATS * traffic / bandwidth
-        yield f"{name}: share of the memory floor", partial(against_floor, f"{name}: share of the memory floor", floor, ways[name][1], pairs, device)
+        title = f"{name}: share of the memory floor"
+        yield title, partial(against_floor, title, floor, ways[name][1], pairs, device)
 
 
 def repeated(run: Callable) -> Callable:

@@ -1,5 +1,6 @@
-"""Everything worth knowing of one device, within a time budget: parity first, then the step by component, attention, Muon, likelihoods, levers.
+"""Everything worth knowing of one device, within a time budget.
 
+Parity first, then the step by component, attention, Muon, likelihoods, levers.
 Results are handed on row by row, so that a run that is cut off has written what it knew.
 """
 

@@ -37,7 +37,7 @@ def require(
             error = f"error {row.error:.3g}" if row.error is not None else "not finite, or an exception"
             how = f"--device {device}{' --compiled' if compiled else ''}"
             raise CheckFailed(
-                f"bench: nothing is timed while parity is red on {device}: {row.piece} ({row.level}, {row.dtype}: {error}, limit {row.limit:.3g}); "
-                f"see maskgolf parity {row.piece} {how}"
+                f"bench: nothing is timed while parity is red on {device}: {row.piece} ({row.level}, {row.dtype}: {error}, "
+                f"limit {row.limit:.3g}); see maskgolf parity {row.piece} {how}"
             )
     return rows

@@ -36,7 +36,7 @@ def other_heads(recipe: Recipe) -> Recipe:
 
 
 class Lever(NamedTuple):
-    """One change: of the recipe, of the compiler's options, or of the context that the step is compiled and run in (by components.Production)."""
+    """One change: of the recipe, of the compiler's options, or of the context in which components.Production compiles and runs the step."""
 
     name: str
     recipe: Callable[[Recipe], Recipe] = _unchanged

@@ -41,9 +41,10 @@ def driver() -> str:
 
 
 def row(
-    name: str, baseline: float | None, candidate: float | None, ratio: float | None, low: float | None, high: float | None, pairs: int, unit: str,
+    name: str, baseline: float | None, candidate: float | None, ratio: float | None, low: float | None, high: float | None,
+    pairs: int, unit: str,
 ) -> dict:  # fmt: skip
-    """Return one row of SPEC section 13: ratio says how many times better the candidate is, low and high its interval; None: not measured."""
+    """Return one row of SPEC section 13: ratio, how many times better the candidate is; low, high, its interval; None: not measured."""
     measured = {"baseline": baseline, "candidate": candidate, "ratio": ratio, "low": low, "high": high}
     return {"name": name, **measured, "pairs": pairs, "unit": unit}
 

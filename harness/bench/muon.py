@@ -68,10 +68,13 @@ def against_torch(name: str, model: Model, optimizer: Optimizer, pairs: int, dev
     step_(weights, grads, buffers, numbers)
     peer.step()
     ours, theirs = plain.unstacked(weights).values(), peer.param_groups[0]["params"]
-    error, limit = (sum((a.detach().double() - b).square().sum() for a, b in zip(side, wanted, strict=True)) ** 0.5 for side in (ours, theirs))
+    error, limit = (
+        sum((a.detach().double() - b).square().sum() for a, b in zip(side, wanted, strict=True)) ** 0.5 for side in (ours, theirs)
+    )
     if not error <= 2 * limit:
         raise CheckFailed(
             f"bench muon: nothing is timed while the two sides differ: {name} weights lie {error:.3g} from float64 after a step, "
             f"torch's {limit:.3g}, expected at most twice that; see maskgolf parity muon"
         )
-    return paired(f"muon, {name} shapes: ours / torch.optim.Muon", peer.step, lambda: step_(weights, grads, buffers, numbers), pairs, device)
+    title = f"muon, {name} shapes: ours / torch.optim.Muon"
+    return paired(title, peer.step, lambda: step_(weights, grads, buffers, numbers), pairs, device)

@@ -41,7 +41,9 @@ class PlainStep:
         self.compute_dtype = dtype or getattr(torch, recipe.training.compute_dtype)
         self.muon_dtype = dtype or getattr(torch, recipe.optimizer.muon_dtype)
         groups = {group: unstacked(members) for group, members in state.tensors().items()}
-        copies = {group: {name: value.detach().to(master, copy=True) for name, value in members.items()} for group, members in groups.items()}
+        copies = {
+            group: {name: value.detach().to(master, copy=True) for name, value in members.items()} for group, members in groups.items()
+        }
         self.params, self.buffers, self.first, self.second, self.shadow = (copies[group] for group in train.GROUPS)
         for value in self.params.values():
             value.requires_grad_()

@@ -84,7 +84,9 @@ def bring(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B0
     codec = "entropy" if raw > MOST_SEARCHED and "entropy" in available() else "best"
     packed = container.pack(params, formats, {"imported": origin, "recipe": asdict(recipe)}, codec)
     write_atomic(Path(out), packed)
-    stored = {format: sum(math.prod(params[name].shape) for name in params if formats[name] == format) for format in sorted(set(formats.values()))}
+    stored = {
+        format: sum(math.prod(params[name].shape) for name in params if formats[name] == format) for format in sorted(set(formats.values()))
+    }
     return {
         "file": str(path), "out": str(out), "layout": layout, "parameters": sum(value.numel() for value in params.values()),
         "model": asdict(recipe.model), "compute_dtype": recipe.training.compute_dtype, "formats": stored,

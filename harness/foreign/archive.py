@@ -133,6 +133,7 @@ class Torch:
         flat, count = self.memory(storage, dtype if isinstance(dtype, torch.dtype) else None, name), math.prod(shape)
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if count and (last >= len(flat) or count > len(flat)):
-            raise self.damaged(f"{name}: a tensor inside its storage of {len(flat):,} elements", f"shape {shape}, strides {stride}, offset {offset}")
+            found = f"shape {shape}, strides {stride}, offset {offset}"
+            raise self.damaged(f"{name}: a tensor inside its storage of {len(flat):,} elements", found)
         return torch.as_strided(flat, shape, stride, offset).contiguous() if count else torch.empty(shape, dtype=flat.dtype)
 

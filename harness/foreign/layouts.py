@@ -126,9 +126,15 @@ def modal(file: Torch) -> dict[str, torch.Tensor]:
     """Return the tensors of a __quant_mode__ file as its script uses them: rounded to bfloat16, in float32 here."""
     mode = file.value["__quant_mode__"]
     if isinstance(mode, str) and mode in NORMED:
-        raise InputError(f"{file.where}: expected a mode of {', '.join(MODES)}, found {mode}: its models normalise before their projections")
+        raise InputError(
+            f"{file.where}: expected a mode of {', '.join(MODES)}, "
+            f"found {mode}: its models normalise before their projections"
+        )
     if not isinstance(mode, str) or mode not in MODES:
-        raise InputError(f"{file.where}: expected a __quant_mode__ of {', '.join(MODES)}, found {pickles.show(mode)}; its script must say how to read it")
+        raise InputError(
+            f"{file.where}: expected a __quant_mode__ of {', '.join(MODES)}, "
+            f"found {pickles.show(mode)}; its script must say how to read it"
+        )
     quantised, rest = section(file, "entries"), section(file, "passthrough")
     check_apart(file, quantised, rest)
     values = {name: MODES[mode](Entry(file, name, fields)) for name, fields in quantised.items()}
@@ -140,7 +146,10 @@ def official(file: Torch) -> dict[str, torch.Tensor]:
     """Return the tensors of the challenge's int8 layout: rows times their scales, in the dtype that each one names."""
     found = file.value["__quant_format__"]
     if found != OFFICIAL:
-        raise InputError(f"{file.where}: expected the __quant_format__ {OFFICIAL}, found {pickles.show(found)}; its script must say how to read it")
+        raise InputError(
+            f"{file.where}: expected the __quant_format__ {OFFICIAL}, "
+            f"found {pickles.show(found)}; its script must say how to read it"
+        )
     quantised, rest = section(file, "quantized"), section(file, "passthrough")
     scales, dtypes = section(file, "scales"), section(file, "dtypes")
     originals = section(file, "passthrough_orig_dtypes") if "passthrough_orig_dtypes" in file.value else {}
@@ -156,8 +165,9 @@ def official(file: Torch) -> dict[str, torch.Tensor]:
         state[name] = values.to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))).float()
     for name, node in rest.items():
         entry = Entry(file, name, {"dtype": originals.get(name, "float32")})
-        values = file.tensor(node, name)
-        state[name] = values.to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))).float() if name in originals else values
+        state[name] = file.tensor(node, name)
+        if name in originals:
+            state[name] = state[name].to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))).float()
     return state
 
 
@@ -165,14 +175,20 @@ def check_apart(file: Torch, quantised: dict, rest: dict) -> None:
     """Raise InputError for a tensor that is there twice, once quantised and once as it is."""
     both = sorted(set(quantised) & set(rest))
     if both:
-        raise InputError(f"{file.where}: expected each tensor once, found some quantised and plain: {', '.join(both):.400}; the file is damaged")
+        raise InputError(
+            f"{file.where}: expected each tensor once, "
+            f"found some quantised and plain: {', '.join(both):.400}; the file is damaged"
+        )
 
 
 def tensors(file: Torch) -> tuple[dict[str, torch.Tensor], str]:
     """Return ({name: tensor}, layout) of what torch.save wrote: a quantised layout or a plain state_dict."""
     value = file.value
     if not isinstance(value, dict) or not value:
-        raise InputError(f"{file.where}: expected a state_dict or a quantised layout, found {type(value).__name__}; save model.state_dict()")
+        raise InputError(
+            f"{file.where}: expected a state_dict or a quantised layout, "
+            f"found {type(value).__name__}; save model.state_dict()"
+        )
     if "__quant_mode__" in value:
         return modal(file), f"__quant_mode__ {value['__quant_mode__']}"
     if "__quant_format__" in value:

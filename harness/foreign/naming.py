@@ -54,7 +54,10 @@ def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]
         if ours is None:
             unknown.append(name)
         elif ours in found:
-            raise InputError(f"{where}: expected each tensor once, found {plain_name(name)} twice, with and without a prefix; save one model")
+            raise InputError(
+                f"{where}: expected each tensor once, "
+                f"found {plain_name(name)} twice, with and without a prefix; save one model"
+            )
         else:
             found[ours] = values
     layers = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=0)
@@ -76,7 +79,10 @@ def vocabulary(rows: int, assume: Assume, where: str) -> tuple[int, bool]:
         powers = [size > 1 and size & (size - 1) == 0 for size in (rows, rows - 1)]
         if not any(powers):
             expected = "a vocabulary that is a power of two, with a mask row or without"
-            raise InputError(f"{where}: tok_emb.weight: expected {expected}, found {rows} rows; say --vocab {rows} (causal) or --vocab {rows - 1}")
+            raise InputError(
+                f"{where}: tok_emb.weight: expected {expected}, "
+                f"found {rows} rows; say --vocab {rows} (causal) or --vocab {rows - 1}"
+            )
         causal = powers[0]
     vocab = rows if causal else rows - 1
     if assume.vocab not in (None, vocab):
@@ -125,7 +131,9 @@ def adopt(state: dict[str, torch.Tensor], assume: Assume, where: str) -> tuple[R
     recipe = recipe_of(model_of(params, assume, where), assume, where)
     expected = transformer.shapes(recipe.model)
     wrong = [
-        f"{their_name(name)} {tuple(params[name].shape)} instead of {shape}" for name, shape in expected.items() if params[name].shape != shape
+        f"{their_name(name)} {tuple(params[name].shape)} instead of {shape}"
+        for name, shape in expected.items()
+        if params[name].shape != shape
     ]
     if wrong:
         raise InputError(f"{where}: expected the shapes of one model of {recipe.model.layers} different blocks, found {some(wrong)}")

@@ -40,7 +40,9 @@ DTYPES = (*STORAGES.values(), "float8_e4m3fn", "float8_e5m2")
 KNOWN = {MAPPING, *TENSORS, *STORAGES, UNTYPED, *(f"torch.{name}" for name in DTYPES)}
 
 PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-VALUES = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES")
+VALUES = (
+    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
+)  # fmt: skip
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -142,4 +144,5 @@ def read(data: bytes, where: str) -> object:
     except InputError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
-        raise InputError(f"{where}: expected a whole pickle, found {str(error)[:200] or type(error).__name__}; the file is damaged") from error
+        found = str(error)[:200] or type(error).__name__
+        raise InputError(f"{where}: expected a whole pickle, found {found}; the file is damaged") from error

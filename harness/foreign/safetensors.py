@@ -42,7 +42,10 @@ def read(data: bytes, where: str) -> dict[str, torch.Tensor]:
     """Return {name: tensor}; a table that does not cover the bytes exactly is an InputError."""
     size, body = int.from_bytes(data[:8], "little"), len(data) - 8
     if size > min(MAX_HEADER, body):
-        raise InputError(f"{where}: expected a safetensors header of at most {min(MAX_HEADER, body):,} bytes, found {size:,}; the file is cut off")
+        raise InputError(
+            f"{where}: expected a safetensors header of at most {min(MAX_HEADER, body):,} bytes, "
+            f"found {size:,}; the file is cut off"
+        )
     try:
         table = json.loads(data[8 : 8 + size], object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:

@@ -89,8 +89,9 @@ def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -
 
 
 def sample(
-    order: str, seed: int, vocab: int, length: int, count: int, step: int, block: int, temperature: float, first_row: int, tied: bool = False
-) -> Compare:
+    order: str, seed: int, vocab: int, length: int, count: int, step: int, block: int, temperature: float, first_row: int,
+    tied: bool = False,
+) -> Compare:  # fmt: skip
     """The tokens drawn behind a given first one."""
     model, ids_BL = table(seed, vocab, length, tied), np.full((count, length), vocab)
     ids_BL[:, 0] = np.random.default_rng(seed).integers(0, vocab, count)
@@ -114,8 +115,8 @@ PIECES = [
         {"seed": 5, "model": MEDIUM, "count": 2, "rows": list(range(0, 33, 2))},
     ], TWICE, compiles=1),
     Piece("chain-queried", queried, [
-        *[{"seed": seed, "model": model, "order": order, "count": 3, "step": 1 + seed % 2, "block": 2, "first_row": 3 * seed, "batch_rows": 2}
-          for seed, order in enumerate(ORDERS) for model in (SMALL, replace(GROUPED, layers=3))],
+        *[{"seed": seed, "model": model, "order": order, "count": 3, "step": 1 + seed % 2, "block": 2, "first_row": 3 * seed,
+           "batch_rows": 2} for seed, order in enumerate(ORDERS) for model in (SMALL, replace(GROUPED, layers=3))],
         {"seed": 9, "model": ONE_LAYER, "order": "entropy", "count": 2, "step": 3, "block": 1, "first_row": 0, "batch_rows": 64},
         {"seed": 10, "model": GROUPED, "order": "confidence", "count": 2, "step": 1, "block": 1, "first_row": 0, "batch_rows": 64},
     ]),
@@ -129,7 +130,7 @@ PIECES = [
     Piece("sample", sample, [
         *[{"order": order, "seed": seed, "vocab": 3, "length": 5, "count": 4, "step": 1 + seed % 3, "block": 2, "temperature": temperature,
            "first_row": seed} for seed, order in enumerate(ORDERS) for temperature in (0.0, 0.7, 1.0)],
-        {"order": "left-to-right", "seed": 9, "vocab": 4, "length": 4, "count": 3, "step": 1, "block": 1, "temperature": 0.0, "first_row": 0,
-         "tied": True},
+        {"order": "left-to-right", "seed": 9, "vocab": 4, "length": 4, "count": 3, "step": 1, "block": 1, "temperature": 0.0,
+         "first_row": 0, "tied": True},
     ], APART, bitwise=True, float32_only=True),
 ]  # fmt: skip
