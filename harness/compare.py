@@ -73,9 +73,8 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
     """Return both scores, the paired difference a - b and the same by position, each with its standard error over windows."""
     if a.tokenizer != b.tokenizer or [bits.shape for bits in a.bits] != [bits.shape for bits in b.bits]:
         raise InputError(
-            "--compare: expected two artifacts of one tokenizer and window length, "
-            f"found {a.run} with windows {[bits.shape for bits in a.bits]} and {b.run} with {[bits.shape for bits in b.bits]}; "
-            "train both on the same data and model.length"
+            f"--compare: expected two artifacts of one tokenizer and window length, found {a.run} with windows {[bits.shape for bits in a.bits]} "
+            f"and {b.run} with {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
         )
 
     def paired(first: int, last: int) -> dict:

@@ -39,7 +39,12 @@ def test_the_second_device_is_one():
         filled = torch.zeros(4, device=device)
         filled[torch.tensor([1, 3])] = 2.0
         assert filled.cpu().tolist() == [0.0, 2.0, 0.0, 2.0] and product.sum().item() == 30.0
-        for mixed in (lambda: far * y_4, lambda: x_4[torch.tensor([1], device=device)], lambda: torch.cat([far, y_4]), lambda: x_4.add_(filled)):
+        for mixed in (
+            lambda: far * y_4,
+            lambda: x_4[torch.tensor([1], device=device)],
+            lambda: torch.cat([far, y_4]),
+            lambda: x_4.add_(filled),
+        ):
             with pytest.raises(RuntimeError, match="two devices"):
                 mixed()
         with pytest.raises((RuntimeError, TypeError)):
@@ -88,7 +93,8 @@ def test_every_estimate_is_made_there(queried):
     def scores(device):
         predict = evaluate.predictor(params, RECIPE, device)
         asked = predict if queried else lambda ids_BL: predict(ids_BL)
-        return [evaluate.total(list(evaluate.measure(asked, [windows], table, effort, device=device)), effort, 0.0)[:4] for effort in EFFORTS]
+        measured = ((effort, list(evaluate.measure(asked, [windows], table, effort, device=device))) for effort in EFFORTS)
+        return [evaluate.total(costs, effort, 0.0)[:4] for effort, costs in measured]
 
     with PLAIN():
         expected = scores("cpu")
