@@ -22,6 +22,7 @@ from harness import bundle, readme, runs
 from harness.overview import summaries
 from harness.score import locate
 from harness.sources import Source, open_dataset
+from harness.validate.folder import PLACEHOLDER
 from reference.recipe import InputError, Recipe
 
 TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds
@@ -158,9 +159,12 @@ def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: d
 
 def _claimed(first: Run, out: Path, name, author, github_id, date, blurb, technique, hardware, track) -> tuple[dict, Path]:
     """Return (the fields that a person states, the folder to write); InputError for what cannot stand."""
-    for flag, text in (("--name", name), ("--author", author), ("--github-id", github_id)):
-        if not text.strip() or re.search(r"\b(todo|your[ _-]?(name|id))\b", text, re.IGNORECASE):
+    stated = {"--name": name, "--author": author, "--github-id": github_id, "--blurb": blurb, "--technique": technique, "--hardware": hardware}
+    for flag, text in stated.items():
+        if text is not None and (not text.strip() or PLACEHOLDER.search(text)):  # validate would refuse it
             raise InputError(f"{flag}: expected your own, found {text!r}; give it")
+        if text is not None and not (text.replace("\n", "") if flag == "--blurb" else text).isprintable():
+            raise InputError(f"{flag}: expected a line of text, found {text!r}; leave out what cannot be printed")
     if not re.fullmatch(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}", github_id):
         what = "a GitHub user name (letters, digits, single hyphens)"
         raise InputError(f"--github-id: expected {what}, found {github_id!r}; give it without @ or address")

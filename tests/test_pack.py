@@ -222,6 +222,10 @@ def test_too_long_for_the_track_is_refused(copy, tmp_path):
         ({"github_id": "https://github.com/me"}, "--github-id: expected a GitHub user name"),
         ({"date": "23.11.2026"}, "--date: expected YYYY-MM-DD"),
         ({"track": "10_min"}, "--track '10_min': expected one of non_record_16mb, 10min_16mb"),
+        ({"author": "A\udcff"}, "--author: expected a line of text"),
+        ({"name": "one\ntwo"}, "--name: expected a line of text"),
+        ({"blurb": " "}, "--blurb: expected your own"),
+        ({"technique": "TBD"}, "--technique: expected your own"),
         ({"name": "日本"}, "--name: expected letters or digits"),
     ],
 )

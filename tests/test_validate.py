@@ -325,6 +325,23 @@ def test_binary_files_of_no_known_format_are_not_passed_over(good):  # noqa: F81
     assert verdicts(good, checks=STATIC)["pickles"]["verdict"] == "cannot tell"
 
 
+def test_files_as_other_systems_write_them(good):  # noqa: F811
+    """Logs and requirements in UTF-16, lines that end in CR LF, hashes that pip freeze writes: as good as ours."""
+    for path in (*good.glob("*.log"), good / "requirements.txt"):
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-16"))
+    with open(good / "requirements.txt", "a", encoding="utf-16-le") as file:
+        file.write("einops==0.8.0 \\\n    --hash=sha256:" + "ab" * 32 + "\n")
+    assert {name: row["evidence"] for name, row in verdicts(good, checks=STATIC).items() if row["verdict"] != "pass"} == {}
+
+
+def test_a_digit_that_is_no_number_is_no_step(good):  # noqa: F811
+    """str.isdigit says yes to a superscript, int says no."""
+    for path in good.glob("*.log"):
+        path.write_text(path.read_text().replace("started_step:", "started_step:\u00b2"))
+    row = verdicts(good, checks=STATIC)["weight average"]
+    assert row["verdict"] == "fail" and "itself" not in row["evidence"]
+
+
 def test_folder_is_read_within_limits(tmp_path, monkeypatch):
     """Links are not followed, depth, files and bytes are capped, and each is said."""
     (tmp_path / "in").mkdir()

@@ -199,10 +199,20 @@ def requirements(submission: Submission) -> dict[str, str] | None:
         return None
     found = {}
     for line in submission.text(names[0]).splitlines():
-        line = line.partition("#")[0].split(";")[0].strip()
+        line = re.split(r"\s--|\\$", line.partition("#")[0].split(";")[0])[0].strip()
         match = re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^\]]*\])?\s*(.*)$", line)
         if match and not line.startswith("-"):
             found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2].strip()
+    return found
+
+
+def elsewhere(submission: Submission) -> list[str]:
+    """Return the lines of requirements.txt that ask for what lies on the author's disk, or in a list that is not here."""
+    names, found = submission.find(r"requirements.*\.txt"), []
+    for line in submission.text(names[0]).splitlines() if names else ():
+        other = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*([^\s#]+)", line)
+        if LOCAL.search(line.partition(" #")[0]) or (other and other[1] not in submission.files):
+            found.append(line.strip()[:100])
     return found
 
 
@@ -239,15 +249,19 @@ def pinned(submission: Submission) -> Finding:
     listed = requirements(submission)
     if listed is None:
         raise CannotTell("there is no requirements.txt")
+    away = elsewhere(submission)
+    if away:
+        return failed(f"on the author's machine, or not in the folder: {'; '.join(away[:5])}")
     if not listed:
         raise CannotTell("requirements.txt names no package")
     loose = [
-        f"{name}{' ' if wanted else ''}{wanted}" for name, wanted in listed.items() if not re.match(r"(===?\s*[^*\s]+$|@\s*\S+)", wanted)
+        f"{name}{' ' if wanted else ''}{wanted}" for name, wanted in listed.items() if not re.match(r"(===?\s*v?\d[^*\s]*$|@\s*\S+)", wanted)
     ]
     faults = [f"without one version: {', '.join(loose[:12])}"] if loose else []
     return judged(faults, ", ".join(f"{name}{wanted}" for name, wanted in listed.items()))
 
 
+LOCAL = re.compile(r"^\s*(-e|--editable)\b|^\s*(\.{1,2}|~)?/|\bfile:|@\s*(\.{1,2}|~)?/|^\s*--find-links[\s=]*(\.|/|~)|^\s*[A-Za-z]:\\")
 LIMITING = re.compile(r"limit|cap\b|_cap|budget|max_?(bytes|size|artifact|submission)|size_max|artifact", re.IGNORECASE)
 MEBIBYTES = 16 << 20
 OPERATORS = {ast.Mult: lambda a, b: a * b, ast.LShift: lambda a, b: a << b, ast.Pow: lambda a, b: a**b}
@@ -309,8 +323,8 @@ CHECKS = (
         "List the compressor in requirements.txt and import it without try.",
     )),
     Check("requirements pinned", "bytes", pinned, Explain(
-        "Every line of requirements.txt names one version (name==version).",
-        "Runs that nobody could repeat after a new release of a compressor or of torch.",
+        "Every line of requirements.txt names one version (name==version), none a path, -e or another list that is not in the folder.",
+        "Runs that nobody could repeat after a new release of a compressor or of torch, and wheels of the author's own disk.",
         "Write name==version, as pip freeze does.",
     )),
 )  # fmt: skip

@@ -309,7 +309,7 @@ def _stated_average(logs: list[Log]) -> Finding:
     faults, shown = [], []
     for log in logs:
         said, last = log.average, log.last_step or 0
-        started = int(said["started_step"]) if said.get("started_step", "").isdigit() else None
+        started = int(said["started_step"]) if said.get("started_step", "").isdecimal() else None
         start, live = (_plain_number(said.get(name)) for name in ("from_start", "from_live"))
         if not said:
             faults.append(f"{log.name}: no line about the average")

@@ -124,8 +124,9 @@ class Submission:
         return data
 
     def text(self, name: str) -> str:
-        """Return a file as text; bytes that are not UTF-8 become U+FFFD."""
-        return self.read(name, MAX_TEXT).decode("utf-8", "replace")
+        """Return a file as text, in UTF-16 where it begins so (PowerShell's > writes it); bytes that are not UTF-8 become U+FFFD."""
+        data = self.read(name, MAX_TEXT)
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
 
     @cached_property
     def json_found(self) -> list[str]:
@@ -154,7 +155,7 @@ class Submission:
             return dict(members)
 
         try:
-            value = json.loads(self.read(self.json_name, MAX_JSON), parse_constant=constant, object_pairs_hook=pairs)
+            value = json.loads(self.read(self.json_name, MAX_JSON).decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
         except RecursionError as error:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
         except ValueError as error:

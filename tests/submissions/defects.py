@@ -238,6 +238,17 @@ def tar(member: str, data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def required(line: str):
+    """Plant a line in requirements.txt."""
+    return lambda folder: (folder / "requirements.txt").write_text((folder / "requirements.txt").read_text() + line + "\n") and None
+
+
+def other_encoding(folder: Path) -> None:
+    """JSON as PowerShell writes it: UTF-16."""
+    path = folder / "submission.json"
+    path.write_bytes(path.read_text().encode("utf-16"))
+
+
 def array_of_objects(folder: Path) -> None:
     """A .npy whose header spells the dtype as no library writes it, and as every library reads it."""
     header = b"{'descr': 'O', 'fortran_order': False, 'shape': (1,)}\n"
@@ -260,6 +271,7 @@ DEFECTS = (
     Defect("comma after the last field", "JSON well formed", cut_json),
     Defect("field twice", "JSON well formed", twice),
     Defect("NaN", "JSON well formed", not_a_number),
+    Defect("JSON in UTF-16", "JSON well formed", other_encoding),
     Defect("JSON list", "JSON well formed", _written("submission.json", "[]")),
     Defect("placeholder author", "JSON fields", _fields(author="Your Name")),
     Defect("empty name", "JSON fields", _fields(name="")),
@@ -282,6 +294,11 @@ DEFECTS = (
     Defect("unlisted brotli", "compressor", _code(BROTLI), ("imports",)),
     Defect("any torch", "requirements pinned", lambda folder: replace(folder / "requirements.txt", "^torch==.*", "torch")),
     Defect("at least numpy", "requirements pinned", lambda folder: replace(folder / "requirements.txt", "^numpy==", "numpy>=")),
+    Defect("wheel of the author's disk", "requirements pinned", required("mylib @ file:///home/me/mylib-1.0-py3-none-any.whl")),
+    Defect("path of the author's disk", "requirements pinned", required("../mylib")),
+    Defect("editable package", "requirements pinned", required("-e ../mylib")),
+    Defect("list that is not there", "requirements pinned", required("-r more.txt")),
+    Defect("latest torch", "requirements pinned", lambda folder: replace(folder / "requirements.txt", "^torch==.*", "torch==latest")),
     Defect("best seed as mean", "mean over seeds", best_seed),
     Defect("deviation of another table", "mean over seeds", _fields(val_bpb_std=0.5)),
     Defect("seed without a run", "mean over seeds", _fields(seeds=[1, 3])),
