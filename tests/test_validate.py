@@ -189,10 +189,20 @@ def test_exec_of_a_file_counts_that_file():
     assert found.reached == {"train_gpt.py": 74, "train_gpt_decode.py": 80_055} and not found.unread
 
 
+def test_what_is_called_eval_and_is_none_is_no_secret():
+    """A function of that name, a method, a file of the folder that is run: nothing is unread."""
+    source = b"import runpy\ndef eval(model):\n    model.eval()\nf = eval\nrunpy.run_path('helper.py')\n"
+    found = code.Code({"train_gpt.py": source, "helper.py": b"X = 1\n"}, {"train_gpt.py": len(source), "helper.py": 6})
+    assert not found.unread and set(found.reached) == {"train_gpt.py", "helper.py"}
+
+
 def test_exec_of_what_is_not_there_cannot_be_read(good):  # noqa: F811
     """Text from the network or the environment is said to be unread; a decompression bomb too."""
     for source in (
         "import os\nexec(os.environ['X'])",
+        "run = exec\nrun(input())",
+        "import builtins\ngetattr(builtins, 'ex' + 'ec')(input())",
+        "import runpy\nrunpy.run_path('helper.txt')",
         "exec(open('/etc/passwd').read())",
         f"import zlib\nexec(zlib.decompress({zlib.compress(bytes(1 << 25))!r}))",
     ):

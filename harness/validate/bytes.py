@@ -8,6 +8,7 @@ from harness.artifact import LIMIT
 from harness.validate.code import Source, aliases
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.folder import MAX_README
+from harness.validate.opened import model
 from harness.validate.submission import Submission, number
 
 COMPRESSORS = {
@@ -23,9 +24,20 @@ def code_files(submission: Submission) -> dict[str, int]:
     code = submission.code
     if code.entry is None:
         raise CannotTell("there is no Python script to weigh")
-    if submission.ours:
-        return {name: submission.files[name] for name in code.texts}
+    if submission.ours:  # whatever the script names and is neither the artifact nor there to be read by people
+        beside = {name: size for name, size in brought(submission).items() if name not in code.texts}
+        return {name: submission.files[name] for name in code.texts} | beside
     return {name: size for name, size in code.reached.items() if name in code.texts or name.endswith(HELPERS)}
+
+
+def brought(submission: Submission) -> dict[str, int]:
+    """Return the files that the script names, less the artifact, the tokenizer, and what is there to be read by people."""
+    try:
+        own = submission.artifact
+    except CannotTell:
+        own = ""
+    logs = {log.name for log in submission.logs}
+    return {name: size for name, size in submission.code.reached.items() if name not in (own, *logs) and not PAPERS.search(name.lower())}
 
 
 def stated(submission: Submission, *names: str) -> int | None:
@@ -72,6 +84,9 @@ def size_limit(submission: Submission) -> Finding:
         return _stated_size(submission, code, weight)
     total = code + submission.files[artifact]
     found = f"{weight} + {artifact} {submission.files[artifact]:,} = {total:,} of {LIMIT:,} bytes"
+    beside = {name: size for name, size in brought(submission).items() if name not in files}
+    if total <= LIMIT < total + sum(beside.values()):
+        raise CannotTell(f"{found}; the script also names {', '.join(f'{name} {size:,}' for name, size in beside.items())}, over the limit if it needs them")
     return failed(f"{found}: {total - LIMIT:,} over") if total > LIMIT else passed(found)
 
 
@@ -85,6 +100,24 @@ def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
         return failed(f"{total}: {code + said - LIMIT:,} over")
     compressed = "; the logs count the code compressed, here it lies as text" if code + said > LIMIT else ""
     raise CannotTell(f"{total}; the artifact is not in the folder{compressed}")
+
+
+def opens(submission: Submission) -> Finding:
+    """The artifact reads back: every byte of it, as a model."""
+    from fast.codec import available
+
+    name = submission.artifact
+    codec = submission.header.get("codec")
+    if isinstance(codec, str) and codec in ("entropy", "lz4") and codec not in available():
+        raise CannotTell(f"{name} is packed with {codec}, which this Python has no reader for")
+    try:
+        recipe = model(submission).recipe
+    except CannotTell as reason:
+        if submission.ours:
+            return failed(str(reason))
+        raise
+    kind = "causal" if recipe.model.causal else "masked diffusion"
+    return passed(f"{name}: {submission.files[name]:,} bytes, {kind}, {recipe.model.layers} layers of width {recipe.model.d}")
 
 
 def json_bytes(submission: Submission) -> Finding:
@@ -144,6 +177,11 @@ def log_bytes(submission: Submission) -> Finding:
         if not any(abs(total - size) <= 1 for size in allowed):
             nearest = min(finals, key=lambda size: abs(size - total))
             faults.append(f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}")
+    for seed, fields in submission.seed_claims.items() if submission.seeds_claimed else ():
+        log, total = submission.seed_logs.get(seed), number(fields.get("bytes_total"))
+        own = [size for name, _, size in log.sizes if name == "total submission size"] if log else []
+        if total is not None and own and all(abs(total - size) > 1 for size in own):
+            faults.append(f"seed {seed}: bytes_total {total:,.0f}, {log.name} prints {own[-1]:,}")
     return judged(
         faults,
         f"code {_listed(set(codes))}; totals {_listed(set(totals))}",
@@ -262,6 +300,7 @@ def pinned(submission: Submission) -> Finding:
 
 
 LOCAL = re.compile(r"^\s*(-e|--editable)\b|^\s*(\.{1,2}|~)?/|\bfile:|@\s*(\.{1,2}|~)?/|^\s*--find-links[\s=]*(\.|/|~)|^\s*[A-Za-z]:\\")
+PAPERS = re.compile(r"\.(md|rst|log|model|vocab|png|svg|pdf)$|(^|/)(submission[^/]*\.json|requirements[^/]*\.txt|licen[cs]e[^/]*)$")
 LIMITING = re.compile(r"limit|cap\b|_cap|budget|max_?(bytes|size|artifact|submission)|size_max|artifact", re.IGNORECASE)
 MEBIBYTES = 16 << 20
 OPERATORS = {ast.Mult: lambda a, b: a * b, ast.LShift: lambda a, b: a << b, ast.Pow: lambda a, b: a**b}
@@ -305,6 +344,12 @@ CHECKS = (
         "No limit in the code is 16 MiB, 16,777,216 bytes: the challenge's megabyte has 1,000,000 bytes.",
         "Scripts that pruned until they fitted 16 MiB and were 4.8 % too heavy.",
         "Compare with 16_000_000.",
+    )),
+    Check("artifact opens", "bytes", opens, Explain(
+        "The artifact reads back as a model: nothing is missing, added or changed. Of files from elsewhere that are in no layout known here, "
+        "nobody can tell.",
+        "Artifacts cut off by a failed upload, or altered after they had been scored.",
+        "Copy the file again from the run that was scored.",
     )),
     Check("JSON bytes", "bytes", json_bytes, Explain(
         "bytes_code is the weight of the script (or of all code), bytes_model that of the artifact, bytes_total their sum.",

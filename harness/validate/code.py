@@ -20,7 +20,8 @@ MAX_PAYLOAD = 1 << 24  # bytes that a hidden source may unpack to
 MAX_SOURCES = 200
 MAX_LAYERS = 4  # of compression around one source
 ENTRIES = ("train_gpt.py",)
-EXECUTE = ("exec", "eval", "builtins.exec", "builtins.eval")
+EXECUTE = ("exec", "eval", "builtins.exec", "builtins.eval", "__builtins__.exec", "__builtins__.eval")
+FILE_RUN = {"runpy.run_path": 0, "importlib.machinery.SourceFileLoader": 1, "importlib.util.spec_from_file_location": 1}  # which argument is the file
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +234,7 @@ class Code:
             return
         reader, file = Reader(source, self.texts), source.label.partition("[")[0]
         executed = [call for call, name in source.calls() if name in EXECUTE and call.args]
+        self.unread += self._roundabout(source)
         for i, call in enumerate(executed):
             try:
                 value = reader.value(call.args[0])
@@ -242,6 +244,26 @@ class Code:
             data = value.encode("utf-8", "replace") if isinstance(value, str) else value
             if isinstance(data, bytes) and data not in self.texts.values():
                 self._add(parse(f"{file}[exec {len(self.sources)}.{i}]", data), layers + 1)
+
+    def _roundabout(self, source: Source) -> list[str]:
+        """Return where exec or eval is taken up under another name, and files run as code that are no Python of the folder."""
+        called = {id(call.func) for call, _ in source.calls()}
+        own = {node.name for node in source.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        own |= {node.arg for node in source.nodes if isinstance(node, ast.arg)}
+        own |= {node.id for node in source.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        found = [
+            f"{source.label}:{node.lineno} {node.id} under another name" for node in source.nodes
+            if isinstance(node, ast.Name) and node.id in ("exec", "eval") and id(node) not in called and node.id not in own
+        ]  # fmt: skip
+        for call, name in source.calls():
+            if name == "getattr" and len(call.args) > 1 and dotted(call.args[0]) in ("builtins", "__builtins__"):
+                found.append(f"{source.label}:{call.lineno} {ast.unparse(call)[:60]}")
+            if name in FILE_RUN and len(call.args) > FILE_RUN[name]:
+                argument = call.args[FILE_RUN[name]]
+                words = [part.value for part in ast.walk(argument) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+                if not {PurePosixPath(word).name for word in words} & {PurePosixPath(path).name for path in self.texts}:
+                    found.append(f"{source.label}:{call.lineno} file {ast.unparse(argument)[:60]}")
+        return found
 
     @cached_property
     def entry(self) -> str | None:

@@ -95,6 +95,11 @@ def time_limit(submission: Submission) -> Finding:
             faults.append(f"the JSON says {claimed:.1f} s, the logs {', '.join(f'{seconds:.1f}' for seconds in times.values())}")
     except CannotTell:
         pass
+    for seed, fields in submission.seed_claims.items() if submission.seeds_claimed else ():
+        claimed, log = number(fields.get("wallclock_seconds")), submission.seed_logs.get(seed)
+        seconds = times.get(log.name) if log else None
+        if claimed is not None and seconds is not None and abs(claimed - seconds) > 1 + 0.01 * seconds:
+            faults.append(f"the JSON says {claimed:.1f} s of seed {seed}, {log.name} {seconds:.1f}")
     return judged(faults[:3], f"track {track_of(submission)}: {', '.join(f'{seconds:.1f} s' for seconds in times.values())}")
 
 
@@ -115,6 +120,13 @@ def _steps_claimed(submission: Submission) -> dict[str, float]:
     return found
 
 
+def configured(submission: Submission) -> list[tuple[str, float]]:
+    """Return the settings in the artifact's recipe that a log of ours prints."""
+    names = {"training": ("iterations", "warmdown", "tokens_per_step"), "model": ("layers", "d", "heads", "kv_heads", "vocab", "length")}
+    held = [(name, submission.recipe.get(part, {}).get(name)) for part in names for name in names[part]]
+    return [(name, value) for name, each in held if (value := _plain_number(each)) is not None]
+
+
 def as_configured(submission: Submission) -> Finding:
     """Parameters and steps in the logs are those of the JSON and of the artifact, and no step is beyond the last."""
     faults, logs = [], logs_of(submission)
@@ -131,6 +143,11 @@ def as_configured(submission: Submission) -> Finding:
         allowed += [sum(allowed), sum(allowed) / len(allowed)] if allowed and not seed else []
         if allowed and not any(abs(claimed - step) < 1 for step in allowed):
             faults.append(f"the JSON says {claimed:,.0f} steps{f' of seed {seed}' if seed else ''}, the log {allowed[0]:,.0f}")
+    for name, held in configured(submission):
+        for log in logs:
+            printed = _plain_number(log.settings.get(name)) if name not in log.varying else None
+            if printed is not None and printed != held:
+                faults.append(f"{log.name}: {name} {printed:g}, the artifact's recipe says {held:g}")
     counts = {log.parameters for log in logs if log.parameters}
     if len(counts) > 1 and submission.seeds_claimed:
         faults.append(f"the logs print {', '.join(f'{count:,}' for count in sorted(counts))} parameters")
@@ -403,7 +420,8 @@ CHECKS = (
         "Set training.max_wallclock_seconds to 600, or choose the non-record track.",
     )),
     Check("parameters and steps", "log", as_configured, Explain(
-        "Parameters and last steps in the logs are those of the JSON and of the artifact.",
+        "Parameters and last steps in the logs are those of the JSON and of the artifact, whose recipe has the steps, batch, warmdown and "
+        "sizes that the logs print.",
         "JSONs that state the steps of another seed, and logs of a model that is not the one in the artifact.",
         "Write the JSON from the logs, as maskgolf pack does.",
     )),

@@ -113,6 +113,10 @@ def imported(tree: ast.AST) -> Iterator[tuple[str, int, bool]]:
             for child in (*node.handlers, *node.orelse, *node.finalbody):
                 yield from visit(child, optional)
         else:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module") and node.args:
+                name = getattr(node.args[0], "value", None)
+                if isinstance(name, str) and re.match(r"[A-Za-z_]", name):
+                    yield name.partition(".")[0], node.lineno, optional
             for child in ast.iter_child_nodes(node):
                 yield from visit(child, optional)
 

@@ -10,6 +10,7 @@ from harness.validate.submission import Submission, number
 from harness.validate.trainlog import Log
 
 ROUGH = 0.1  # relative: people compute a deviation from rounded scores, and three of them say little about it
+LEAST_CURVE = 5  # training losses that two runs do not have in common by chance
 PLAIN = re.compile(r"[-+.\w]+")
 NOT_RECIPE = re.compile(
     r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$"
@@ -39,6 +40,9 @@ def mean_and_deviation(submission: Submission) -> Finding:
     listed = submission.claims.get("seeds")
     if isinstance(listed, list) and sorted(map(str, listed)) != sorted(submission.seed_claims):
         faults.append(f"seeds {', '.join(map(str, listed))}, results of {', '.join(submission.seed_claims)}")
+    left_out = sorted({log.seed for log in submission.logs if log.seed and shipped(log)} - set(submission.seed_claims))
+    if submission.ours and left_out:  # elsewhere it may be of another experiment
+        faults.append(f"the logs have scores of seed {', '.join(left_out)} too, which the mean leaves out")
     spread = f", deviation {sample:.6g}" if len(values) > 1 else ""
     return judged(
         faults, f"{len(values)} seeds: mean {center:.8g}{spread}; stated {claim:.8g}{f' and {std:.6g}' if std is not None else ''}"
@@ -67,6 +71,16 @@ def seeds_in_logs(submission: Submission) -> Finding:
             )
         else:
             missing.append(seed)
+    for seed, fields in submission.seed_claims.items():
+        loss, losses = number(fields.get("val_loss")), [final.val_loss for final in shipped(logs[seed]) if final.val_loss] if seed in logs else []
+        if loss is not None and losses and not any(agree(loss, each) for each in losses):
+            faults.append(f"seed {seed}: the JSON's val_loss is {loss:.8g}, {logs[seed].name} has {losses[-1]:.8g}")
+    seen: dict[tuple, str] = {}
+    for log in logs.values():
+        curve = tuple((point.step, point.train_loss) for point in log.points if point.train_loss is not None)
+        if len(curve) >= LEAST_CURVE and curve in seen:
+            faults.append(f"{log.name} has the {len(curve)} training losses of {seen[curve]}: two seeds never do")
+        seen.setdefault(curve, log.name)
     if missing and not faults:
         raise CannotTell(f"no log of seed {', '.join(missing)} has a final score; {found} of {len(scores)} seeds agree with theirs")
     return judged(faults, f"{found} of {len(scores)} seeds agree with their logs")
@@ -115,13 +129,14 @@ def one_configuration(submission: Submission) -> Finding:
 
 CHECKS = (
     Check("mean over seeds", "score", mean_and_deviation, Explain(
-        "val_bpb is the mean of seed_results, val_bpb_std their standard deviation (over n - 1 or n), and seeds names them.",
-        "The best seed given as the mean, and deviations of another table.",
+        "val_bpb is the mean of seed_results, val_bpb_std their standard deviation (over n - 1 or n), and seeds names them. In a folder of "
+        "ours every log that has a score is of one of them.",
+        "The best seed given as the mean, a bad seed left out, and deviations of another table.",
         "Recompute from seed_results, as maskgolf pack does.",
     )),
     Check("seeds in logs", "score", seeds_in_logs, Explain(
-        "Each seed's val_bpb is a final score in the log of that seed.",
-        "Tables with two seeds exchanged, and seeds that were never run.",
+        "Each seed's val_bpb and val_loss are final scores in the log of that seed, and no two logs have the same training losses.",
+        "Tables with two seeds exchanged, and seeds that were never run: one run's log under another seed.",
         "Submit train_seedN.log of every seed in seed_results.",
     )),
     Check("one configuration", "score", one_configuration, Explain(

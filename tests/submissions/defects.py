@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import tarfile
 import zipfile
@@ -249,6 +250,64 @@ def other_encoding(folder: Path) -> None:
     path.write_bytes(path.read_text().encode("utf-16"))
 
 
+def flipped(folder: Path) -> None:
+    """One bit of the weights."""
+    data = bytearray((folder / "final_model.mgolf").read_bytes())
+    data[-100] ^= 1
+    (folder / "final_model.mgolf").write_bytes(data)
+
+
+def longer(folder: Path) -> None:
+    """Bytes behind the artifact, stated everywhere."""
+    path = folder / "final_model.mgolf"
+    path.write_bytes(path.read_bytes() + bytes(100))
+    content = claims(folder)
+    sizes = {name: content[name] + 100 for name in ("bytes_model", "bytes_total")}
+    state(folder, **sizes)
+    state_seed(folder, "1", **sizes)
+    replace(logs(folder)[0], r"^(Serialized model \S+: )\d+", rf"\g<1>{sizes['bytes_model']}")
+    replace(logs(folder)[0], r"^(Total submission size \S+: )\d+", rf"\g<1>{sizes['bytes_total']}")
+
+
+def second_artifact(folder: Path) -> None:
+    """The other half of the weights, in a file that nobody counted."""
+    append_code(folder, '\n\ndef _rest():\n    return json.loads(open("rest.json").read())\n')
+    (folder / "rest.json").write_text("[" + "1234567," * 2_000_000 + "1]")
+
+
+def code_in_text(folder: Path) -> None:
+    """Code that is executed and not called .py."""
+    append_code(folder, '\n\nexec(open("helper.txt").read())\n')
+    (folder / "helper.txt").write_text("# " + "x" * 16_000_000 + "\n")
+
+
+def left_out(folder: Path) -> None:
+    """The mean of one seed alone, everywhere; the other one's log is still there."""
+    results = claims(folder)["seed_results"]
+    best = str(claims(folder)["artifact_seed"])
+    only = {best: results[best]}
+    replace(folder / "README.md", r"Mean val_bpb \*\*\S+\*\*", f"Mean val_bpb **{only[best]['val_bpb']:.4f}**")
+    state(folder, seed_results=only, seeds=[int(best)], val_bpb=only[best]["val_bpb"], val_loss=only[best]["val_loss"], val_bpb_std=None)
+
+
+def copied_log(folder: Path) -> None:
+    """The second seed's log is the first one's, with the other seed and score."""
+    one, other = (path.read_text() for path in logs(folder))
+    scores = iter(re.findall(r"^final_e4m3.*", other, re.MULTILINE))
+    one = re.sub(r"^final_e4m3.*", lambda _: next(scores), one.replace("seed:1\n", "seed:2\n"), flags=re.MULTILINE)
+    logs(folder)[1].write_text(one)
+
+
+def shorter(folder: Path) -> None:
+    """JSON and logs of ten steps, an artifact of twelve."""
+    in_logs(folder, r"^step:1[12]/12 train_loss.*\n", "")
+    for pattern, new in (("step:12/12", "step:10/10"), ("/12 ", "/10 "), ("iterations:12", "iterations:10"), ("^steps:12", "steps:10")):
+        in_logs(folder, pattern, new)
+    for seed in claims(folder)["seed_results"]:
+        state_seed(folder, seed, train_steps=10)
+    state(folder, train_steps=10)
+
+
 def array_of_objects(folder: Path) -> None:
     """A .npy whose header spells the dtype as no library writes it, and as every library reads it."""
     header = b"{'descr': 'O', 'fortran_order': False, 'shape': (1,)}\n"
@@ -284,6 +343,11 @@ DEFECTS = (
     Defect("README of another run", "README scores", other_readme),
     Defect("README row of another run", "README scores", other_row),
     Defect("16 MB helper", "size limit", overweight),
+    Defect("second file of weights", "size limit", second_artifact, ("JSON bytes",)),
+    Defect("16 MB of code in a .txt", "size limit", code_in_text, ("JSON bytes",)),
+    Defect("artifact with one byte changed", "artifact opens", flipped),
+    Defect("artifact with bytes at its end", "artifact opens", longer),
+    Defect("package imported by its name in a string", "imports", _code('\n\ndef _extra():\n    return __import__("einops")\n')),
     Defect("limit in MiB", "decimal megabytes", _code(MEBIBYTES)),
     Defect("helper not counted", "JSON bytes", helper),
     Defect("stale bytes_code", "JSON bytes", _more("bytes_code", -100)),
@@ -302,9 +366,16 @@ DEFECTS = (
     Defect("best seed as mean", "mean over seeds", best_seed),
     Defect("deviation of another table", "mean over seeds", _fields(val_bpb_std=0.5)),
     Defect("seed without a run", "mean over seeds", _fields(seeds=[1, 3])),
+    Defect("seed left out", "mean over seeds", left_out),
+    Defect("one run's log twice", "seeds in logs", copied_log, ("log bytes",)),
+    Defect("loss of another seed", "seeds in logs", lambda folder: state_seed(folder, "2", val_loss=5.0)),
+    Defect("seconds of another seed", "training time", lambda folder: state_seed(folder, "2", wallclock_seconds=99.0)),
+    Defect("bytes of another seed", "log bytes", lambda folder: state_seed(folder, "2", bytes_total=123_456)),
     Defect("seeds exchanged", "seeds in logs", exchanged, ("README scores",)),
-    Defect("other warmdown", "one configuration", _one_log(r"warmdown:\d+", "warmdown:99")),
-    Defect("other batch", "one configuration", _one_log(r"tokens_per_step:\d+", "tokens_per_step:64")),
+    Defect("other warmdown", "one configuration", _one_log(r"warmdown:\d+", "warmdown:99"), ("parameters and steps",)),
+    Defect("other batch", "one configuration", _one_log(r"tokens_per_step:\d+", "tokens_per_step:64"), ("parameters and steps",)),
+    Defect("logs of another batch", "parameters and steps", _logged(r"tokens_per_step:\d+", "tokens_per_step:64")),
+    Defect("logs of a shorter run", "parameters and steps", shorter),
     Defect("traceback", "no traceback", _one_log(r"\Z", "Traceback (most recent call last):\n  File x\nRuntimeError\n")),
     Defect("NaN loss", "finite losses", _one_log(r"^(step:9/12 train_loss:)\S+", r"\1nan")),
     Defect("no score of the file", "roundtrip score", _one_log(r"^final_\w+ .*\n", ""), ("score in log",)),
@@ -316,7 +387,7 @@ DEFECTS = (
     Defect("log of another model", "parameters and steps", _logged(r"model_params:\d+", "model_params:17059912")),
     Defect("steps of another seed", "parameters and steps", lambda folder: state_seed(folder, "2", train_steps=11)),
     Defect("rate never came down", "warmdown", _one_log(r"^(final_lr_multiplier:).*", r"\g<1>0.85000000")),
-    Defect("stopped before the warmdown", "warmdown", unfinished),
+    Defect("stopped before the warmdown", "warmdown", unfinished, ("parameters and steps",)),
     Defect("average in bfloat16", "weight average", _logged("dtype:float32", "dtype:bfloat16")),
     Defect("average never started", "weight average", _one_log(r"started_step:\d+", "started_step:never")),
     Defect("average at the last step", "weight average", _one_log(r"started_step:\d+", "started_step:12")),
