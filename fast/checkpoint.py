@@ -15,17 +15,23 @@ RESUMABLE = {"training.checkpoint_every", "training.validate_every", "training.l
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write data so that path holds the old content or the new, never a part; a failure raises InputError and leaves no litter."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.tmp")  # one name, so that a killed writer leaves one file at most
+    """Write data so that path holds the old content or the new, never a part; a failure raises InputError and leaves no litter.
+
+    A link stays one: its target is written. A device or a pipe takes the data as it is: renaming would put a file in its place.
+    """
+    path, place = Path(path), Path(os.path.realpath(path))
+    beside = place.with_name(f".{place.name}.tmp")  # one name, so that a killed writer leaves one file at most
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
+        os.replace(beside, place)
+        folder = os.open(place.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:

@@ -129,12 +129,14 @@ def total(parts: list[Part], effort: Effort, seconds: float) -> Score:
 
 def measure(
     log_probs: LogProbs, windows: list[Windows], table: ByteTable, effort: Effort, *, first_token: str = "stream", first_row: int = 0,
-    batch_rows: int = 64, device=None, plans: dict[int, Plan] | None = None, on_progress: Callable[[int, int], None] | None = None,
+    batch_rows: int = 64, device=None, plans: dict[int, Plan] | None = None, filled: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Part]:  # fmt: skip
     """Yield one Part per batch of windows. A window's numbers depend on its row and the plan alone, so parts of any ranges add up.
 
     plans: {window length: the plan of nelbo}; one that is missing is fitted to the group's own windows, counted in a Part without
-    windows, and added to plans.
+    windows, and added to plans. filled: the length whose batches are filled up to batch_rows however few its windows are, so that ranges
+    scored apart agree to the last bit.
     """
     effort.check()
     if first_token not in FIRST_TOKENS:
@@ -162,7 +164,7 @@ def measure(
             plans.setdefault(length, plan)
             yield Part(*(np.zeros(0, np.int64),) * 5, pilot)
         bytes_N = window_bytes(group, table, first_token)
-        size = min(batch_rows, count)
+        size = batch_rows if length == filled else min(batch_rows, count)
         if effort.estimator == "chain" and isinstance(log_probs, Query):
             size = min(size, log_probs.most_rows(length))
         for start in range(0, count, size):

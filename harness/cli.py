@@ -356,9 +356,11 @@ def _emit(result, show, path: str | None) -> None:
     if path == "-":
         sys.stdout.write(text)
         return
-    if path:
-        write_atomic(Path(path), text.encode())
-    show()
+    try:
+        show()  # first: what took long to compute must not be lost to a path that cannot be written, nor to a closed pipe
+    finally:
+        if path:
+            write_atomic(Path(path), text.encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

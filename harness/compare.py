@@ -1,6 +1,8 @@
 """Two artifacts on the same windows: bits per byte each, the paired difference, and both by position in the window."""
 
+import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,8 +10,9 @@ import numpy as np
 
 from fast import chain, data, evaluate, likelihood
 from fast.bytes import token_bytes
+from harness.overview import check_image
 from harness.progress import bar
-from harness.score import Estimate, opened
+from harness.score import Estimate, effort_of, opened
 from harness.sources import Source
 from reference.recipe import InputError
 
@@ -22,6 +25,7 @@ class TokenCosts(NamedTuple):
     bits: list[np.ndarray]
     bytes: list[np.ndarray]
     tokenizer: str
+    text: str = ""  # SHA-256 of the ids
 
 
 def per_token(run: Path, source: Source, estimate: Estimate, device: str, compiled: bool) -> TokenCosts:
@@ -50,7 +54,8 @@ def per_token(run: Path, source: Source, estimate: Estimate, device: str, compil
             bits.append(nats_NL / math.log(2))
             sizes.append(token_bytes(ids_NL, before_NL, dataset.tokenizer.table))
             row += len(ids_NL)
-    return TokenCosts(str(run), method, bits, sizes, dataset.tokenizer.sha256)
+    text = hashlib.sha256(b"".join(group.ids_NL.tobytes() for group in windows)).hexdigest()
+    return TokenCosts(str(run), method, bits, sizes, dataset.tokenizer.sha256, text)
 
 
 def ratio(bits_N: np.ndarray, bytes_N: np.ndarray) -> tuple[float | None, float | None]:
@@ -76,6 +81,8 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
             f"--compare: expected two artifacts of one tokenizer and window length, found {a.run} with windows {[bits.shape for bits in a.bits]} "
             f"and {b.run} with {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
         )
+    if a.text != b.text:
+        raise InputError(f"--compare: expected two artifacts on one text, found {a.run} and {b.run} on texts of their own; name one with --data")
 
     def paired(first: int, last: int) -> dict:
         span = slice(first - 1, last)
@@ -113,6 +120,13 @@ def runs(paths, source: Source, estimate: Estimate, device: str, compiled: bool,
         raise InputError("--plot: expected --compare as well, found none; add it, or use maskgolf report --plot for training curves")
     if len(paths) != 2:
         raise InputError(f"--compare: expected two runs, found {len(paths)}; name two")
+    alone = [f"--{name}" for name in ("positions", "trailing") if getattr(estimate, name) is not None]
+    if alone or estimate.estimator == "nelbo-grid":
+        found = alone[0] if alone else f"--estimator {estimate.estimator}"
+        raise InputError(f"--compare: expected no estimate but the exact cost of every token, found {found} as well; drop it")
+    effort_of(replace(estimate, estimator="chain"))
+    if image:
+        check_image(image)
     one, other = (per_token(path, source, estimate, device, compiled) for path in paths)
     result = difference(one, other)
     if image:

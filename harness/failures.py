@@ -5,6 +5,10 @@ import signal
 
 from reference.recipe import InputError
 
+REFUSED = (  # what a path or a disk of the person's own can cause
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+
 
 class CheckFailed(RuntimeError):
     """A check that the command rests on is red; the message says which."""
@@ -33,6 +37,6 @@ def code_and_message(error: BaseException) -> tuple[int, str | None]:
         return 128 + number, f"stopped by {error}; the checkpoint is written, go on with --resume"
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, str(error) or "interrupted"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EISDIR):
+    if isinstance(error, OSError) and error.errno in REFUSED:
         return 2, f"{error.filename or 'output'}: {error.strerror}; free space or choose another place"
     return 1, None

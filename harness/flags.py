@@ -14,6 +14,8 @@ def check_device(name: str) -> str:
     """Return the device's name; InputError where this machine does not have it."""
     import torch
 
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected cpu or cuda, found another; choose one of these")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -32,13 +32,24 @@ def curve(run: Path) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [loss for _, loss in points]
 
 
+def check_image(path: Path) -> None:
+    """Raise InputError where no image can be written to path, before what is drawn takes long to compute."""
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise InputError("--plot: expected matplotlib, found none; install maskgolf[plot]") from error
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    found = "a folder" if path.is_dir() else "no folder to put it in" if not path.parent.is_dir() else repr(path.suffix)
+    if path.is_dir() or not path.parent.is_dir() or path.suffix[1:].lower() not in ("", *kinds):
+        raise InputError(f"--plot {path}: expected an image such as curves.png to write, found {found}; choose another path")
+
+
 @contextmanager
 def figure(path: Path):
     """Yield the axes of a plot and write it to path, an image whose suffix names its kind (matplotlib, the plot extra)."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise InputError("--plot: expected matplotlib, found none; install maskgolf[plot]") from error
+    check_image(path)
+    import matplotlib
+
     matplotlib.use("agg")
     from matplotlib import pyplot
 

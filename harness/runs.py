@@ -144,8 +144,10 @@ def run(
                 if preflight:
                     _check_parity(recipe, world.device, preflight == "compiled")
                 prepare(out, resume, overwrite, holding)
-                if not resume:
-                    described = {"recipe": asdict(recipe), "source": source.describe(), "tokenizer_sha256": dataset.tokenizer.sha256}
+                if resume:
+                    _check_data(out / "recipe.json", dataset)
+                else:
+                    described = {"recipe": asdict(recipe), "source": source.describe()} | dataset.identity()
                     write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
         with distributed.together(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
@@ -155,6 +157,18 @@ def run(
         if world.rank > 0:
             return None
         return _ship(recipe, dataset, out, state, scoring if not recipe.model.causal else SCORING[:1], sequences, world.device, compiled)
+
+
+def _check_data(path: Path, dataset: Dataset) -> None:
+    """Raise InputError where a run to resume began with other data than this."""
+    try:
+        begun = json.loads(path.read_text())
+        now = {name: value for name, value in dataset.identity().items() if name in begun}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: expected the JSON of a run, found something else ({error}); restore the file") from error
+    changed = [f"{name}: {begun[name]}, now {value}" for name, value in now.items() if value != begun[name]]
+    if changed:
+        raise InputError(f"--resume: {path} began with other data ({'; '.join(changed)}); pass the same --data, --tokenizer or --text")
 
 
 def _check_parity(recipe: Recipe, device: str, compiled: bool) -> None:

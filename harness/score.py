@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
     from harness.sources import Dataset
     from reference.recipe import Recipe
 
-DATA_SAMPLE = 2**20  # tokens of the split that a partial file is tied to, beside their number
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
 
 
@@ -92,8 +91,7 @@ def score(run: Path, source: Source, estimate: Estimate, device: str = "cpu", co
 
     file, params, recipe, dataset = opened(run, source)
     model = recipe.model
-    effort = _effort(estimate, model.causal, recipe.diffusion.epsilon)
-    effort.check()
+    effort = effort_of(estimate, model.causal, recipe.diffusion.epsilon)
     known = Partial(_identity(run, file, dataset, model.length, estimate, effort), partial)
     predict = evaluate.predictor(params, recipe, device, compiled)
     begun, before = time.perf_counter(), known.seconds
@@ -128,7 +126,20 @@ def every(runs, source: Source, estimate: Estimate, device: str, compiled: bool,
             if not so_far:
                 raise
             raise Stopped(str(stop) or "stopped", so_far if len(runs) > 1 else so_far[0], lambda: report.scores(so_far)) from None
+        _check_one_text(scores[0], scores[-1])
     return scores
+
+
+def _check_one_text(first: dict, other: dict) -> None:
+    """Raise InputError where two scores of one tokenizer are of different text: no mean, no test holds between them."""
+    if first["tokenizer_sha256"] != other["tokenizer_sha256"]:
+        return  # the same text may well be other tokens
+    one, two = ([score[name] for name in ("validation_sha256", "tokens", "bytes")] for score in (first, other))
+    if one != two:
+        raise InputError(
+            f"eval: expected runs on one text, found {first['run']} scored on {one[1]:,} tokens and {other['run']} on {two[1]:,} tokens of another; "
+            "name one text with --data, and leave --from and --sequences out where the windows differ in length"
+        )
 
 
 def merged(files, runs=(), partial: Path | None = None) -> dict:
@@ -140,23 +151,28 @@ def merged(files, runs=(), partial: Path | None = None) -> dict:
     return merge(list(files))
 
 
-def _effort(estimate: Estimate, causal: bool, epsilon: float):
+def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
+    """Return the Effort that an Estimate means for a model; InputError for what does not go together or is out of range."""
     from fast.evaluate import Effort
 
+    if estimate.batch_rows < 1:
+        raise InputError(f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it")
     estimator = "causal" if causal else estimate.estimator
     order = estimate.order or ("left-to-right" if estimator == "chain" else None)
     if causal and order == "left-to-right":
         order = None  # its only order
     shared = ("seed", "draws", "points", "step", "block", "positions", "trailing")
-    return Effort(estimator, order, epsilon=epsilon, **{name: getattr(estimate, name) for name in shared})
+    effort = Effort(estimator, order, epsilon=epsilon, **{name: getattr(estimate, name) for name in shared})
+    effort.check()
+    return effort
 
 
 def _identity(run, file, dataset, length, estimate, effort) -> dict:
     """Return what a window's numbers depend on, as a partial file keeps it."""
-    beginning = dataset.validation.read(0, min(len(dataset.validation), DATA_SAMPLE)).tobytes()
-    data = {"validation_tokens": len(dataset.validation), "validation_sha256": hashlib.sha256(beginning).hexdigest()}
+    known = dataset.identity()
+    data = {name: known[name] for name in ("tokenizer_sha256", "validation_tokens", "validation_sha256")}
     model = {"run": str(run), "artifact_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "length": length}
-    return model | {"tokenizer_sha256": dataset.tokenizer.sha256} | data | asdict(effort) | {"first_token": estimate.first_token}
+    return model | data | asdict(effort) | {"first_token": estimate.first_token}
 
 
 def _measure(known, predict, dataset, model, effort, estimate, stop, device, clock) -> None:
@@ -167,7 +183,8 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device, clo
 
     validation, table = dataset.validation, dataset.tokenizer.table
     first = data.evaluation_windows(validation, model.length, model.vocab, estimate.from_, estimate.sequences)  # refuses an empty range
-    rows = min(estimate.batch_rows, max(len(group.ids_NL) for group in first))
+    # What is added up with other ranges is computed in passes of one shape, which decides the last bits.
+    rows = estimate.batch_rows if known.path else min(estimate.batch_rows, max(len(group.ids_NL) for group in first))
     saved = time.monotonic()
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
@@ -178,6 +195,7 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device, clo
             for begin, end in known.missing(estimate.from_, stop):
                 windows = data.evaluation_windows(validation, model.length, model.vocab, begin, end - begin)
                 settings = {"first_token": estimate.first_token, "batch_rows": rows, "device": device, "plans": known.plans}
+                settings["filled"] = model.length if known.path else None
                 for part in evaluate.measure(predict, windows, table, effort, first_row=begin, **settings, on_progress=progress.update):
                     known.add(part)
                     if time.monotonic() - saved > SAVE_EVERY:

@@ -1,5 +1,6 @@
 """Where tokens come from: the embedded corpus, text files, or shards in the official layout. All end as shards and a tokenizer."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,8 @@ from reference.recipe import InputError
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
     from fast.bytes import Tokenizer
     from fast.data import Layout, Tokens
+
+SAMPLE = 2**20  # tokens of a split that tell it from others, beside their number
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,15 @@ class Dataset:
     train: "Tokens"
     validation: "Tokens"
     tokenizer: "Tokenizer"
+
+    def identity(self) -> dict:
+        """Return what tells this data from other data, wherever it lies: the tokenizer, and size and beginning of both splits."""
+        splits = {"training": self.train, "validation": self.validation}
+        return {"tokenizer_sha256": self.tokenizer.sha256} | {
+            f"{name}_{what}": value
+            for name, tokens in splits.items()
+            for what, value in (("tokens", len(tokens)), ("sha256", hashlib.sha256(tokens.read(0, min(len(tokens), SAMPLE)).tobytes()).hexdigest()))
+        }
 
 
 def layout_of(source: Source, vocab: int) -> "Layout":

@@ -344,6 +344,46 @@ def test_json_goes_to_a_file_whole_or_not_at_all(corpus, tmp_path, capsys):
     assert "out.json" in refused(capsys, "data", "list", corpus, "--json", tmp_path / "file" / "out.json")
 
 
+def test_json_leaves_pipes_and_links_what_they_are(corpus, tmp_path):
+    """--json /dev/null must not put a file in the device's place; a link's target is written, the link stays."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, link):
+        assert cli.main(["data", "list", str(corpus), "--json", str(path)]) == 0
+    assert pipe.is_fifo() and link.is_symlink() and json.loads(target.read_text())["shards"]
+    assert json.loads(os.read(reader, 2**16)) == json.loads(target.read_text())
+    os.close(reader)
+
+
+def test_result_is_shown_where_its_json_cannot_be_written(corpus, tmp_path, capsys):
+    """What took long to compute is not lost to a path that is a folder."""
+    assert cli.main(["data", "list", str(corpus), "--json", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "tokens" in captured.out and "Is a directory" in captured.err
+
+
+def test_paths_and_devices_that_cannot_be_are_one_message(capsys):
+    """A name longer than the system takes, and devices of torch that compute nothing."""
+    assert "too long" in refused(capsys, "eval", "a" * 300)
+    assert "expected cpu or cuda" in refused(capsys, "parity", "masks", "--device", "meta")
+
+
+def test_resume_on_other_data_is_refused(run_directory, corpus, tmp_path, capsys):
+    """The same recipe on other text is another run; the same text elsewhere is not."""
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for folder in (moved, other):
+        shutil.copytree(corpus, folder)
+    shard = next(other.rglob("*_train_*.bin"))
+    tokens = np.fromfile(shard, "<u2")[512:]
+    write_shard(shard, tokens[::-1])
+    before = (run_directory / "recipe.json").read_bytes()
+    assert "training_sha256" in refused(capsys, "train", *TINY, "--data", other, "--out", run_directory, "--resume")
+    assert (run_directory / "recipe.json").read_bytes() == before
+    assert cli.main(["train", *TINY, "--data", str(moved), "--out", str(run_directory), "--resume"]) == 0
+
+
 def test_closed_pipe_is_quiet(corpus):
     """maskgolf ... | head must not end in a traceback."""
     process = start("data", "list", corpus, "--json", "-", env=os.environ | {"PYTHONUNBUFFERED": "1"})

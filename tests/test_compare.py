@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fast.data import write_shard
 from harness import cli, compare, significance
 from harness.compare import TokenCosts
 from reference.recipe import InputError
@@ -67,6 +69,39 @@ def test_artifacts_that_do_not_pair_are_refused():
     shorter = tokens(1, "b")
     with pytest.raises(InputError, match="--compare"):
         compare.difference(tokens(1, "a"), shorter._replace(bits=[shorter.bits[0]]))
+    with pytest.raises(InputError, match="one text"):
+        compare.difference(tokens(1, "a"), tokens(1, "b")._replace(text="other"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--step", "0"], "step"), (["--batch-rows", "0"], "batch-rows"), (["--order", "block", "--block", "0"], "block"),
+     (["--positions", "4"], "--positions"), (["--trailing", "0"], "--trailing"), (["--estimator", "nelbo-grid"], "nelbo-grid"),
+     (["--plot", "p.xyz"], ".xyz"), (["--plot", "nowhere/p.png"], "no folder")],
+)  # fmt: skip
+def test_comparison_that_cannot_be_is_one_message_before_anything_is_scored(options, said, run_directory, capsys):  # noqa: F811
+    """What does not go with --compare is refused rather than left out of account."""
+    assert said in refused(capsys, "eval", run_directory, run_directory, "--compare", "--no-compiled", *options)
+
+
+def test_runs_on_texts_of_their_own_are_refused(run_directory, corpus, tmp_path, capsys):  # noqa: F811
+    """Neither a pair nor a mean nor a test holds between two texts of one tokenizer; --data names one for all."""
+    twin, other = tmp_path / "twin", tmp_path / "other"
+    shutil.copytree(run_directory, twin)
+    shutil.copytree(corpus, other)
+    shard = next(other.rglob("*_val_*.bin"))
+    write_shard(shard, np.fromfile(shard, "<u2")[512:][::-1])
+    described = json.loads((twin / "recipe.json").read_text())
+    (twin / "recipe.json").write_text(json.dumps(described | {"source": described["source"] | {"data": str(other)}}))
+    common = ["--no-compiled", "--sequences", "6"]
+    for options in ([twin, "--compare"], [twin], ["--against", twin]):
+        assert "one text" in refused(capsys, "eval", run_directory, *options, *common)
+    assert cli.main(["eval", str(run_directory), str(twin), "--data", str(corpus), *common]) == 0
+
+
+def test_batches_without_windows_are_one_message(run_directory, capsys):  # noqa: F811
+    """--batch-rows 0 is refused before the pilot runs."""
+    assert "--batch-rows" in refused(capsys, "eval", run_directory, "--batch-rows", "0", "--no-compiled")
 
 
 def test_command_compares_diffusion_with_autoregression(run_directory, corpus, tmp_path, capsys):  # noqa: F811

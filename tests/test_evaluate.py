@@ -10,7 +10,7 @@ import torch
 import fast.likelihood
 from fast.bytes import byte_table
 from fast.data import Windows
-from fast.evaluate import ESTIMATORS, evaluate, pilot_passes, window_bytes
+from fast.evaluate import ESTIMATORS, Effort, evaluate, measure, pilot_passes, window_bytes
 from fast.orders import ORDERS
 from reference.recipe import InputError
 from tests.table_model import TableModel
@@ -78,6 +78,29 @@ def test_every_window_draws_as_its_place_in_the_stream():
     last = evaluate(model.torch, parts[2:], TABLE, "chain", "random", seed=2, first_row=3)
     assert first.bpb * first.bytes + last.bpb * last.bytes == pytest.approx(whole.bpb * whole.bytes, rel=1e-12)
     assert evaluate(model.torch, parts[2:], TABLE, "chain", "random", seed=2).bpb != last.bpb
+
+
+@pytest.mark.parametrize("estimator", ["nelbo", "nelbo-grid", "chain"])
+def test_ranges_scored_apart_go_through_passes_of_one_shape(estimator):
+    """Two lone windows, a batch and a half, or all at once: the shape of a pass, which decides the last bits, is that of a whole batch."""
+    model, shapes = TableModel(3, 4), set()
+    windows, effort = Windows(model.windows(7), np.full(7, -1)), Effort(estimator, "random" if estimator == "chain" else None, points=3)
+    plan = fast.likelihood.pilot(model.torch, windows.ids_NL, 3, 8, 0)
+
+    def log_probs(ids_BL):
+        shapes.add(tuple(ids_BL.shape))
+        return model.torch(ids_BL)
+
+    def parts(first, stop, filled):
+        group = Windows(windows.ids_NL[first:stop], windows.previous_N[first:stop])
+        settings = {"first_row": first, "batch_rows": 4, "plans": {4: plan}, "filled": filled}
+        found = list(measure(log_probs, [group], TABLE, effort, **settings))
+        return {row: rest for part in found for row, *rest in zip(*part[:5], strict=True)}
+
+    whole = parts(0, 7, 4)
+    assert parts(0, 1, 4) | parts(1, 6, 4) | parts(6, 7, 4) == whole == parts(0, 7, None) and shapes == {(4, 4)}
+    parts(0, 1, None)
+    assert shapes == {(4, 4), (1, 4)}
 
 
 def test_scores_are_what_the_estimators_give():
