@@ -46,6 +46,8 @@ class Validate:
             raise InputError("validate: expected a submission folder, found none; name the folder that holds submission.json")
         if self.tokenizer and not self.data:
             raise InputError(f"--tokenizer {self.tokenizer}: expected --data with it, found none; name the folder whose text it reads")
+        if not self.time_limit > 0:
+            raise InputError(f"--time-limit {self.time_limit:g}: expected seconds above 0; leave it out for 600")
         data = corpus.embedded() if self.data == Path("embedded") and not self.data.exists() else self.data
         if data:
             find_layout(data, self.tokenizer)  # what cannot be read is said now, not check by check

@@ -7,6 +7,7 @@ import random
 import sys
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +138,16 @@ def test_names_without_a_partner_are_listed_on_both_sides(tmp_path):
     assert "blocks.2.attn.q_gain" in message and "skip_weights" in message and "without a place" not in message
     message = refused(tmp_path, published.saved({"wte.weight": torch.zeros(4, 4)}))
     assert "wte.weight" in message and "tok_emb.weight" in message
+
+
+def test_a_tied_head_saved_beside_its_embedding_is_the_embedding(tmp_path):
+    """A state_dict of a model with a tied head has it under both names; a head of its own has no place in the network."""
+    state = network().state_dict()
+    embedding = state["tok_emb.weight"]
+    expected = foreign.load(written(tmp_path, published.saved(state)), LENGTH)[1]
+    _, params = foreign.load(written(tmp_path, published.saved(state | {"lm_head.weight": embedding})), LENGTH)
+    assert params.keys() == expected.keys() and all(torch.equal(params[name], expected[name]) for name in expected)
+    assert "lm_head.weight" in refused(tmp_path, published.saved(state | {"lm_head.weight": embedding + 1}))
 
 
 def changed(**tensors) -> bytes:
@@ -369,6 +380,21 @@ def test_the_command_writes_an_artifact_that_eval_scores_as_the_original(tmp_pat
         logits = original.double()(before.clamp(min=0))
     nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(windows.ids_NL.astype(np.int64)).flatten())
     assert score["estimator"] == "causal" and score["nats_per_token"] == pytest.approx(float(nats), rel=1e-5)  # float32 against float64
+
+
+def test_the_file_that_is_read_is_not_the_one_that_is_written(tmp_path):
+    path = written(tmp_path, published.saved(network().state_dict()))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="another file than the one that is read"):
+        foreign.bring(path, tmp_path / "." / path.name, LENGTH)
+    assert path.read_bytes() == before
+
+
+def test_a_file_without_an_end_is_read_to_the_limit(monkeypatch):
+    """A device says that it has no bytes and gives as many as are asked for."""
+    monkeypatch.setattr(archive, "MAX_BYTES", 1 << 16)
+    with pytest.raises(InputError, match="expected at most 65,536 bytes of weights, found more"):
+        archive.read(Path("/dev/zero"))
 
 
 def test_the_command_refuses_with_one_message(tmp_path, capsys):

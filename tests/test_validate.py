@@ -98,7 +98,7 @@ def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_p
     assert cli.main(["validate", str(packed), "--data", "embedded", "--json", "-"]) == 0
     assert {row["check"]: row["verdict"] for row in json.loads(capsys.readouterr().out)}["rescored"] == "pass"
     (tmp_path / "embedded").mkdir()
-    for arguments in (["--data", "embedded"], ["--data", "nowhere"], ["--tokenizer", "some.model"]):
+    for arguments in (["--data", "embedded"], ["--data", "nowhere"], ["--tokenizer", "some.model"], ["--time-limit", "-1"], ["--time-limit", "nan"]):
         assert cli.main(["validate", str(packed), *arguments]) == 2
         assert arguments[1] in capsys.readouterr().err
 

@@ -76,6 +76,8 @@ def bring(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B0
     from harness.foreign import archive, naming
 
     data = archive.read(Path(path))
+    if Path(out).exists() and Path(out).samefile(path):
+        raise InputError(f"{out}: expected another file than the one that is read; choose another name for the artifact")
     state, layout = state_of(data, str(path))
     recipe, params = naming.adopt(state, assume, str(path))
     formats = {name: exact_format(values, name) for name, values in params.items()}

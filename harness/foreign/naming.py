@@ -15,6 +15,7 @@ BLOCK = {
     "attn.c_q.weight": "q", "attn.c_k.weight": "k", "attn.c_v.weight": "v", "attn.proj.weight": "o", "attn.q_gain": "query_gain",
     "mlp.fc.weight": "up", "mlp.proj.weight": "down", "attn_scale": "attn_scale", "mlp_scale": "mlp_scale", "resid_mix": "mix",
 }  # fmt: skip
+HEAD = "lm_head.weight"
 MAX_LAYERS = 1000
 SHOWN = 12  # names that an error lists
 
@@ -46,11 +47,19 @@ def some(names: list[str]) -> str:
     return ", ".join(name[:100] for name in names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def tied(state: dict[str, torch.Tensor], head: torch.Tensor) -> bool:
+    """Return whether an output head is the embedding once more, as a state_dict of a model with a tied head has it."""
+    embedding = next((values for name, values in state.items() if plain_name(name) == "tok_emb.weight"), None)
+    return embedding is not None and head.dtype == embedding.dtype and torch.equal(head, embedding)
+
+
 def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
     """Return {our name: tensor}; names on either side that have no partner are an InputError that lists them."""
     found, unknown = {}, []
     for name, values in state.items():
         ours = our_name(plain_name(name))
+        if plain_name(name) == HEAD and tied(state, values):
+            continue
         if ours is None:
             unknown.append(name)
         elif ours in found:
