@@ -1,9 +1,15 @@
 """Checks that execute, score or probe, on folders: the good one passes all of them, each defect is caught by its check alone."""
 
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from fast.bytes import load_tokenizer
+from fast.data import Tokens, find_layout, write_shard
 from harness import validate
-from harness.validate import execution, portable, score, tables, validity
+from harness.validate import execution, portable, score, script_table, tables, validity
 from harness.validate.submission import Options, Submission
 from tests.corpora import embedded_cache  # noqa: F401
 from tests.submissions import run_defects
@@ -27,6 +33,21 @@ def judged(packed, corpus) -> tuple[dict, dict]:  # noqa: F811
 MODEL_CHECKS = {"rescored", "normalised", "no peeking", "order without targets", "each token once"}  # of the artifact alone
 WITHOUT_MODEL = tuple(check for check in validate.CHECKS if check.name not in MODEL_CHECKS)
 EXECUTING = tuple(check for check in WITHOUT_MODEL if check.name != "hidden validation text")
+UNSCORED = tuple(check for check in EXECUTING if check not in (*execution.CHECKS, *portable.CHECKS))  # the script does not run as a whole
+OTHER_TEXT = tuple(check for check in UNSCORED if check not in score.CHECKS)  # nothing is compared with claims about the text
+
+
+@pytest.fixture(scope="session")
+def spaced(corpus, tmp_path_factory) -> Path:  # noqa: F811
+    """Return the corpus with one more document of validation text, which begins with a space."""
+    folder = Path(shutil.copytree(corpus, tmp_path_factory.mktemp("spaced") / "corpus"))
+    layout = find_layout(folder)
+    table, tokens = load_tokenizer(layout.tokenizer).table, Tokens(layout.validation)
+    ids = np.asarray(tokens.read(0, len(tokens)), np.int64)
+    begin = np.flatnonzero(table.space_V[ids])[0]
+    write_shard(layout.validation[0], np.concatenate([ids, ids[:1], ids[begin:]]))
+    assert table.control_V[ids[0]]
+    return folder
 
 
 def failures(folder, corpus, checks=validate.CHECKS, run: bool = False, time_limit: float = PATIENCE) -> set[str]:
@@ -45,6 +66,12 @@ def test_the_replaying_program_passes(judged, good, corpus):  # noqa: F811
     assert {row["check"] for row in rows if row["verdict"] != "pass"} == set()
 
 
+def test_a_right_table_as_the_challenge_builds_it_passes(good, corpus):  # noqa: F811
+    run_defects.with_luts()(good)
+    [row] = validate.validate(good, corpus, None, True, PATIENCE, script_table.CHECKS)
+    assert row["verdict"] == "pass" and "build_sentencepiece_luts" in row["evidence"] and "token_bytes" in row["evidence"]
+
+
 def test_a_claim_is_measured_by_the_estimator_that_it_names(good, corpus):  # noqa: F811
     state(good, val_bpb_estimator="chain left-to-right")
     [row] = validate.validate(good, corpus, checks=[check for check in validate.CHECKS if check.name == "rescored"])
@@ -55,6 +82,7 @@ CASES = [
     *((defect, validate.CHECKS, False) for defect in run_defects.DEFECTS),
     *((defect, WITHOUT_MODEL, False) for defect in run_defects.IN_CODE),
     *((defect, EXECUTING, True) for defect in run_defects.EXECUTED),
+    *((defect, UNSCORED, True) for defect in run_defects.COUNTING),
 ]
 
 
@@ -63,6 +91,15 @@ def test_each_defect_is_caught_by_its_check_alone(defect, checks, run, judged, g
     defect.plant(good)
     found = failures(good, corpus, checks, run)
     assert defect.check in found and found <= {defect.check, *defect.also}
+
+
+@pytest.mark.parametrize("defect", run_defects.AFTER_BOUNDARY, ids=lambda defect: defect.name)
+def test_a_space_after_a_boundary_is_caught_where_a_document_begins_with_one(defect, judged, good, corpus, spaced):  # noqa: F811
+    """Elsewhere it changes no count, but the table is not called right either."""
+    defect.plant(good)
+    assert failures(good, spaced, OTHER_TEXT, True) == {defect.check}
+    [row] = validate.validate(good, corpus, None, True, PATIENCE, script_table.CHECKS)
+    assert row["verdict"] == "cannot tell" and ("boundary of" in row["evidence"] or "leading space of" in row["evidence"])
 
 
 def test_a_script_that_hangs_is_stopped(judged, good, corpus):  # noqa: F811
@@ -76,13 +113,13 @@ def test_nothing_is_executed_without_run(judged, good, corpus):  # noqa: F811
     run_defects.Replay(f"open({str(marker)!r}, 'w')")(good)
     rows = validate.validate(good, corpus)
     assert not marker.exists()
-    executing = {"runs alone", "trains", "no network", "no writes outside", "scores itself"}
+    executing = {"runs alone", "trains", "no network", "no writes outside", "scores itself", "script's byte table"}
     assert {row["check"] for row in rows if "nothing is executed without --run" in row["evidence"]} >= executing
 
 
 def test_every_check_here_has_caught_something():
     """Those that no folder can offend were turned red by planted models and tables, in test_validate_runs.py."""
-    mine = {check.name for module in (execution, portable, score, tables, validity) for check in module.CHECKS}
-    defects = (*run_defects.DEFECTS, *run_defects.IN_CODE, *run_defects.EXECUTED, run_defects.HANGS)
+    mine = {check.name for module in (execution, portable, score, script_table, tables, validity) for check in module.CHECKS}
+    defects = (*run_defects.DEFECTS, *run_defects.IN_CODE, *run_defects.EXECUTED, *run_defects.COUNTING, *run_defects.AFTER_BOUNDARY, run_defects.HANGS)
     assert mine - {defect.check for defect in defects} == {"normalised", "no peeking", "order without targets", "each token once", "byte table"}
     assert len({defect.name for defect in defects}) == len(defects) >= 35

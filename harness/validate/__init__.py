@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from harness.validate import bytes as sizes
-from harness.validate import execution, folder, log, portable, safety, score, seeds, tables, validity
+from harness.validate import execution, folder, log, portable, safety, score, script_table, seeds, tables, validity
 from harness.validate.finding import GROUPS, CannotTell, Check, Finding
 from harness.validate.submission import Options, Submission
 from reference.recipe import InputError
 
-MODULES = (folder, sizes, portable, execution, score, tables, seeds, validity, log, safety)
+MODULES = (folder, sizes, portable, execution, score, tables, script_table, seeds, validity, log, safety)
 CHECKS: tuple[Check, ...] = tuple(
     sorted((check for module in MODULES for check in module.CHECKS), key=lambda check: GROUPS.index(check.group))
 )

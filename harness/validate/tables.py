@@ -3,12 +3,13 @@
 import ast
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.log import setting
-from harness.validate.opened import text
+from harness.validate.opened import Text, text
 from harness.validate.portable import sources
 from harness.validate.submission import Submission
 from harness.validate.trainlog import Log
@@ -185,36 +186,55 @@ def documents(ids, tokenizer) -> Iterator[tuple[int, int]]:
             yield start, stop
 
 
-def miscounted(ids, tokenizer, table) -> tuple[int, list[str]]:
-    """Return (documents compared, those whose bytes by the table are not those of the decoded text; a space in front costs nothing)."""
+class Compared(NamedTuple):
+    """Documents counted against their decoded text: how many, which are wrong, and all bytes counted and decoded."""
+
+    documents: int
+    wrong: list[str]
+    counted: float
+    decoded: int
+
+
+def miscounted(ids, tokenizer, count: Callable) -> Compared:
+    """Compare count(ids, previous), bytes per token, with decoded text; a space in front and the control tokens before cost nothing."""
     import numpy as np
 
-    from fast.bytes import token_bytes
-
-    compared, wrong = 0, []
+    control_V = tokenizer.table.control_V
+    documents_seen, wrong, counted, total = 0, [], 0, 0
     for start, stop in documents(ids, tokenizer):
-        document = np.asarray(ids[start:stop], np.int64)
-        found = int(token_bytes(document, np.concatenate([[-1], document[:-1]]), table).sum())
-        decoded = tokenizer.processor.decode(document.tolist())
-        expected = len(decoded.encode()) - (tokenizer.table.space_V[document[0]] and decoded.startswith(" "))
-        compared += 1
+        begin = start
+        while begin > 0 and control_V[ids[begin - 1]]:
+            begin -= 1
+        document = np.asarray(ids[begin:stop], np.int64)
+        found = count(document, np.concatenate([[-1], document[:-1]])).sum()
+        decoded = tokenizer.processor.decode(document[start - begin :].tolist())
+        expected = len(decoded.encode()) - int(tokenizer.table.space_V[document[start - begin]] and decoded.startswith(" "))
+        documents_seen, counted, total = documents_seen + 1, counted + found, total + expected
         if found != expected:
-            wrong.append(f"document at token {start:,}: {found:,} bytes by the table, {expected:,} decoded")
-    return compared, wrong
+            wrong.append(f"document at token {start:,}: {found:,.12g} bytes by the table, {expected:,} decoded")
+    return Compared(documents_seen, wrong, counted, total)
 
 
-def byte_table(submission: Submission) -> Finding:
-    """The tokenizer's byte table agrees with the UTF-8 of decoded documents."""
+def fitting(submission: Submission) -> Text:
+    """Return the text given; CannotTell where the submission's vocabulary is another than its tokenizer's."""
     given = text(submission)
     named = {size for log in submission.logs or (Log(""),) if (size := setting(submission, log, "vocab_size")) is not None}
     if named and given.tokenizer.vocab not in named:
         sizes = ", ".join(f"{size:,.0f}" for size in sorted(named))
         raise CannotTell(f"the submission's vocabulary is {sizes}, the tokenizer given has {given.tokenizer.vocab:,} pieces")
-    compared, wrong = miscounted(given.ids(MOST_DECODED), given.tokenizer, given.tokenizer.table)
-    if not compared:
+    return given
+
+
+def byte_table(submission: Submission) -> Finding:
+    """The tokenizer's byte table agrees with the UTF-8 of decoded documents."""
+    from fast.bytes import token_bytes
+
+    given = fitting(submission)
+    found = miscounted(given.ids(MOST_DECODED), given.tokenizer, partial(token_bytes, table=given.tokenizer.table))
+    if not found.documents:
         raise CannotTell("the validation text holds no text between control tokens")
-    faults = [f"{len(wrong):,} of {compared:,} documents: {'; '.join(wrong[:WORST])}"] if wrong else []
-    return judged(faults, f"{compared:,} documents have as many bytes by the table as decoded (byte pieces 1, leading space 1, control 0)")
+    faults = [f"{len(found.wrong):,} of {found.documents:,} documents: {'; '.join(found.wrong[:WORST])}"] if found.wrong else []
+    return judged(faults, f"{found.documents:,} documents have as many bytes by the table as decoded (byte pieces 1, leading space 1, control 0)")
 
 
 CHECKS = (

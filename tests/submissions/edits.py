@@ -61,6 +61,15 @@ def append_code(folder: Path, code: str) -> None:
     resize(folder, len(code.encode()))
 
 
+def edit_code(folder: Path, old: str, new: str) -> None:
+    """Replace a text that occurs once in train_gpt.py, and the bytes of code wherever they are stated."""
+    script = folder / "train_gpt.py"
+    text = script.read_text()
+    assert text.count(old) == 1, old
+    script.write_text(text.replace(old, new))
+    resize(folder, len(new.encode()) - len(old.encode()))
+
+
 def resize(folder: Path, more: int) -> None:
     """Add bytes of code to what the JSON and the logs state."""
     content = claims(folder)

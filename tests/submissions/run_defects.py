@@ -12,7 +12,7 @@ import torch
 from fast import container
 from fast.data import Tokens, find_layout
 from harness.validate import execution, validity
-from tests.submissions.edits import Defect, append_code, claims, in_logs, replace, state
+from tests.submissions.edits import Defect, append_code, claims, edit_code, in_logs, replace, state
 
 MODEL = "final_model.mgolf"
 HEADER_ONLY = ("codec", "header_sha256", "payload_bytes", "raw_bytes", "sha256", "tensors")
@@ -172,6 +172,54 @@ IN_CODE = (
     Defect("validation text in the code", "hidden validation text", text_in_code),
     Defect("validation tokens in the code", "hidden validation text", ids_in_code),
 )  # fmt: skip
+
+
+LUTS = """
+
+def build_sentencepiece_luts(sp, vocab_size):
+    length, space, boundary = np.zeros(vocab_size, np.int16), np.zeros(vocab_size, bool), np.ones(vocab_size, bool)
+    for token in range(vocab_size):
+        piece = sp.id_to_piece(token)
+        if sp.is_control(token) or sp.is_unknown(token) or sp.is_unused(token):
+            continue
+        boundary[token] = False
+        space[token] = piece.startswith("\u2581")
+        length[token] = 1 if sp.is_byte(token) else len(piece.replace("\u2581", " ").encode()) - space[token]
+    return length, space, boundary
+
+
+def _count_bytes(sp, targets, previous):
+    length, space, boundary = build_sentencepiece_luts(sp, sp.vocab_size())
+    return length[targets] + (space[targets] & ~boundary[previous])
+"""
+
+
+def with_luts(old: str = "", new: str = "") -> Callable[[Path], None]:
+    """Return what adds tables as the challenge's scripts build them, with a piece of their code replaced."""
+    assert old in LUTS
+    return lambda folder: append_code(folder, LUTS.replace(old, new) if old else LUTS)
+
+
+def _edit(old: str, new: str):
+    return lambda folder: edit_code(folder, old, new)
+
+
+SCRIPT_TABLE = "script's byte table"
+COUNTING = (
+    Defect("luts: space mark of three bytes", SCRIPT_TABLE, with_luts('piece.replace("\u2581", " ")', "piece")),
+    Defect("luts: byte pieces by name", SCRIPT_TABLE, with_luts("1 if sp.is_byte(token) else ", "")),
+    Defect("luts: control tokens counted", SCRIPT_TABLE, with_luts("            continue", "            length[token] = len(piece)\n            continue")),
+    Defect("luts: space counted twice", SCRIPT_TABLE, with_luts(" - space[token]", "")),
+    Defect("luts: no leading space", SCRIPT_TABLE, with_luts("return length, space,", "return length, space & False,")),
+    Defect("ours: space mark of three bytes", SCRIPT_TABLE, _edit("len(piece.encode()) - 2 * spaces", "len(piece.encode())")),
+    Defect("ours: byte pieces by name", SCRIPT_TABLE, _edit("length_V[token] = 1\n", "length_V[token] = len(piece)\n")),
+    Defect("ours: control tokens counted", SCRIPT_TABLE, _edit("control_V[token] = True\n", "control_V[token], length_V[token] = True, 3\n")),
+)  # fmt: skip
+AFTER_BOUNDARY = (  # seen where a document begins with a space
+    Defect("luts: space after a boundary", SCRIPT_TABLE, with_luts("np.ones", "np.zeros")),
+    Defect("luts: space in the piece's own bytes", SCRIPT_TABLE, with_luts('piece.startswith("\u2581")', "False")),
+    Defect("ours: space after a boundary", SCRIPT_TABLE, _edit("(table.space_V[ids] & spaces_follow[previous])", "table.space_V[ids]")),
+)
 
 
 def replay(trials: dict[str, execution.Trial]) -> str:
