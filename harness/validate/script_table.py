@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LUTS = ("build_sentencepiece_luts", "build_luts")  # (sp, vocab_size, device) or (sp, vocab_size) -> bytes, leading space, boundary
 PARAMETERS = ("sp|tok", "v", "dev")  # how the names begin
-OURS = ("load_tokenizer", "token_bytes")  # (path, ...) -> .table; (ids, previous, table) -> bytes
+OURS = ("load_tokenizer", "token_bytes")  # of maskgolf pack: (path) -> .table; (ids, previous, table) -> bytes
 COUNTING = ["ids", "previous", "table"]
 TABLE = re.compile(r"luts?(_|$)", re.IGNORECASE)
 MOST_FUNCTIONS = 4  # different ones, called
@@ -83,6 +83,8 @@ def used(everything: "list[Source]") -> set[str]:
                 found.add(node.id)
             elif isinstance(node, ast.Attribute):
                 found.add(node.attr)
+            elif isinstance(node, ast.alias):
+                found.add(node.name)
     return found
 
 
@@ -104,13 +106,13 @@ def adds_space(everything: "list[Source]") -> bool:
 def builders(submission: Submission) -> Iterator[Builder]:
     """Yield the functions of the running code that build a byte table, each once; CannotTell for one that cannot be called."""
     everything = sources(submission)
-    called, seen = used(everything), set()
+    names_used, seen = used(everything), set()
     for source in everything:
         functions = {node.name: node for node in (source.tree.body if source.tree else ()) if isinstance(node, FUNCTIONS)}
         for node in source.nodes:
-            if isinstance(node, FUNCTIONS) and node.name in LUTS and node.name in called and node.name not in functions:
+            if isinstance(node, FUNCTIONS) and node.name in LUTS and node.name in names_used and node.name not in functions:
                 raise CannotTell(f"{node.name} in {source.label} is not at the top level")
-        plans = [((name,), arguments_of(functions[name])) for name in LUTS if name in functions and name in called]
+        plans = [((name,), arguments_of(functions[name])) for name in LUTS if name in functions and name in names_used]
         if set(OURS) <= functions.keys() and parameters(functions["token_bytes"]) == COUNTING:
             plans.append((OURS, len(COUNTING)))
         for names, count in plans:
@@ -122,7 +124,7 @@ def builders(submission: Submission) -> Iterator[Builder]:
                 yield Builder(source.label, names[-1], count, program)
 
 
-def called(submission: Submission, builder: Builder, given: Text) -> tuple[Tables, str]:
+def call(submission: Submission, builder: Builder, given: Text) -> tuple[Tables, str]:
     """Return the tables that a function gives in the sandbox, and what held it."""
     from harness.validate.sandbox import Box
 
@@ -212,7 +214,7 @@ def script_table(submission: Submission) -> Finding:
     findings, reasons, held = [], [], ""
     for builder in found:
         try:
-            tables, held = called(submission, builder, given)
+            tables, held = call(submission, builder, given)
             findings.append(judge(builder, tables, given))
         except CannotTell as reason:
             reasons.append(str(reason))
@@ -232,7 +234,8 @@ CHECKS = (
     Check("script's byte table", "score", script_table, Explain(
         "With --run, --data and --tokenizer: the script's own build_sentencepiece_luts is called alone, in the sandbox, and the bytes that its "
         "tables give (bytes[token] + (space[token] and not boundary[previous])) add up to the UTF-8 length of decoded documents.",
-        "A table that counted the space mark in the bytes of a piece and again as a leading space: a score a fifth too good.",
+        "A table that counted the space mark in the bytes of a piece and again as a leading space, 17 % too many bytes; one that looked for "
+        "another character than the space mark, which then counted as three bytes, 33 % too many.",
         "Build the table as the challenge's own script does: 1 for a byte piece, 0 for control tokens, no space after a boundary.",
     )),
 )  # fmt: skip
