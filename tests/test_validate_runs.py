@@ -306,7 +306,6 @@ def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):  # n
         "byte pieces by name": table._replace(length_V=np.where(is_byte_V, 6, table.length_V)),
         "space mark of three bytes": table._replace(length_V=table.length_V + 2 * table.space_V),
         "no leading space": table._replace(space_V=np.zeros_like(table.space_V)),
-        "space after a boundary": table._replace(control_V=np.zeros_like(table.control_V)),
         "control tokens counted": table._replace(length_V=table.length_V + 3 * table.control_V),
         "one byte more": ByteTable(table.length_V + 1, table.space_V, table.control_V),
     }
