@@ -197,7 +197,10 @@ def judge(builder: Builder, found: Tables, given: Text) -> Finding:
         )
     if others:
         raise CannotTell(f"{what}: {compared.documents:,} documents agree, but tokens that these do not show differ from our table: {others}")
-    return passed(f"{what}: {compared.documents:,} documents have as many bytes by its tables as decoded, and all tokens are as in ours")
+    return passed(
+        f"{what}: {compared.documents:,} documents have as many bytes by its tables as decoded, and all {given.tokenizer.vocab:,} pieces of the "
+        "tokenizer given are as in ours"
+    )
 
 
 def script_table(submission: Submission) -> Finding:
