@@ -138,6 +138,9 @@ def json_fields(submission: Submission) -> Finding:
             faults.append(f"{name} is {claims[name]!r}, expected a {'whole ' if name in WHOLE else ''}number")
         elif name in ("val_bpb", "val_loss") and not 0 < value < 20:
             faults.append(f"{name} is {value:g}, expected between 0 and 20")
+    for name in ("seeds", "seed_results"):
+        if name in claims and (not isinstance(claims[name], list | dict | int) or isinstance(claims[name], bool)):
+            faults.append(f"{name} is {claims[name]!r:.60}, expected one entry a seed")
     faults += [f"seed {seed}: val_bpb is {fields['val_bpb']!r}" for seed, fields in submission.seed_claims.items()
                if "val_bpb" in fields and number(fields["val_bpb"]) is None]  # fmt: skip
     return judged(

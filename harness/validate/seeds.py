@@ -75,6 +75,12 @@ def seeds_in_logs(submission: Submission) -> Finding:
         loss, losses = number(fields.get("val_loss")), [final.val_loss for final in shipped(logs[seed]) if final.val_loss] if seed in logs else []
         if loss is not None and losses and not any(agree(loss, each) for each in losses):
             faults.append(f"seed {seed}: the JSON's val_loss is {loss:.8g}, {logs[seed].name} has {losses[-1]:.8g}")
+    for log in logs.values() if submission.ours else ():  # elsewhere one name may stand for scores on the way
+        named: dict[str, float] = {}
+        for final in shipped(log):
+            first = named.setdefault(re.sub(r"_exact\b", "", final.label), final.val_bpb)
+            if not agree(first, final.val_bpb):
+                faults.append(f"{log.name} prints two scores as {final.label}, {first:.8g} and {final.val_bpb:.8g}")
     seen: dict[tuple, str] = {}
     for log in logs.values():
         curve = tuple((point.step, point.train_loss) for point in log.points if point.train_loss is not None)

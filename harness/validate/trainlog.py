@@ -26,7 +26,10 @@ STOP = re.compile(r"stopping_early|stopped by", re.IGNORECASE)
 SETTING = re.compile(r"\b([A-Za-z_]\w*+)\s*[:=]\s*([^\s,;]+)")
 RULE = re.compile(r"^\s*={50,}\s*$")
 CODE_LINE = re.compile(r"^\s*(?:import|from|def|class|return|elif|self\.)\b")
-TRACE = re.compile(r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation fault|\bcore dumped\b")
+TRACE = re.compile(
+    r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation fault|\bcore dumped\b"
+    r"|CUDA out of memory|\bSignal \d+ \(SIG[A-Z]+\)|^\s*Killed\s*$|^\s*KeyboardInterrupt\b"
+)
 
 
 @dataclass(frozen=True)
