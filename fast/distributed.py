@@ -54,6 +54,8 @@ def environment() -> tuple[int, int, int]:
         rank, size, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     except ValueError as error:
         raise InputError(f"RANK, WORLD_SIZE, LOCAL_RANK: expected the numbers that torchrun sets ({error}); start with torchrun") from None
+    if size > 1 and not 0 <= rank < size:
+        raise InputError(f"RANK: expected one of 0 ... {size - 1}, as WORLD_SIZE is {size}, found {rank}; start with torchrun")
     return (rank, size, local) if size > 1 else (0, 1, 0)
 
 

@@ -20,6 +20,7 @@ from reference.recipe import InputError
 ORDERS = ("left-to-right", "confidence")
 SCALE = 2**23  # probabilities in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to each so that none is 0
 RARE = 2**-18  # below this a token is coded behind the escape: whole numbers from 32 on are within 1/64 of the probability
+DAMAGED = "the file is damaged, or this machine does not compute as the one that made it (is there a limit on threads?)"
 LEAST = 2.0**-900  # of a reserve: no model's probabilities, but those of damaged code words, reach it
 
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -67,7 +68,7 @@ def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
             symbol_B[row] = step(one, weight_BW, left_BV)[0]
             open_BV, reserve_B = left_BV, reserve_B * share_B
     if (symbol_B >= vocab).any():
-        raise InputError(f"code words: expected tokens below {vocab}, found none; the file is damaged")
+        raise InputError(f"code words: expected tokens below {vocab}, found none; {DAMAGED}")
     return symbol_B
 
 
@@ -139,7 +140,7 @@ def decode(log_probs: LogProbs, words: bytes, tokens: int, plan: Plan, device="c
         try:
             return coder.decode(family, weight_RW)
         except (ValueError, AssertionError) as error:
-            raise InputError(f"code words: expected those of {tokens} tokens, found others ({error}); the file is damaged") from error
+            raise InputError(f"code words: expected those of {tokens} tokens, found others ({error}); {DAMAGED}") from error
 
     def exchange(log_p_BV, place_B):
         ids[place_B] = code(_probabilities(log_p_BV), step)
@@ -147,5 +148,5 @@ def decode(log_probs: LogProbs, words: bytes, tokens: int, plan: Plan, device="c
 
     _walk(log_probs, tokens, plan, device, exchange, on_pass)
     if not coder.maybe_exhausted():
-        raise InputError(f"code words: expected those of {tokens} tokens, found more; the file is damaged")
+        raise InputError(f"code words: expected those of {tokens} tokens, found more; {DAMAGED}")
     return ids

@@ -131,7 +131,10 @@ def unpack(stream: mgz.Stream, model: Predictor, where: str = "stream") -> bytes
         raise InputError(f"{where}: expected at most {MAX_THREADS} threads, found {stream.threads}; the file is damaged")
     with _watched("decompress", stream.tokens, stream.threads) as on_pass:
         plan = model.plan(stream.rows, stream.order)
-        ids = coder.decode(model.log_probs, stream.words, stream.tokens, plan, model.device, on_pass)
+        try:
+            ids = coder.decode(model.log_probs, stream.words, stream.tokens, plan, model.device, on_pass)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
     data = lossless.decode(lossless.Content(ids, stream.raw), model.tokenizer)
     if len(data) != stream.size or _digest(data) != stream.digest:
         raise InputError(

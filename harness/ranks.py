@@ -8,11 +8,12 @@ UNTIL_ENDED = 40.0  # seconds that a silent rank leaves to the one that speaks; 
 
 
 def rank() -> int:
-    """Return the number that torchrun gave this process; 0 without torchrun."""
+    """Return the number that torchrun gave this process; 0 without torchrun, and for what torchrun would not say."""
     try:
-        return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+        number, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
         return 0
+    return number if 0 <= number < size else 0
 
 
 def silent(error: BaseException) -> bool:

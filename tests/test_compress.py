@@ -335,6 +335,13 @@ def test_refusal_names_what_differs(packed, models, monkeypatch):
         compress.unpack(stream, model)
 
 
+def test_words_that_do_not_decode_name_the_file(packed, models):
+    """Damage is not the only cause: a limit on threads below those of the header changes the sums as well."""
+    stream = mgz.unpack(packed, "stream")
+    with pytest.raises(InputError, match=r"^notes\.mgz: code words: .*damaged, or this machine .*threads"):
+        compress.unpack(stream._replace(words=stream.words + b"\1" * 40), models["own"], "notes.mgz")
+
+
 def test_other_probabilities_are_an_error_not_other_text(packed, models):
     """A model that computes differently though its name is the same: the digest of the text notices."""
     model = models["own"]

@@ -223,6 +223,16 @@ def test_a_world_that_cannot_meet_is_one_message(monkeypatch):
         distributed.join()
 
 
+@pytest.mark.parametrize("rank", ["2", "-1"])
+def test_a_rank_outside_the_world_is_one_message_at_once(monkeypatch, rank):
+    """It would wait for an hour for ranks that never come; and it has no rank 0 to speak for it."""
+    for name, value in {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"RANK: expected one of 0 ... 1, as WORLD_SIZE is 2, found {rank}"):
+        distributed.environment()
+    assert ranks.rank() == 0
+
+
 # the command
 
 
