@@ -344,6 +344,15 @@ def test_files_as_other_systems_write_them(good):  # noqa: F811
     assert {name: row["evidence"] for name, row in verdicts(good, checks=STATIC).items() if row["verdict"] != "pass"} == {}
 
 
+@pytest.mark.parametrize("field", ["bytes_total", "bytes_model"])
+def test_one_size_without_the_artifact_cannot_be_told(good, field):  # noqa: F811
+    """A JSON that states nothing but one size, and no file to compare it with."""
+    (good / "final_model.mgolf").unlink()
+    (good / "submission.json").write_text(json.dumps({"val_bpb": 1.5, field: 6012}))
+    row = verdicts(good, checks=STATIC)["JSON bytes"]
+    assert row["verdict"] == "cannot tell" and f"{field} 6,012" in row["evidence"]
+
+
 def test_a_digit_that_is_no_number_is_no_step(good):  # noqa: F811
     """str.isdigit says yes to a superscript, int says no."""
     for path in good.glob("*.log"):

@@ -145,7 +145,8 @@ def json_bytes(submission: Submission) -> Finding:
             faults.append(f"bytes_total - bytes_code {total - code:,}, {submission.artifact} has {size:,}")
     except CannotTell:
         if code is None:
-            raise CannotTell(f"bytes_total {total:,}; the artifact is not in the folder and bytes_code is not stated") from None
+            said = f"bytes_model {model:,}" if total is None else f"bytes_total {total:,}"
+            raise CannotTell(f"{said}; the artifact is not in the folder and bytes_code is not stated") from None
     shown = ", ".join(f"{name} {value:,}" for name, value in (("total", total), ("code", code), ("model", model)) if value is not None)
     return judged(faults, f"stated {shown}; files: {', '.join(found)}")
 
