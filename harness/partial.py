@@ -72,7 +72,7 @@ class Partial:
         result = total([Part(np.array(ordered), *columns, self.forwards)], effort, self.seconds)
         plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in result._asdict().items()}
         extra = {name: self.header[name] for name in ("positions", "trailing") if self.header.get(name) is not None}
-        origin = {name: self.header[name] for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")}
+        origin = {name: self.header.get(name) for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")}
         return plain | extra | {"windows": len(ordered)} | origin
 
 
