@@ -3,6 +3,7 @@
 What it weighs is code and container together, against the challenge's limit.
 """
 
+import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,9 +36,10 @@ def read(path: Path | str) -> tuple[dict, dict[str, torch.Tensor]]:
     """Header and float32 tensors of an artifact; whatever is wrong with the file is an InputError that names it."""
     most = container.PREFIX.size + container.MAX_HEADER + container.MAX_RAW
     try:
-        size = Path(path).stat().st_size
-        if size > most:
-            raise InputError(f"{path}: expected an artifact of at most {most:,} bytes, found {size:,}; name an artifact.mgolf")
+        status = Path(path).stat()
+        if status.st_size > most or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            found = "no file" if status.st_size <= most else f"{status.st_size:,}"  # a device has no size, and may have no end
+            raise InputError(f"{path}: expected an artifact of at most {most:,} bytes, found {found}; name an artifact.mgolf")
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: expected a readable artifact, found none ({error.strerror}); name an artifact.mgolf") from error

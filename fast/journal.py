@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fast import checkpoint
 from fast.train import Interrupted, State
-from reference.recipe import Recipe
+from reference.recipe import InputError, Recipe
 
 
 class Journal:
@@ -26,7 +26,10 @@ class Journal:
             checkpoint.write_atomic(self.log, (whole + newline).encode())
         if path.exists():
             whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            kept = [line for line in whole if json.loads(line)["step"] <= state.step]
+            try:
+                kept = [line for line in whole if json.loads(line)["step"] <= state.step]
+            except (ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}: expected a JSON object with its step on every line, found another ({error}); mend or remove it") from error
             checkpoint.write_atomic(path, "".join(kept).encode())
         self.line(f"resumed at step {state.step}")
 

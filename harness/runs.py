@@ -44,6 +44,8 @@ def prepare(out: Path, resume: bool, overwrite: bool, holding: contextlib.ExitSt
     """Make out an empty run directory, or keep it for --resume, and hold it; InputError rather than touch what is there unasked."""
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: expected a directory or nothing, found a file; choose another --out")
+    if resume and overwrite:
+        raise InputError("--resume: expected no --overwrite beside it, found one; drop one, since a run is continued or replaced")
     if resume:
         if not (out / "checkpoint" / NAME).exists():
             raise InputError(f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave --resume out to start afresh")

@@ -102,6 +102,8 @@ def test_files_that_are_no_artifact_are_named(tmp_path, written, monkeypatch):
         artifact.read(tmp_path / "absent.mgolf")
     with pytest.raises(InputError, match="expected a readable artifact"):
         artifact.read(tmp_path)
+    with pytest.raises(InputError, match="/dev/zero: expected an artifact of at most .* found no file"):
+        artifact.read("/dev/zero")
     (tmp_path / "foreign").write_bytes(b"PK\3\4 a zip")
     with pytest.raises(InputError, match="foreign: expected a MaskGolf artifact"):
         artifact.read(tmp_path / "foreign")

@@ -115,6 +115,19 @@ def test_lines_cut_by_a_kill_are_dropped(arguments, alone, tmp_path):
     assert soak.differences(out, alone) == []
 
 
+def test_what_cannot_be_resumed_is_one_message(arguments, alone, tmp_path, capsys):
+    """A run is continued or replaced, not both; a damaged record of it is named and kept."""
+    out = shutil.copytree(alone, tmp_path / "run")
+    assert cli.main(["train", *arguments, "--out", str(out), "--resume", "--overwrite"]) == 2
+    assert "expected no --overwrite beside it" in capsys.readouterr().err and soak.differences(out, alone) == []
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for damage in ("no JSON\n", "[1]\n", "{}\n"):
+        (out / "metrics.jsonl").write_text("".join([lines[0], damage, *lines[1:]]))
+        assert cli.main(["train", *arguments, "--out", str(out), "--resume"]) == 2
+        assert "metrics.jsonl: expected a JSON object with its step on every line" in capsys.readouterr().err
+        assert damage in (out / "metrics.jsonl").read_text()
+
+
 def test_a_run_that_was_killed_before_it_began_is_begun_again(arguments, alone, tmp_path):
     """Between the making of the folders and the writing of recipe.json; what is not a run's is never touched."""
     out = tmp_path / "run"
