@@ -3,7 +3,6 @@
 What it weighs is code and container together, against the challenge's limit.
 """
 
-import stat
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 
 from fast import container, quantize
 from fast.bytes import Tokenizer
-from fast.checkpoint import write_atomic
+from fast.checkpoint import is_special, write_atomic
 from fast.config import recipe_from_dict
 from reference.recipe import InputError, Recipe
 
@@ -36,9 +35,9 @@ def read(path: Path | str) -> tuple[dict, dict[str, torch.Tensor]]:
     """Header and float32 tensors of an artifact; whatever is wrong with the file is an InputError that names it."""
     most = container.PREFIX.size + container.MAX_HEADER + container.MAX_RAW
     try:
-        status = Path(path).stat()
-        if status.st_size > most or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            found = "no file" if status.st_size <= most else f"{status.st_size:,}"  # a device has no size, and may have no end
+        size = Path(path).stat().st_size
+        if size > most or is_special(Path(path)):
+            found = f"{size:,}" if size > most else "no file"
             raise InputError(f"{path}: expected an artifact of at most {most:,} bytes, found {found}; name an artifact.mgolf")
         data = Path(path).read_bytes()
     except OSError as error:

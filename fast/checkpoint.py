@@ -14,6 +14,11 @@ NAME = "latest.pt"
 RESUMABLE = {"training.checkpoint_every", "training.validate_every", "training.log_every"}  # may change between sessions of one run
 
 
+def is_special(path: Path) -> bool:
+    """Return whether a device, a pipe or a socket lies there: it has no size, may have no end, and is not replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write data so that path holds the old content or the new, never a part; a failure raises InputError and leaves no litter.
 
@@ -22,7 +27,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     path, place = Path(path), Path(os.path.realpath(path))
     beside = place.with_name(f".{place.name}.tmp")  # one name, so that a killed writer leaves one file at most
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if is_special(path):
             path.write_bytes(data)
             return
         place.parent.mkdir(parents=True, exist_ok=True)

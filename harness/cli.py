@@ -169,7 +169,10 @@ class Parity:
         device = check_device(self.device)
         dtypes = (self.dtype,) if self.dtype else parity.PRODUCTION
         with bar("parity", "pieces") as progress:
-            show = lambda done, total, new: progress.update(done, total, new[0].piece)  # noqa: E731
+
+            def show(done: int, total: int, new: list) -> None:
+                progress.update(done, total, new[0].piece)
+
             rows = parity.parity(self.pieces, device, dtypes, self.compiled, show)
         result = [row.plain() for row in rows]
         return result, lambda: report.parity(result), all(row.passed for row in rows)

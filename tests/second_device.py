@@ -44,7 +44,7 @@ def inner(value):
     return value.inner if isinstance(value, Away) else torch.device("cpu") if isinstance(value, torch.device) else value
 
 
-def meets(operation, args, away: list, here: list) -> bool:
+def meets(operation, args) -> bool:
     """Return whether an operation takes tensors of both devices, as on CUDA: a copy, or an index on the CPU into a tensor that is away."""
     if operation in CROSSING:
         return True
@@ -59,7 +59,7 @@ def run(operation, args, kwargs):
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
     away = [tensor for tensor in tensors if isinstance(tensor, Away)]
     here = [tensor for tensor in tensors if not isinstance(tensor, Away) and tensor.dim()]
-    if away and here and not meets(operation, args, away, here):
+    if away and here and not meets(operation, args):
         shapes = [[tuple(tensor.shape) for tensor in group] for group in (away, here)]
         raise RuntimeError(f"{operation}: tensors on two devices, {shapes[0]} away and {shapes[1]} on the CPU")
     device = kwargs.get("device")
@@ -67,8 +67,6 @@ def run(operation, args, kwargs):
     if operation is aten.copy_.default:
         there = isinstance(args[0], Away)
     found = operation(*tree_map(inner, args), **tree_map(inner, kwargs))
-    if operation is aten._to_copy.default and found is inner(args[0]):
-        found = found.clone()
     given = {id(inner(tensor)): tensor for tensor in tensors}  # what is changed in place is handed back as it came
 
     def placed(value):
