@@ -27,7 +27,7 @@ class Bench:
     """
 
     piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "device", "compare"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood; step: the training step against a plain one; muon: against torch.optim.Muon; device: everything at the golf preset;
+    """likelihood; step: the training step against a plain and a public one; muon: against torch.optim.Muon; device: everything at the golf preset;
     compare: two result files side by side."""
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
     """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench
@@ -40,6 +40,12 @@ class Bench:
     """step: whose step."""
     tokens: int = 0
     """step: tokens per step (0: the preset's)."""
+    against: Literal["plain", "public", "both"] = "both"
+    """step: the baseline. plain is eager; public is compiled as public scripts compile it."""
+    only: Annotated[
+        tuple[Literal["step", "forward-backward", "update", "newton-schulz", "average", "evaluation"], ...], tyro.conf.arg(metavar="ROW")
+    ] = ()
+    """step: only these of step, forward-backward, update, newton-schulz, average (both against plain) and evaluation (against public)."""
     smoke: bool = False
     """device: the same code at toy size, to know that it works."""
     parts: Annotated[tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...], tyro.conf.arg(metavar="PART")] = ()
@@ -87,7 +93,8 @@ class Bench:
     def _step(self, device: str) -> list[dict]:
         from harness.bench import step
 
-        return step.step(step.with_tokens(PRESETS[self.preset], self.tokens), self.pairs, device, self.compiled)
+        against = step.BASELINES if self.against == "both" else (self.against,)
+        return step.step(step.with_tokens(PRESETS[self.preset], self.tokens), self.pairs, device, self.compiled, against, self.only)
 
     def _muon(self, device: str) -> list[dict]:
         from harness.bench.muon import muon

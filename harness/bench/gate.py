@@ -12,7 +12,7 @@ OPTIMIZER = ("clip", "newton-schulz", "muon", "adam", "ema")
 BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every piece
     "likelihood": ("predictor", "nelbo", "nelbo-grid", "chain"),
     "muon": ("newton-schulz", "muon"),
-    "step": (*NETWORK, "gradients", *OPTIMIZER, "step"),
+    "step": (*NETWORK, "gradients", *OPTIMIZER, "step", "predictor"),
 }
 
 
