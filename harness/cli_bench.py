@@ -49,9 +49,11 @@ class Bench:
     smoke: bool = False
     """device: the same code at toy size, to know that it works."""
     parts: Annotated[tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...], tyro.conf.arg(metavar="PART")] = ()
-    """device: only these of step, update, attention, muon, likelihood and levers."""
+    """device: only these of step, update, attention, muon, likelihood and levers; what may fail and parity come first all the same."""
     budget: float = 520.0
     """device: seconds in all, parity included; what is left out says so."""
+    separate: Literal["auto", "yes", "no"] = "auto"
+    """device: each part in a process of its own, so that one that hangs or dies takes no other with it (auto: on a GPU)."""
     pairs: int = 7
     """Paired timings."""
     device: str = "cpu"
@@ -111,9 +113,12 @@ class Bench:
 
             def on_row(rows: list[dict]) -> None:
                 last = rows[-1]
-                progress.say(f"{last['name']}: {last['note'] or format(last['ratio'], '.3g')}")
+                known = last["ratio"] if last["ratio"] is not None else last["candidate"]
+                progress.say(f"{last['name']}: {last['note'] or format(known, '.3g')}")
                 if self.json not in (None, "-"):  # written row by row: a run that is cut off leaves what it knew
                     write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())
 
-            rows = device.device(name, self.smoke, self.compiled, self.pairs, self.parts, self.budget, on_row, progress.say)
+            separate = {"auto": None, "yes": True, "no": False}[self.separate]
+            settings = (name, self.smoke, self.compiled, self.pairs, self.parts, self.budget)
+            rows = device.device(*settings, on_row, progress.say, separate)
         return rows, lambda: report.bench(rows), not device.failed(rows)

@@ -12,6 +12,7 @@ from harness.bench.measure import compared, paired, row, seconds
 from reference.recipe import Recipe
 
 MIB = 2**20
+BFLOAT16 = 2.0**-8  # unit roundoff
 REPEATS = 10  # of a short piece per timing
 RATE = 1e-6  # multiplier of the learning rates: the weights stay what they are over hundreds of steps
 
@@ -86,6 +87,18 @@ class Plain:
     def step(self) -> None:
         """One whole step."""
         self.update(*self.gradients())
+
+
+def flat(way: "Production | Plain") -> torch.Tensor:
+    """Return the gradients of a batch as one vector, ordered by the names of single tensors."""
+    _, grads = way.gradients()
+    separate = grads if isinstance(way, Plain) else plain.unstacked(grads)
+    return torch.cat([separate[name].flatten() for name in sorted(separate)])
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the norm of the difference over that of what is expected."""
+    return float((found - expected).norm() / expected.norm())
 
 
 def as_rate(found: dict, tokens: int) -> dict:

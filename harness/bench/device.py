@@ -1,7 +1,7 @@
 """Everything worth knowing of one device, within a time budget.
 
-Parity first, then the step by component, attention, Muon, likelihoods, levers.
-Results are handed on row by row, so that a run that is cut off has written what it knew.
+What is most likely to fail comes first, then parity, the step by component, attention, Muon, likelihoods, levers. A part that fails leaves
+the others their turn. Results are handed on row by row, so that a run that is cut off has written what it knew.
 """
 
 import gc
@@ -19,14 +19,13 @@ import torch
 
 from fast import data, evaluate, likelihood, transformer
 from harness import report
-from harness.bench import attention, components, gate, levers, muon, plain
+from harness.bench import attention, components, first, gate, levers, muon
 from harness.bench.likelihood import speed
 from harness.bench.measure import machine, paired, row, seconds
-from harness.failures import CheckFailed, Stopped
+from harness.failures import Stopped
 from harness.runs import plan
 from reference.recipe import GOLF, Recipe, check
 
-BFLOAT16 = 2.0**-8  # unit roundoff
 BUDGET = 520.0  # seconds in all: a lease's command ends after 600
 Jobs = Iterator[tuple[str, Callable[[], dict]]]
 
@@ -118,6 +117,29 @@ class Bench:
         return 2 * side**3 / min(seconds(lambda: a @ b, self.device) for _ in range(10))
 
 
+def beginnings(bench: Bench) -> Jobs:
+    """What is most likely to fail, in the order of cost."""
+    yield from first.jobs(bench, SMOKE_SIZES.recipe)
+
+
+def parities(bench: Bench) -> Jobs:
+    """Every piece against the specification, each a row."""
+    for piece in gate.names_of():
+        yield parity_row(piece), partial(checked, bench, piece)
+
+
+def parity_row(piece: str) -> str:
+    """Return the name of the row of a piece."""
+    return f"parity: {piece}"
+
+
+def checked(bench: Bench, piece: str) -> dict:
+    """Return the row of a piece: its note says that it agrees, or what does not."""
+    rows = gate.examined(piece, bench.device, bench.compiled, (bench.recipe.training.compute_dtype,))
+    red = gate.described(rows, bench.device, bench.compiled)
+    return first.noted(parity_row(piece), f"failed: parity is red: {red}" if red else AGREES)
+
+
 def step(bench: Bench) -> Jobs:
     """The training step by component, its peak memory, and the share of the device's own matrix rate that it reaches."""
     plainly, quick = bench.plain, bench.production
@@ -174,13 +196,13 @@ def likelihoods(bench: Bench) -> Jobs:
 def changes(bench: Bench) -> Jobs:
     """Each lever alone: the gradients of a step under it against those of the production step."""
     quick = bench.production
-    base, limit = _flat(quick), None
+    base, limit = components.flat(quick), None
     for lever in levers.LEVERS:
         name = f"lever: {lever.name}"
 
         def job(lever=lever, name=name):
             nonlocal limit
-            limit = limit or 2 * max(_distance(_flat(bench.plain), base), BFLOAT16)
+            limit = limit or 2 * max(components.distance(components.flat(bench.plain), base), components.BFLOAT16)
             return pulled(bench, lever, name, base, limit)
 
         yield name, job
@@ -190,6 +212,8 @@ def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, lim
     """Return the row of a lever. Its gradients may stray from production's by twice what the plain step's do: same sums, another order."""
     nothing = row(name, None, None, None, None, None, 0, "ms")
     missing = levers.missing(lever)
+    if lever.only_on and torch.device(bench.device).type != lever.only_on:
+        return nothing | {"note": f"not available: only on {lever.only_on}"}
     if missing:
         return nothing | {"note": f"not available: torch {torch.__version__} has no option {missing[0]}"}
     recipe = check(lever.recipe(bench.recipe))
@@ -198,7 +222,7 @@ def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, lim
     with levers.pulled(lever):
         try:
             way = components.Production(recipe, bench.batch_of(recipe), bench.device, bench.compiled, lever.context)
-            strayed = _distance(_flat(way), base) if lever.same else 0.0
+            strayed = components.distance(components.flat(way), base) if lever.same else 0.0
         except RuntimeError as error:
             if not attention.absence(error):
                 raise
@@ -208,19 +232,20 @@ def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, lim
         return paired(name, bench.production.gradients, way.gradients, bench.pairs, bench.device)
 
 
-def _flat(way: components.Production | components.Plain) -> torch.Tensor:
-    _, grads = way.gradients()
-    separate = grads if isinstance(way, components.Plain) else plain.unstacked(grads)
-    return torch.cat([separate[name].flatten() for name in sorted(separate)])
-
-
-def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found - expected).norm() / expected.norm())
-
-
 PARTS = {
-    "step": step, "update": update, "attention": attentions, "muon": optimizers, "likelihood": likelihoods, "levers": changes,
+    "first": beginnings, "parity": parities, "step": step, "update": update, "attention": attentions, "muon": optimizers,
+    "likelihood": likelihoods, "levers": changes,
 }  # fmt: skip
+ALWAYS = ("first", "parity")  # whatever else is asked for
+RESTS = {  # the pieces whose parity the timings of a part rest on; attention compares its kernels itself
+    "step": gate.BEHIND["step"], "update": gate.OPTIMIZER, "muon": gate.BEHIND["muon"],
+    "likelihood": (*gate.NETWORK, *gate.BEHIND["likelihood"]), "levers": gate.BEHIND["step"],
+}  # fmt: skip
+SHARES = {  # of the budget that a part may use before it counts as hanging; any other may use what is left
+    "first": 0.2, "parity": 0.4, "step": 0.35, "update": 0.2, "attention": 0.2, "muon": 0.15, "likelihood": 0.25,
+}  # fmt: skip
+AGREES = "agrees with the specification"
+SKIPPED = "skipped: the time budget is used up"
 
 
 def peak(run: Callable, device: str) -> int | None:
@@ -234,41 +259,87 @@ def peak(run: Callable, device: str) -> int | None:
     return torch.cuda.max_memory_allocated(device)
 
 
-def measured(bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]) -> list[dict]:
-    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called after each.
+class Record:
+    """The rows so far, handed on after each. A timing whose parity is not green is no claim: it keeps its numbers and loses its ratio."""
 
-    A job that fails is a row whose note says so and the rest goes on; what the budget leaves out is a row that says so.
-    """
-    rows, here, begun, waiting, budget = [], machine(bench.device), time.monotonic(), list(parts), ends - time.monotonic()
+    def __init__(self, device: str, on_row: Callable[[list[dict]], None]):
+        """Start with nothing, the clock of the first row running."""
+        self.rows, self.machine, self.begun, self.on_row = [], machine(device), time.monotonic(), on_row
 
-    def add(name: str, found: dict | None = None, note: str | None = None) -> None:
-        nonlocal begun
-        now = time.monotonic()
+    def add(self, part: str, name: str, found: dict | None = None, note: str | None = None) -> None:
+        """Add a row; its seconds are those since the row before."""
         numbers = {"note": note} | (found or row(name, None, None, None, None, None, 0, ""))
-        rows.append(numbers | {"name": name, "seconds": now - begun, "machine": here})
-        begun = now
-        on_row(rows)
+        doubt = self.doubt(part) if numbers["ratio"] is not None else None
+        if doubt:
+            numbers |= {"ratio": None, "low": None, "high": None, "note": doubt}
+        now = time.monotonic()
+        self.rows.append(numbers | {"name": name, "seconds": now - self.begun, "machine": self.machine})
+        self.begun = now
+        self.on_row(self.rows)
 
+    def doubt(self, part: str) -> str | None:
+        """Return what is not proven of the code that a part times; None where all of it is."""
+        notes = {each["name"]: each["note"] for each in self.rows}
+        for piece in gate.names_of(RESTS[part]) if part in RESTS else ():
+            note = notes.get(parity_row(piece))
+            if note != AGREES:
+                return f"unproven: parity of {piece} {'is red' if note else 'has no result'}"
+        return None
+
+    def stop(self, part: str, limit: float, budget_left: bool) -> None:
+        """Say of a part that its time is up: that of the whole run, or its own of `limit` seconds."""
+        if budget_left:
+            self.add(part, f"{part}: the rest", note=f"failed: stopped after {limit:.0f} s")
+        elif part == "parity":
+            self.add(part, f"{part}: the rest", note="failed: the time budget is used up; raise --budget")
+        else:
+            self.add(part, f"{part}: the rest", note=SKIPPED)
+
+
+def run(part: str, bench: Bench, done: set[str], begin: Callable[[str], None], add: Callable) -> None:
+    """Run the jobs of a part but those done; begin(name) is called before each, add(name, row, note) after. What fails is a note."""
     try:
-        with deadline(budget):
-            while waiting:
-                part = waiting[0]
-                try:
-                    for name, job in PARTS[part](bench):
-                        try:
-                            add(name, job())
-                        except Exception as error:
-                            add(name, note=_failure(error))
-                except Exception as error:
-                    add(f"{part}: the rest", note=_failure(error))
-                waiting.pop(0)
-                gc.collect()
+        for name, job in PARTS[part](bench):
+            if name in done:
+                continue
+            begin(name)
+            try:
+                found, note = job(), None
+            except Exception as error:
+                found, note = None, _failure(error)
+            add(name, found, note)
+    except Exception as error:
+        add(f"{part}: the rest", None, _failure(error))
+
+
+def allowed(part: str, budget: float, ends: float) -> float:
+    """Return the seconds that a part may take, of a budget that ends at the monotonic time `ends`."""
+    return min(SHARES.get(part, 1.0) * budget, ends - time.monotonic())
+
+
+def measured(bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]) -> list[dict]:
+    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called after each."""
+    record, budget = Record(bench.device, on_row), ends - time.monotonic()
+    try:
+        for part in parts:
+            limit = allowed(part, budget, ends)
+            if limit <= 0:
+                record.stop(part, limit, False)
+                continue
+            try:
+                with deadline(limit):
+                    run(part, bench, set(), lambda name: None, partial(record.add, part))
+            except OutOfTime:
+                record.stop(part, limit, time.monotonic() < ends)
+            gc.collect()
     except KeyboardInterrupt as stop:
-        raise Stopped("interrupted; what was measured is shown", rows, lambda: report.bench(rows)) from stop
-    except OutOfTime:
-        for part in waiting:
-            add(f"{part}: the rest", note="skipped: the time budget is used up")
-    return rows
+        raise interrupted(record.rows) from stop
+    return record.rows
+
+
+def interrupted(rows: list[dict]) -> Stopped:
+    """Return the end by Ctrl-C that shows what was measured."""
+    return Stopped("interrupted; what was measured is shown", rows, lambda: report.bench(rows))
 
 
 def _failure(error: Exception) -> str:
@@ -284,15 +355,18 @@ def failed(rows: list[dict]) -> list[dict]:
 def device(
     name: str, smoke: bool, compiled: bool, pairs: int, parts: tuple[str, ...] = (), budget: float = BUDGET,
     on_row: Callable[[list[dict]], None] = lambda rows: None, say: Callable[[str], None] = lambda text: None,
+    separate: bool | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Return the rows of `bench device` on a device; parts: some of PARTS, none means all. The budget counts from here, parity included."""
-    ends, sizes = time.monotonic() + budget, SMOKE_SIZES if smoke else GOLF_SIZES
-    say(f"parity on {name} before anything is timed")
-    try:
-        with deadline(budget):
-            checked = gate.require((), name, compiled, (sizes.recipe.training.compute_dtype,))
-    except OutOfTime as error:
-        raise CheckFailed(f"bench device: parity on {name} took longer than the budget of {budget:g} s; raise --budget") from error
-    say(f"parity on {name}: {len(checked)} rows agree, {budget - (ends - time.monotonic()):.0f} s")
+    """Return the rows of `bench device` on a device; parts: some of PARTS beside those of ALWAYS, none means all.
+
+    The budget counts from here. separate: each part in a process of its own; None: on a GPU.
+    """
+    ends = time.monotonic() + budget
+    chosen = tuple(part for part in PARTS if part in ALWAYS or not parts or part in parts)
+    if separate or separate is None and torch.device(name).type == "cuda":
+        from harness.bench import apart
+
+        return apart.measured(apart.Settings(name, smoke, compiled, pairs), chosen, ends, on_row, say)
     with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder, torch._dynamo.config.patch(recompile_limit=64):
-        return measured(Bench(sizes, name, compiled, pairs, Path(folder)), parts or tuple(PARTS), ends, on_row)
+        sizes = SMOKE_SIZES if smoke else GOLF_SIZES
+        return measured(Bench(sizes, name, compiled, pairs, Path(folder)), chosen, ends, on_row)

@@ -24,20 +24,39 @@ def require(
 
     compiled: the pieces of COMPILED among them run through torch.compile as well. on_piece(done, total, rows) is called after each.
     """
-    names = [piece.name for piece in parity.select(pieces)] if pieces else [name for name in parity.PIECES if name not in parity.LONG]
-    rows = []
+    names, rows = names_of(pieces), []
     for done, name in enumerate(names, 1):
-        new = parity.parity([name], device, dtypes, compiled and name in COMPILED)
+        new = examined(name, device, compiled, dtypes)
         rows += new
         if on_piece:
             on_piece(done, len(names), new)
-        red = [row for row in new if not row.passed]
+        red = described(new, device, compiled)
         if red:
-            row = red[0]
-            error = f"error {row.error:.3g}" if row.error is not None else "not finite, or an exception"
-            how = f"--device {device}{' --compiled' if compiled else ''}"
-            raise CheckFailed(
-                f"bench: nothing is timed while parity is red on {device}: {row.piece} ({row.level}, {row.dtype}: {error}, "
-                f"limit {row.limit:.3g}); see maskgolf parity {row.piece} {how}"
-            )
+            raise CheckFailed(f"bench: nothing is timed while parity is red on {device}: {red}")
     return rows
+
+
+def names_of(pieces: Sequence[str] = ()) -> list[str]:
+    """Return the full names of pieces; none means all but the 50-step trajectory."""
+    if pieces:
+        return [piece.name for piece in parity.select(pieces)]
+    return [name for name in parity.PIECES if name not in parity.LONG]
+
+
+def examined(name: str, device: str, compiled: bool, dtypes: Sequence[str]) -> list[Row]:
+    """Return the rows of one piece, compiled as well where it is among COMPILED."""
+    return parity.parity([name], device, dtypes, compiled and name in COMPILED)
+
+
+def described(rows: list[Row], device: str, compiled: bool) -> str | None:
+    """Return the first red row in words and the command that shows it; None where all are green."""
+    red = [row for row in rows if not row.passed]
+    if not red:
+        return None
+    row = red[0]
+    error = f"error {row.error:.3g}" if row.error is not None else "not finite, or an exception"
+    how = f"--device {device}{' --compiled' if compiled else ''}"
+    return (
+        f"{row.piece} ({row.level}, {row.dtype}: {error}, limit {row.limit:.3g}); "
+        f"see maskgolf parity {row.piece} {how}"
+    )

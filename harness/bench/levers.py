@@ -11,7 +11,7 @@ from torch._functorch import config as functorch_config
 from torch._inductor import config as inductor_config
 from torch._inductor.compile_fx import compile_fx
 
-from fast import masking
+from fast import masking, train
 from fast.train import deterministic
 from harness.bench import attention
 from reference.recipe import Recipe
@@ -43,6 +43,7 @@ class Lever(NamedTuple):
     options: dict = {}
     context: Callable = deterministic
     same: bool = True  # the gradients are those of the production step, up to rounding
+    only_on: str = ""  # the kind of device that has it; empty: any
 
 
 def _kernel(name: str) -> Callable:
@@ -52,6 +53,27 @@ def _kernel(name: str) -> Callable:
             yield
 
     return context
+
+
+@contextmanager
+def _deterministic_attention():
+    """Flash, whose backward repeats to the last bit only where algorithms that do not are errors, not warnings."""
+    with deterministic(), attention.only("flash"):
+        torch.use_deterministic_algorithms(True, warn_only=False)
+        yield
+
+
+@contextmanager
+def _graphs():
+    """Copy what a graph returns before it runs again, into the same memory."""
+    sums = train.Stepper._sums
+
+    def kept(*arguments):
+        torch.compiler.cudagraph_mark_step_begin()
+        return [value.clone() for value in sums(*arguments)]
+
+    with deterministic(), mock.patch.object(train.Stepper, "_sums", kept):
+        yield
 
 
 @contextmanager
@@ -65,6 +87,8 @@ LEVERS = (  # what compiles fastest comes first: the budget may end before the l
     Lever("sums in any order", context=nullcontext),
     Lever("flash attention", context=_kernel("flash")),
     Lever("cudnn attention", context=_kernel("cudnn")),
+    Lever("deterministic attention", context=_deterministic_attention),
+    Lever("CUDA graphs", options={"triton.cudagraphs": True}, context=_graphs, only_on="cuda"),
     Lever("logits at every position", context=_whole_head),
     Lever("6 query and 3 key/value heads", recipe=other_heads, same=False),
     Lever("micro-batches of half the tokens", recipe=_micro_batch(0.5)),

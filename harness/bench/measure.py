@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -38,6 +39,32 @@ def driver() -> str:
     except (OSError, subprocess.TimeoutExpired):
         said = []
     return said[0] if said else "unknown"
+
+
+def facts(device: str) -> str:
+    """Return what decides whether code runs on a device: its kind, its memory, the versions of what compiles and runs there."""
+    import torch
+
+    try:
+        triton = version("triton")
+    except PackageNotFoundError:
+        triton = "not installed"
+    if torch.device(device).type != "cuda":
+        return f"{machine(device)}, Triton {triton}"
+    found = torch.cuda.get_device_properties(device)
+    kind = f"capability {found.major}.{found.minor}, {found.total_memory / 2**30:.1f} GiB"
+    cudnn = torch.backends.cudnn.version()
+    return f"{machine(device)}, {kind}, cuDNN {cudnn}, Triton {triton}"
+
+
+def alive(device: str) -> bool:
+    """Return whether a device still computes: after an illegal access nothing runs in the same process."""
+    import torch
+
+    try:
+        return int(torch.ones(1, device=device).add(1).item()) == 2
+    except RuntimeError:
+        return False
 
 
 def row(
