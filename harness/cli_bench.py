@@ -27,8 +27,9 @@ class Bench:
     """
 
     piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "device", "compare"], tyro.conf.arg(metavar="PIECE")]]
-    """likelihood; step: the training step against a plain and a public one; muon: against torch.optim.Muon; device: everything at the golf preset;
-    compare: two result files side by side."""
+    """likelihood; step: the training step against a plain and a public one; muon: against
+    torch.optim.Muon; device: everything at the golf preset; compare: two result files side by side.
+    """
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
     """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench
     wrote."""
@@ -43,17 +44,27 @@ class Bench:
     against: Literal["plain", "public", "both"] = "both"
     """step: the baseline. plain is eager; public is compiled as public scripts compile it."""
     only: Annotated[
-        tuple[Literal["step", "forward-backward", "update", "newton-schulz", "average", "evaluation"], ...], tyro.conf.arg(metavar="ROW")
+        tuple[
+            Literal["step", "forward-backward", "update", "newton-schulz", "average", "evaluation"],
+            ...,
+        ],
+        tyro.conf.arg(metavar="ROW"),
     ] = ()
-    """step: only these of step, forward-backward, update, newton-schulz, average (both against plain) and evaluation (against public)."""
+    """step: only these of step, forward-backward, update, newton-schulz, average (both against
+    plain) and evaluation (against public).
+    """
     smoke: bool = False
     """device: the same code at toy size, to know that it works."""
     parts: Annotated[tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...], tyro.conf.arg(metavar="PART")] = ()
-    """device: only these of step, update, attention, muon, likelihood and levers; what may fail and parity come first all the same."""
+    """device: only these of step, update, attention, muon, likelihood and levers; what may fail and
+    parity come first all the same.
+    """
     budget: float = 520.0
     """device: seconds in all, parity included; what is left out says so."""
     separate: Literal["auto", "yes", "no"] = "auto"
-    """device: each part in a process of its own, so that one that hangs or dies takes no other with it (auto: on a GPU)."""
+    """device: each part in a process of its own, so that one that hangs or dies takes no other with
+    it (auto: on a GPU).
+    """
     pairs: int = 7
     """Paired timings."""
     device: str = "cpu"
@@ -96,7 +107,14 @@ class Bench:
         from harness.bench import step
 
         against = step.BASELINES if self.against == "both" else (self.against,)
-        return step.step(step.with_tokens(PRESETS[self.preset], self.tokens), self.pairs, device, self.compiled, against, self.only)
+        return step.step(
+            step.with_tokens(PRESETS[self.preset], self.tokens),
+            self.pairs,
+            device,
+            self.compiled,
+            against,
+            self.only,
+        )
 
     def _muon(self, device: str) -> list[dict]:
         from harness.bench.muon import muon

@@ -1,4 +1,6 @@
-"""A process of `bench device` whose parts misbehave: `python -m tests.planted REQUEST` in place of harness.bench.apart."""
+"""A process of `bench device` whose parts misbehave: `python -m tests.planted REQUEST` in place of
+harness.bench.apart.
+"""
 
 import json
 import os
@@ -34,13 +36,19 @@ def fine():
 
 
 device.PARTS = {
-    "first": lambda bench: iter([
-        ("fine", fine), ("raises", raises), ("aborts", os.abort), ("fine again", fine), ("breaks the device", breaks_the_device),
-        ("fine at last", fine),
-    ]),
+    "first": lambda bench: iter(
+        [
+            ("fine", fine),
+            ("raises", raises),
+            ("aborts", os.abort),
+            ("fine again", fine),
+            ("breaks the device", breaks_the_device),
+            ("fine at last", fine),
+        ]
+    ),
     "step": lambda bench: iter([("before", fine), ("hangs", hangs), ("never", fine)]),
     "muon": lambda bench: iter([("after", fine)]),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     os._exit(apart.main(json.loads(sys.argv[1])))

@@ -50,8 +50,13 @@ def test_smoke_measures_every_part(ungated, tmp_path, capsys):
     assert all(each["ratio"] is None for each in rows if each not in timed)
     said = [each["note"] for each in rows[1:] if each["note"]]
     assert all(note.startswith("not available") or note == device.AGREES for note in said)
-    assert [f"parity: {piece}" for piece in gate.names_of()] == [name for name in names if name.startswith("parity")]
-    assert names[:4] == ["device", "matrix product", "copy", "attention, heads of 6: flash"] and names[9] == "a toy step, compiled"
+    assert [f"parity: {piece}" for piece in gate.names_of()] == [
+        name for name in names if name.startswith("parity")
+    ]
+    assert (
+        names[:4] == ["device", "matrix product", "copy", "attention, heads of 6: flash"]
+        and names[9] == "a toy step, compiled"
+    )
     wanted = [
         "training tokens/s: production / plain", "a step / its data and noise", "forward, one micro-batch", "backward, one micro-batch",
         "update", "training step: share of the matrix rate", "Newton-Schulz: production / plain", "Adam: production / plain",
@@ -59,11 +64,16 @@ def test_smoke_measures_every_part(ungated, tmp_path, capsys):
         "attention 8 x 6: default, grouped / default", "attention 8 x 6: flash / default", "attention 6 x 8: math / default",
         "attention 6 x 8 / 8 x 6",
         "muon, toy shapes: ours / torch.optim.Muon", "NELBO tokens/s: production / eager", "chain left-to-right / full forward passes",
-        "lever: sums in any order", "lever: flash attention", "lever: deterministic attention", "lever: 6 query and 3 key/value heads",
+        "lever: sums in any order", "lever: flash attention", "lever: deterministic attention",
+        "lever: 6 query and 3 key/value heads",
         "lever: micro-batches of half the tokens", "lever: micro-batches of twice the tokens",
     ]  # fmt: skip
     assert set(wanted) <= {each["name"] for each in timed}
-    assert {"peak memory of a step: production / plain", "lever: max-autotune", "lever: CUDA graphs"} <= set(names)
+    assert {
+        "peak memory of a step: production / plain",
+        "lever: max-autotune",
+        "lever: CUDA graphs",
+    } <= set(names)
     assert "lever: sums in any order" in capsys.readouterr().out
     assert cli.main(["bench", "compare", str(file), str(file), "--json", "-"]) == 0
     both = json.loads(capsys.readouterr().out)["rows"]
@@ -71,15 +81,31 @@ def test_smoke_measures_every_part(ungated, tmp_path, capsys):
 
 
 def test_what_red_parity_proves_nothing_of_is_marked(monkeypatch, tmp_path):
-    """A bug in the clip: exit 1; the timings that rest on it keep their numbers and lose their ratio, the others are claims."""
+    """A bug in the clip: exit 1; the timings that rest on it keep their numbers and lose their
+    ratio, the others are claims.
+    """
     plant(next(bug for bug in optimizing.BUGS if "clip" in bug.caught_by), monkeypatch)
     right = gate.examined
-    monkeypatch.setattr(gate, "examined", lambda name, *rest: right(name, *rest) if name == "clip" else [])
+    monkeypatch.setattr(
+        gate, "examined", lambda name, *rest: right(name, *rest) if name == "clip" else []
+    )
     file = tmp_path / "rows.json"
-    options = ("--smoke", "--no-compiled", "--pairs", "1", "--parts", "update", "muon", "--json", str(file))
+    options = (
+        "--smoke",
+        "--no-compiled",
+        "--pairs",
+        "1",
+        "--parts",
+        "update",
+        "muon",
+        "--json",
+        str(file),
+    )
     assert cli.main(["bench", "device", *options]) == 1
     rows = {each["name"]: each for each in json.loads(file.read_text())}
-    assert rows["parity: clip"]["note"].startswith("failed: parity is red: clip (algorithm, float64: error")
+    assert rows["parity: clip"]["note"].startswith(
+        "failed: parity is red: clip (algorithm, float64: error"
+    )
     assert "see maskgolf parity clip --device cpu" in rows["parity: clip"]["note"]
     adam = rows["Adam: production / plain"]
     assert adam["note"] == "unproven: parity of clip is red" and adam["candidate"] > 0
@@ -97,16 +123,23 @@ def test_without_a_verdict_nothing_is_claimed():
 
 
 def test_what_comes_first_is_compared(toy, monkeypatch):
-    """A graph, masks and a step that compute something else are failures; right ones are numbers."""
-    assert [job()["note"] for _, job in list(device.beginnings(toy))[-3:]] == [first.NOT_COMPILED] * 3
+    """A graph, masks and a step that compute something else are failures; right ones are numbers.
+    """
+    assert [job()["note"] for _, job in list(device.beginnings(toy))[-3:]] == [
+        first.NOT_COMPILED
+    ] * 3
     monkeypatch.setattr(toy, "compiled", True)
-    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)  # compilers have tests of their own
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     found = dict(device.beginnings(toy))
     for name in ("a graph compiles", "masks, compiled", "a toy step, compiled"):
         assert found[name]()["candidate"] > 0, name
-    monkeypatch.setattr(first.masking, "mask", lambda *arguments: torch.zeros(first.ROWS, device.TOY.length, dtype=torch.bool))
-    assert found["masks, compiled"]()["note"].startswith("failed: ") and "differ from the reference" in found["masks, compiled"]()["note"]
-    monkeypatch.setattr(torch, "compile", lambda function, **settings: lambda *arguments: 1.5 * function(*arguments))
+    none_BL = torch.zeros(first.ROWS, device.TOY.length, dtype=torch.bool)
+    monkeypatch.setattr(first.masking, "mask", lambda *arguments: none_BL)
+    note = found["masks, compiled"]()["note"]
+    assert note.startswith("failed: ") and "differ from the reference" in note
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **settings: lambda *arguments: 1.5 * function(*arguments)
+    )
     assert found["a graph compiles"]()["note"].startswith("failed: ")
 
 
@@ -149,7 +182,12 @@ def forever():
 
 def test_budget_cuts_off_and_says_so(monkeypatch, toy):
     """What was measured stays, what was not is named, and every row was handed on as soon as it was known."""
-    parts(monkeypatch, first=[lambda: TIMED], second=[lambda: TIMED, forever, lambda: TIMED], third=[lambda: TIMED])
+    parts(
+        monkeypatch,
+        first=[lambda: TIMED],
+        second=[lambda: TIMED, forever, lambda: TIMED],
+        third=[lambda: TIMED],
+    )
     seen = []
     keep = lambda rows: seen.append([each["name"] for each in rows])  # noqa: E731
     rows = device.measured(toy, ("first", "second", "third"), time.monotonic() + 0.5, keep)
@@ -176,7 +214,10 @@ def test_parity_counts_towards_the_budget(monkeypatch, toy):
     parts(monkeypatch, parity=[forever], muon=[lambda: TIMED])
     monkeypatch.setattr(device, "SHARES", {})
     rows = device.measured(toy, ("parity", "muon"), time.monotonic() + 0.2, lambda rows: None)
-    assert [each["note"] for each in rows] == ["failed: the time budget is used up; raise --budget", device.SKIPPED]
+    assert [each["note"] for each in rows] == [
+        "failed: the time budget is used up; raise --budget",
+        device.SKIPPED,
+    ]
     assert device.failed(rows) == rows[:1]
 
 
@@ -274,11 +315,16 @@ def test_lever_that_changes_the_step_is_not_timed(toy):
 def test_both_ways_compute_the_same_gradients(toy):
     """Plain and production from one state: bfloat16 rounding of the activations apart, the same loss and gradients; parts add up."""
     quick, plainly = toy.production, toy.plain
-    assert components.distance(components.flat(plainly), components.flat(quick)) <= 2 * components.BFLOAT16
+    assert (
+        components.distance(components.flat(plainly), components.flat(quick))
+        <= 2 * components.BFLOAT16
+    )
     micros = quick.data()
     shares = [float(quick.forward(micro).detach()) for micro in micros]
     assert sum(shares) == pytest.approx(float(quick.gradients()[0]), rel=1e-6)
-    assert float(plainly.forward(micros[0]).detach()) / len(micros) == pytest.approx(shares[0], rel=2 * components.BFLOAT16)
+    assert float(plainly.forward(micros[0]).detach()) / len(micros) == pytest.approx(
+        shares[0], rel=2 * components.BFLOAT16
+    )
 
 
 def test_every_lever_compiles_anew(monkeypatch):
@@ -312,10 +358,15 @@ def test_the_chosen_kernel_is_the_only_one():
 
 
 def test_levers_of_attention_and_graphs(toy, monkeypatch):
-    """Errors instead of warnings while attention must repeat, as before afterwards; what a graph returns is copied at once."""
+    """Errors instead of warnings while attention must repeat, as before afterwards; what a graph
+    returns is copied at once.
+    """
     lever = next(lever for lever in levers.LEVERS if lever.name == "deterministic attention")
     with lever.context():
-        assert not torch.is_deterministic_algorithms_warn_only_enabled() and not torch.backends.cuda.math_sdp_enabled()
+        assert (
+            not torch.is_deterministic_algorithms_warn_only_enabled()
+            and not torch.backends.cuda.math_sdp_enabled()
+        )
     assert not torch.are_deterministic_algorithms_enabled()
     lever = next(lever for lever in levers.LEVERS if lever.name == "CUDA graphs")
     assert device.pulled(toy, lever, "lever", None, 1.0)["note"] == "not available: only on cuda"
@@ -328,31 +379,52 @@ def test_levers_of_attention_and_graphs(toy, monkeypatch):
 
 
 def test_what_dies_or_hangs_takes_nothing_with_it(monkeypatch, tmp_path):
-    """Jobs that raise, abort, break the device and hang: every other row is there, at once in the file, and the command exits 1."""
-    monkeypatch.setattr(apart, "command", lambda request: [sys.executable, "-m", "tests.planted", json.dumps(request)])
+    """Jobs that raise, abort, break the device and hang: every other row is there, at once in the
+    file, and the command exits 1.
+    """
+    monkeypatch.setattr(
+        apart,
+        "command",
+        lambda request: [sys.executable, "-m", "tests.planted", json.dumps(request)],
+    )
     monkeypatch.setattr(apart, "GRACE", 0.2)
     monkeypatch.setattr(device, "PARTS", dict.fromkeys(("first", "step", "muon")))
     monkeypatch.setattr(device, "SHARES", {"step": 0.2})
     monkeypatch.setattr(device, "RESTS", {})
     file = tmp_path / "rows.json"
-    options = ("--smoke", "--no-compiled", "--separate", "yes", "--budget", "100", "--json", str(file))
+    options = (
+        "--smoke",
+        "--no-compiled",
+        "--separate",
+        "yes",
+        "--budget",
+        "100",
+        "--json",
+        str(file),
+    )
     assert cli.main(["bench", "device", *options]) == 1
     rows = json.loads(file.read_text())
     assert all(set(each) == ROW for each in rows)
     assert [each["name"] for each in rows] == [
-        "fine", "raises", "aborts", "fine again", "breaks the device", "fine at last", "before", "step: the rest", "after",
+        "fine", "raises", "aborts", "fine again", "breaks the device", "fine at last",
+        "before", "step: the rest", "after",
     ]  # fmt: skip
     notes = [each["note"] for each in rows]
     assert [i for i, note in enumerate(notes) if note is None] == [0, 3, 5, 6, 8]
     assert notes[1] == "failed: ValueError: planted" and notes[7] == "failed: stopped after 20 s"
-    assert notes[2].startswith("failed: the process ended by SIGABRT") and notes[4] == "failed: RuntimeError: CUDA error: planted"
+    assert notes[2].startswith("failed: the process ended by SIGABRT")
+    assert notes[4] == "failed: RuntimeError: CUDA error: planted"
     assert len(device.failed(rows)) == 4
 
 
 def script(*lines, then="") -> list[str]:
     """Return a command that writes some lines as a part's process does, and then something else."""
     code = "import json, sys, time\nfile = open(json.loads(sys.argv[1])['file'], 'a')\n"
-    code += "".join(f"file.write({json.dumps(line) + chr(10)!r})\n" for line in lines) + "file.flush()\n" + then
+    code += (
+        "".join(f"file.write({json.dumps(line) + chr(10)!r})\n" for line in lines)
+        + "file.flush()\n"
+        + then
+    )
     return [sys.executable, "-c", code]
 
 
@@ -360,7 +432,9 @@ def apart_with(monkeypatch, command, budget=30.0, on_row=lambda rows: None):
     """Return the rows of one part measured by a command in place of a process of ours."""
     monkeypatch.setattr(apart, "command", lambda request: [*command, json.dumps(request)])
     settings = apart.Settings("cpu", True, False, 1)
-    return apart.measured(settings, ("attention",), time.monotonic() + budget, on_row, lambda text: None)
+    return apart.measured(
+        settings, ("attention",), time.monotonic() + budget, on_row, lambda text: None
+    )
 
 
 FOUND = {"name": "a", "found": TIMED, "note": None}
@@ -370,8 +444,15 @@ def test_a_process_that_says_nothing_more_is_killed(monkeypatch):
     """At the end of the budget and its grace; what it had written stays."""
     monkeypatch.setattr(apart, "GRACE", 0.1)
     monkeypatch.setattr(device, "SHARES", {})
-    rows = apart_with(monkeypatch, script({"begun": "a"}, FOUND, {"begun": "b"}, then="time.sleep(600)"), budget=1.0)
-    assert [(each["name"], each["note"]) for each in rows] == [("a", None), ("attention: the rest", device.SKIPPED)]
+    rows = apart_with(
+        monkeypatch,
+        script({"begun": "a"}, FOUND, {"begun": "b"}, then="time.sleep(600)"),
+        budget=1.0,
+    )
+    assert [(each["name"], each["note"]) for each in rows] == [
+        ("a", None),
+        ("attention: the rest", device.SKIPPED),
+    ]
 
 
 def test_a_process_that_cannot_begin_is_not_begun_again(monkeypatch):

@@ -1,4 +1,6 @@
-"""bench step and bench muon: the baselines compute the same, a side that does not is refused, rows keep their frozen shape."""
+"""bench step and bench muon: the baselines compute the same, a side that does not is refused, rows
+keep their frozen shape.
+"""
 
 import json
 from dataclasses import replace
@@ -26,7 +28,9 @@ EXACT = replace(TINY, training=replace(TINY.training, compute_dtype="float64"), 
 
 def plainly(recipe, state):
     """Return the plain step in float64 from a state of the reference."""
-    way = plain.PlainStep(recipe, fast.train.initial_state(recipe, dtype=torch.float64), dtype=torch.float64)
+    way = plain.PlainStep(
+        recipe, fast.train.initial_state(recipe, dtype=torch.float64), dtype=torch.float64
+    )
     return started(way, state)
 
 
@@ -37,7 +41,9 @@ def publicly(recipe, state):
 
 
 def started(way, state):
-    """Return a baseline with the weights of the reference: the fast half rounds initial weights to float32."""
+    """Return a baseline with the weights of the reference: the fast half rounds initial weights to
+    float32.
+    """
     for name, value in state.params.items():
         way.params[name].data.copy_(torch.from_numpy(value.copy()))
         way.shadow[name].copy_(torch.from_numpy(value.copy()))
@@ -48,13 +54,18 @@ def started(way, state):
 @pytest.mark.parametrize(("clip", "averaging"), [(0.3, True), (0.3, False), (100.0, True)])
 def test_the_baselines_are_the_reference(baseline, clip, averaging):
     """Three float64 steps in two micro-batches, clipped and not, against the reference's."""
-    recipe, batch = replace(EXACT, optimizer=replace(EXACT.optimizer, clip=clip)), step.windows(EXACT)
+    recipe, batch = (
+        replace(EXACT, optimizer=replace(EXACT.optimizer, clip=clip)),
+        step.windows(EXACT),
+    )
     state = reference.train.initial_state(recipe)
     way = baseline(recipe, state)
     rows = np.arange(recipe.training.tokens_per_step // recipe.model.length)
     norms = []
     for at in range(3):
-        state, loss, norm = reference.train.train_step(state, batch(at, rows), 0.5, averaging, recipe)
+        state, loss, norm = reference.train.train_step(
+            state, batch(at, rows), 0.5, averaging, recipe
+        )
         assert_same_algorithm(way(batch, 0.5, averaging), np.array(loss))
         norms.append(norm > clip)
     assert any(norms) == (clip < 1)
@@ -68,18 +79,25 @@ def test_the_public_losses_are_the_reference():
     model = EXACT.model
     named = {name: value.double() for name, value in fast.transformer.initialize(model, 0).items()}
     generator = torch.Generator().manual_seed(0)
-    named = {name: value + 0.1 * torch.randn(value.shape, generator=generator) for name, value in named.items()}
+    named = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator)
+        for name, value in named.items()
+    }
     ids_BL = torch.randint(0, model.vocab, (3, model.length), generator=generator)
     mask_BL = torch.rand(ids_BL.shape, generator=generator) < 0.5
     network = public.Network(EXACT, named, torch.float64)
     weights = {name: value.numpy() for name, value in named.items()}
-    logits_BLV = reference.transformer.forward(weights, ids_BL.masked_fill(mask_BL, model.vocab).numpy(), model)
+    logits_BLV = reference.transformer.forward(
+        weights, ids_BL.masked_fill(mask_BL, model.vocab).numpy(), model
+    )
     wanted = np.where(mask_BL, reference.masking.cross_entropy(logits_BLV, ids_BL.numpy()), 0.0)
     assert_same_algorithm(network.nats(ids_BL, mask_BL).detach(), wanted)
 
 
 def test_the_public_step_compiles_whole():
-    """Model with loss is one graph without breaks, orthogonalisation one per shape; compiled, it computes what it does eagerly."""
+    """Model with loss is one graph without breaks, orthogonalisation one per shape; compiled, it
+    computes what it does eagerly.
+    """
     state, batch = fast.train.initial_state(TINY), step.windows(TINY)
     ways = [public.PublicStep(TINY, state, compiled=compiled) for compiled in (True, False)]
     losses = [[float(way(batch, 1.0, True)) for _ in range(2)] for way in ways]
@@ -181,13 +199,18 @@ def test_sides_that_differ_are_not_timed(monkeypatch):
 def test_a_public_step_that_differs_is_not_timed(monkeypatch):
     """Another rotation of the heads: refused whether a step, gradients or losses are compared."""
     monkeypatch.setattr(public, "rotated", lambda x, cos, sin: x)
-    for part, what in (("update", "after one step"), ("forward-backward", "gradients"), ("evaluation", "token losses")):
+    for part, what in (
+        ("update", "after one step"),
+        ("forward-backward", "gradients"),
+        ("evaluation", "token losses"),
+    ):
         with pytest.raises(CheckFailed, match=f"while the two sides differ: .*{what} of public"):
             step.step(TINY, 1, "cpu", False, ("public",), (part,))
 
 
 def test_production_that_differs_is_not_timed(monkeypatch):
-    """A loss of one per cent too much changes the gradients, a skipped token loss the evaluation."""
+    """A loss of one per cent too much changes the gradients, a skipped token loss the evaluation.
+    """
     right, losses = fast.train.Stepper.gradients, step.likelihood.nll
 
     def wrong(*arguments):

@@ -1,7 +1,9 @@
-"""The parts of `bench device` in processes of their own: one that hangs, dies or breaks the device's context loses itself alone.
+"""The parts of `bench device` in processes of their own: one that hangs, dies or breaks the
+device's context loses itself alone.
 
-`python -m harness.bench.apart REQUEST` is such a process. It appends to a file a line of JSON before each job and one after it; the parent
-reads them as they come, and starts the part again behind a job that took the process with it.
+`python -m harness.bench.apart REQUEST` is such a process. It appends to a file a line of JSON
+before each job and one after it; the parent reads them as they come, and starts the part again
+behind a job that took the process with it.
 """
 
 import contextlib
@@ -52,23 +54,35 @@ def command(request: dict) -> list[str]:
 
 
 def measured(
-    settings: Settings, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None], say: Callable[[str], None]
+    settings: Settings,
+    parts: tuple[str, ...],
+    ends: float,
+    on_row: Callable[[list[dict]], None],
+    say: Callable[[str], None],
 ) -> list[dict]:
-    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called after each, say(text) after a death."""
+    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called
+    after each, say(text) after a death.
+    """
     record, budget = device.Record(settings.device, on_row), ends - time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder:
             for part in parts:
                 limit = device.allowed(part, budget, ends)
-                if limit <= 0 or not finished(part, settings, time.monotonic() + limit, record, Path(folder), say):
+                if limit <= 0 or not finished(
+                    part, settings, time.monotonic() + limit, record, Path(folder), say
+                ):
                     record.stop(part, limit, time.monotonic() < ends)
     except KeyboardInterrupt as stop:
         raise device.interrupted(record.rows) from stop
     return record.rows
 
 
-def finished(part: str, settings: Settings, stops: float, record, folder: Path, say: Callable[[str], None]) -> bool:
-    """Measure a part in one process, or in several where jobs take theirs with them; return whether the time sufficed."""
+def finished(
+    part: str, settings: Settings, stops: float, record, folder: Path, say: Callable[[str], None]
+) -> bool:
+    """Measure a part in one process, or in several where jobs take theirs with them; return whether
+    the time sufficed.
+    """
     progress = Progress([])
     while True:
         before = len(progress.done)
@@ -88,19 +102,34 @@ def finished(part: str, settings: Settings, stops: float, record, folder: Path, 
 def one_process(
     part: str, settings: Settings, stops: float, record, folder: Path, progress: Progress
 ) -> tuple[int | None, str]:
-    """Run one process of a part to its end; return (exit code, its last words), None for one that had to be killed."""
+    """Run one process of a part to its end; return (exit code, its last words), None for one that
+    had to be killed.
+    """
     file, spoken = folder / "rows", folder / "output"
     file.write_bytes(b"")
     progress.current = None
     request = {
-        "part": part, "done": progress.done, "stops": stops, "file": str(file), "folder": str(folder), "settings": asdict(settings),
-    }  # fmt: skip
-    # Where algorithms that do not repeat are errors, torch wants to hear of the workspaces of cuBLAS; this is what it gives an H100 itself.
+        "part": part,
+        "done": progress.done,
+        "stops": stops,
+        "file": str(file),
+        "folder": str(folder),
+        "settings": asdict(settings),
+    }
+    # Where algorithms that do not repeat are errors, torch wants to hear of the workspaces of
+    # cuBLAS; this is what it gives an H100 itself.
     environment = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} | os.environ
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    )
     with open(spoken, "wb") as output, open(file, "rb") as lines:
         process = subprocess.Popen(
-            command(request), stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment, start_new_session=True
+            command(request),
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            start_new_session=True,
         )
         try:
             code = attend(process, lines, stops + GRACE, partial(take, part, record, progress))
@@ -112,8 +141,12 @@ def one_process(
     return code, last_line(spoken)
 
 
-def attend(process: subprocess.Popen, lines, stops: float, hand_on: Callable[[dict], None]) -> int | None:
-    """Hand on what a process writes until it ends; return its exit code, None where it still runs at the monotonic time `stops`."""
+def attend(
+    process: subprocess.Popen, lines, stops: float, hand_on: Callable[[dict], None]
+) -> int | None:
+    """Hand on what a process writes until it ends; return its exit code, None where it still runs
+    at the monotonic time `stops`.
+    """
     rest = b""
     while True:
         code = process.poll()
@@ -159,7 +192,9 @@ def main(request: dict) -> int:
     settings, part = Settings(**request["settings"]), request["part"]
     threading.Thread(target=follow, daemon=True).start()
     sizes = device.SMOKE_SIZES if settings.smoke else device.GOLF_SIZES
-    bench = device.Bench(sizes, settings.device, settings.compiled, settings.pairs, Path(request["folder"]))
+    bench = device.Bench(
+        sizes, settings.device, settings.compiled, settings.pairs, Path(request["folder"])
+    )
 
     def write(line: dict) -> None:
         with open(request["file"], "a") as file:
@@ -172,7 +207,10 @@ def main(request: dict) -> int:
             os._exit(BROKEN)
 
     try:
-        with device.deadline(request["stops"] - time.monotonic()), torch._dynamo.config.patch(recompile_limit=64):
+        with (
+            device.deadline(request["stops"] - time.monotonic()),
+            torch._dynamo.config.patch(recompile_limit=64),
+        ):
             device.run(part, bench, set(request["done"]), lambda name: write({"begun": name}), add)
     except device.OutOfTime:
         return OUT_OF_TIME
@@ -182,4 +220,5 @@ def main(request: dict) -> int:
 if __name__ == "__main__":
     code = main(json.loads(sys.argv[1]))
     sys.stdout.flush()
-    os._exit(code)  # what hangs at the end of an interpreter (a compiler's threads, a broken context) is no part of the measurement
+    # A compiler's threads or a broken context may hang at the end of an interpreter.
+    os._exit(code)

@@ -1,7 +1,8 @@
 """Everything worth knowing of one device, within a time budget.
 
-What is most likely to fail comes first, then parity, the step by component, attention, Muon, likelihoods, levers. A part that fails leaves
-the others their turn. Results are handed on row by row, so that a run that is cut off has written what it knew.
+What is most likely to fail comes first, then parity, the step by component, attention, Muon,
+likelihoods, levers. A part that fails leaves the others their turn. Results are handed on row by
+row, so that a run that is cut off has written what it knew.
 """
 
 import gc
@@ -135,7 +136,9 @@ def parity_row(piece: str) -> str:
 
 def checked(bench: Bench, piece: str) -> dict:
     """Return the row of a piece: its note says that it agrees, or what does not."""
-    rows = gate.examined(piece, bench.device, bench.compiled, (bench.recipe.training.compute_dtype,))
+    rows = gate.examined(
+        piece, bench.device, bench.compiled, (bench.recipe.training.compute_dtype,)
+    )
     red = gate.described(rows, bench.device, bench.compiled)
     return first.noted(parity_row(piece), f"failed: parity is red: {red}" if red else AGREES)
 
@@ -202,7 +205,9 @@ def changes(bench: Bench) -> Jobs:
 
         def job(lever=lever, name=name):
             nonlocal limit
-            limit = limit or 2 * max(components.distance(components.flat(bench.plain), base), components.BFLOAT16)
+            if limit is None:
+                strayed = components.distance(components.flat(bench.plain), base)
+                limit = 2 * max(strayed, components.BFLOAT16)
             return pulled(bench, lever, name, base, limit)
 
         yield name, job
@@ -233,16 +238,25 @@ def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, lim
 
 
 PARTS = {
-    "first": beginnings, "parity": parities, "step": step, "update": update, "attention": attentions, "muon": optimizers,
-    "likelihood": likelihoods, "levers": changes,
-}  # fmt: skip
+    "first": beginnings,
+    "parity": parities,
+    "step": step,
+    "update": update,
+    "attention": attentions,
+    "muon": optimizers,
+    "likelihood": likelihoods,
+    "levers": changes,
+}
 ALWAYS = ("first", "parity")  # whatever else is asked for
-RESTS = {  # the pieces whose parity the timings of a part rest on; attention compares its kernels itself
+# The pieces whose parity the timings of a part rest on. Attention compares its kernels itself.
+RESTS = {
     "step": gate.BEHIND["step"], "update": gate.OPTIMIZER, "muon": gate.BEHIND["muon"],
     "likelihood": (*gate.NETWORK, *gate.BEHIND["likelihood"]), "levers": gate.BEHIND["step"],
 }  # fmt: skip
-SHARES = {  # of the budget that a part may use before it counts as hanging; any other may use what is left
-    "first": 0.2, "parity": 0.4, "step": 0.35, "update": 0.2, "attention": 0.2, "muon": 0.15, "likelihood": 0.25,
+# Of the budget that a part may use before it counts as hanging; levers may use what is left.
+SHARES = {
+    "first": 0.2, "parity": 0.4, "step": 0.35, "update": 0.2, "attention": 0.2, "muon": 0.15,
+    "likelihood": 0.25,
 }  # fmt: skip
 AGREES = "agrees with the specification"
 SKIPPED = "skipped: the time budget is used up"
@@ -260,11 +274,14 @@ def peak(run: Callable, device: str) -> int | None:
 
 
 class Record:
-    """The rows so far, handed on after each. A timing whose parity is not green is no claim: it keeps its numbers and loses its ratio."""
+    """The rows so far, handed on after each. A timing whose parity is not green is no claim: it
+    keeps its numbers and loses its ratio.
+    """
 
     def __init__(self, device: str, on_row: Callable[[list[dict]], None]):
         """Start with nothing, the clock of the first row running."""
-        self.rows, self.machine, self.begun, self.on_row = [], machine(device), time.monotonic(), on_row
+        self.rows, self.machine, self.on_row = [], machine(device), on_row
+        self.begun = time.monotonic()
 
     def add(self, part: str, name: str, found: dict | None = None, note: str | None = None) -> None:
         """Add a row; its seconds are those since the row before."""
@@ -273,7 +290,9 @@ class Record:
         if doubt:
             numbers |= {"ratio": None, "low": None, "high": None, "note": doubt}
         now = time.monotonic()
-        self.rows.append(numbers | {"name": name, "seconds": now - self.begun, "machine": self.machine})
+        self.rows.append(
+            numbers | {"name": name, "seconds": now - self.begun, "machine": self.machine}
+        )
         self.begun = now
         self.on_row(self.rows)
 
@@ -287,17 +306,23 @@ class Record:
         return None
 
     def stop(self, part: str, limit: float, budget_left: bool) -> None:
-        """Say of a part that its time is up: that of the whole run, or its own of `limit` seconds."""
+        """Say that the time of a part is up: that of the whole run, or its own, in seconds."""
         if budget_left:
             self.add(part, f"{part}: the rest", note=f"failed: stopped after {limit:.0f} s")
         elif part == "parity":
-            self.add(part, f"{part}: the rest", note="failed: the time budget is used up; raise --budget")
+            self.add(
+                part, f"{part}: the rest", note="failed: the time budget is used up; raise --budget"
+            )
         else:
             self.add(part, f"{part}: the rest", note=SKIPPED)
 
 
-def run(part: str, bench: Bench, done: set[str], begin: Callable[[str], None], add: Callable) -> None:
-    """Run the jobs of a part but those done; begin(name) is called before each, add(name, row, note) after. What fails is a note."""
+def run(
+    part: str, bench: Bench, done: set[str], begin: Callable[[str], None], add: Callable
+) -> None:
+    """Run the jobs of a part but those done; begin(name) is called before each, add(name, row,
+    note) after. What fails is a note.
+    """
     try:
         for name, job in PARTS[part](bench):
             if name in done:
@@ -313,12 +338,16 @@ def run(part: str, bench: Bench, done: set[str], begin: Callable[[str], None], a
 
 
 def allowed(part: str, budget: float, ends: float) -> float:
-    """Return the seconds that a part may take, of a budget that ends at the monotonic time `ends`."""
+    """Return the seconds that a part may take of a budget that ends at a monotonic time."""
     return min(SHARES.get(part, 1.0) * budget, ends - time.monotonic())
 
 
-def measured(bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]) -> list[dict]:
-    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called after each."""
+def measured(
+    bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]
+) -> list[dict]:
+    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called
+    after each.
+    """
     record, budget = Record(bench.device, on_row), ends - time.monotonic()
     try:
         for part in parts:
@@ -357,7 +386,8 @@ def device(
     on_row: Callable[[list[dict]], None] = lambda rows: None, say: Callable[[str], None] = lambda text: None,
     separate: bool | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Return the rows of `bench device` on a device; parts: some of PARTS beside those of ALWAYS, none means all.
+    """Return the rows of `bench device` on a device; parts: some of PARTS beside those of ALWAYS,
+    none means all.
 
     The budget counts from here. separate: each part in a process of its own; None: on a GPU.
     """
@@ -366,7 +396,9 @@ def device(
     if separate or separate is None and torch.device(name).type == "cuda":
         from harness.bench import apart
 
-        return apart.measured(apart.Settings(name, smoke, compiled, pairs), chosen, ends, on_row, say)
+        return apart.measured(
+            apart.Settings(name, smoke, compiled, pairs), chosen, ends, on_row, say
+        )
     with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder, torch._dynamo.config.patch(recompile_limit=64):
         sizes = SMOKE_SIZES if smoke else GOLF_SIZES
         return measured(Bench(sizes, name, compiled, pairs, Path(folder)), chosen, ends, on_row)

@@ -57,7 +57,9 @@ def _kernel(name: str) -> Callable:
 
 @contextmanager
 def _deterministic_attention():
-    """Flash, whose backward repeats to the last bit only where algorithms that do not are errors, not warnings."""
+    """Flash, whose backward repeats to the last bit only where algorithms that do not are errors,
+    not warnings.
+    """
     with deterministic(), attention.only("flash"):
         torch.use_deterministic_algorithms(True, warn_only=False)
         yield

@@ -42,7 +42,9 @@ def driver() -> str:
 
 
 def facts(device: str) -> str:
-    """Return what decides whether code runs on a device: its kind, its memory, the versions of what compiles and runs there."""
+    """Return what decides whether code runs on a device: its kind, its memory, the versions of what
+    compiles and runs there.
+    """
     import torch
 
     try:
@@ -58,7 +60,9 @@ def facts(device: str) -> str:
 
 
 def alive(device: str) -> bool:
-    """Return whether a device still computes: after an illegal access nothing runs in the same process."""
+    """Return whether a device still computes: after an illegal access nothing runs in the same
+    process.
+    """
     import torch
 
     try:

@@ -1,8 +1,11 @@
 """The training step as public scripts of this kind do it, as a baseline of `bench step` only.
 
-A module compiled whole with its loss, logits at every position, gradients in .grad, one compiled orthogonalisation per matrix, torch's own
-clip and Adam. It computes the recipe's step; only the way there is that of openai/parameter-golf's train_gpt.py (2026) and modded-nanogpt's.
-B rows, L positions, S = L + 1, d width, H query heads, G key/value heads, h head width, V vocabulary.
+A module compiled whole with its loss, logits at every position, gradients in .grad, one compiled
+orthogonalisation per matrix, torch's own clip and Adam. It computes the recipe's step; only the way
+there is that of openai/parameter-golf's train_gpt.py (2026) and modded-nanogpt's.
+
+B rows, L positions, S = L + 1, d width, H query heads, G key/value heads, h head width,
+V vocabulary.
 """
 
 from collections.abc import Callable
@@ -19,7 +22,9 @@ from reference.recipe import Model, Recipe
 
 
 class Block(nn.Module):
-    """One block: mix with the embedding, attention, MLP. Weights are cast to the dtype of the activations where they are used."""
+    """One block: mix with the embedding, attention, MLP. Weights are cast to the dtype of the
+    activations where they are used.
+    """
 
     def __init__(self, model: Model, weights: dict[str, torch.Tensor]):
         """Keep the weights of one block, by kind."""
@@ -35,17 +40,28 @@ class Block(nn.Module):
     def heads(self, x_BLd: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return a projection as (B, heads, L, h)."""
         B, L, d = x_BLd.shape
-        return F.linear(x_BLd, weight.to(x_BLd.dtype)).view(B, L, -1, d // self.model.heads).transpose(1, 2)
+        return (
+            F.linear(x_BLd, weight.to(x_BLd.dtype))
+            .view(B, L, -1, d // self.model.heads)
+            .transpose(1, 2)
+        )
 
-    def attention(self, x_BLd: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor) -> torch.Tensor:
+    def attention(
+        self, x_BLd: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor
+    ) -> torch.Tensor:
         """Return the attention output (B, L, d); the tables hold h / 2 columns."""
         q_BHLh, k_BGLh, v_BGLh = (self.heads(x_BLd, weight) for weight in (self.q, self.k, self.v))
-        q_BHLh = rotated(self.norm(q_BHLh), cos_Lh, sin_Lh) * self.query_gain.to(x_BLd.dtype)[:, None, None]
+        q_BHLh = (
+            rotated(self.norm(q_BHLh), cos_Lh, sin_Lh)
+            * self.query_gain.to(x_BLd.dtype)[:, None, None]
+        )
         k_BGLh = rotated(self.norm(k_BGLh), cos_Lh, sin_Lh)
         y_BHLh = F.scaled_dot_product_attention(q_BHLh, k_BGLh, v_BGLh, enable_gqa=True)
         return F.linear(y_BHLh.transpose(1, 2).reshape(x_BLd.shape), self.o.to(x_BLd.dtype))
 
-    def forward(self, x_BLd: torch.Tensor, x0_BLd: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x_BLd: torch.Tensor, x0_BLd: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor
+    ) -> torch.Tensor:
         """Return x after the block; x0 is the normed embedding."""
         dtype = x_BLd.dtype
         mix = self.mix.to(dtype)
@@ -56,22 +72,36 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """The masked-diffusion transformer with its loss; parameters bear the names of fast.transformer.shapes."""
+    """The masked-diffusion transformer with its loss; parameters bear the names of
+    fast.transformer.shapes.
+    """
 
     def __init__(self, recipe: Recipe, weights: dict[str, torch.Tensor], dtype: torch.dtype):
         """Keep the weights by name; dtype is that of the activations."""
         super().__init__()
         self.recipe, self.dtype, model = recipe, dtype, recipe.model
-        self.embedding, self.skip = nn.Parameter(weights["embedding"]), nn.Parameter(weights["skip"])
-        kinds = [name.rpartition(".")[2] for name in transformer.shapes(model) if name.startswith("blocks.0.")]
+        self.embedding, self.skip = (
+            nn.Parameter(weights["embedding"]),
+            nn.Parameter(weights["skip"]),
+        )
+        kinds = [
+            name.rpartition(".")[2]
+            for name in transformer.shapes(model)
+            if name.startswith("blocks.0.")
+        ]
         self.blocks = nn.ModuleList(
-            Block(model, {kind: weights[f"blocks.{i}.{kind}"] for kind in kinds}) for i in range(model.layers)
+            Block(model, {kind: weights[f"blocks.{i}.{kind}"] for kind in kinds})
+            for i in range(model.layers)
         )
         self.accurate = torch.promote_types(dtype, torch.float32)
         width = model.d // model.heads
-        angles = np.outer(np.arange(model.length), model.rope_base ** (-np.arange(0, width, 2) / width))
+        angles = np.outer(
+            np.arange(model.length), model.rope_base ** (-np.arange(0, width, 2) / width)
+        )
         for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
-            self.register_buffer(name, torch.from_numpy(table).to(self.embedding.device, self.accurate))
+            self.register_buffer(
+                name, torch.from_numpy(table).to(self.embedding.device, self.accurate)
+            )
 
     def logits(self, ids_BL: torch.Tensor) -> torch.Tensor:
         """Return logits_BLV at every position, float32 or better."""
@@ -90,12 +120,20 @@ class Network(nn.Module):
         return model.softcap * torch.tanh(logits / model.softcap)
 
     def nats(self, ids_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-        """Return -log p of every token given those outside the mask, shape (B, L); tokens outside it cost 0."""
+        """Return -log p of every token given those outside the mask, shape (B, L); tokens outside
+        it cost 0.
+        """
         logits_BLV = self.logits(ids_BL.masked_fill(mask_BL, self.recipe.model.vocab))
-        return F.cross_entropy(logits_BLV.flatten(0, 1), ids_BL.flatten(), reduction="none").view(ids_BL.shape).where(mask_BL, 0.0)
+        return (
+            F.cross_entropy(logits_BLV.flatten(0, 1), ids_BL.flatten(), reduction="none")
+            .view(ids_BL.shape)
+            .where(mask_BL, 0.0)
+        )
 
     def forward(self, ids_BS, step, rows_B, thresholds_B, weights_B) -> torch.Tensor:
-        """Return the loss of windows (B, S) in nats per token; step and rows say which masks are drawn."""
+        """Return the loss of windows (B, S) in nats per token; step and rows say which masks are
+        drawn.
+        """
         ids_BL = ids_BS[:, 1:]
         mask_BL = masking.mask(self.recipe.seed, step, rows_B, ids_BL.shape[1], thresholds_B)
         nats_BL = self.nats(ids_BL, mask_BL)
@@ -103,27 +141,49 @@ class Network(nn.Module):
 
 
 def rotated(x: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor) -> torch.Tensor:
-    """Return x (..., L, h) with its halves rotated by their position's angle; the tables hold h / 2 columns."""
+    """Return x (..., L, h) with its halves rotated by their position's angle; the tables hold h / 2
+    columns.
+    """
     left, right = x.to(cos_Lh.dtype).chunk(2, dim=-1)
-    return torch.cat((left * cos_Lh + right * sin_Lh, right * cos_Lh - left * sin_Lh), dim=-1).to(x.dtype)
+    return torch.cat((left * cos_Lh + right * sin_Lh, right * cos_Lh - left * sin_Lh), dim=-1).to(
+        x.dtype
+    )
 
 
 class PublicStep:
     """The step of fast.train.Stepper on its own copy of a state, as a public script takes it."""
 
     def __init__(
-        self, recipe: Recipe, state: train.State, device: str = "cpu", compiled: bool = True, dtype: torch.dtype | None = None
+        self,
+        recipe: Recipe,
+        state: train.State,
+        device: str = "cpu",
+        compiled: bool = True,
+        dtype: torch.dtype | None = None,
     ):
-        """dtype: of activations, masters and the iteration of Muon, where it is not the recipe's own (which compares with float64)."""
+        """dtype: of activations, masters and the iteration of Muon, where it is not the recipe's
+        own (which compares with float64).
+        """
         self.recipe, self.device, self.count = recipe, torch.device(device), state.step
         master, optimizer = dtype or torch.float32, recipe.optimizer
         self.muon_dtype = dtype or getattr(torch, optimizer.muon_dtype)
         groups = {group: plain.unstacked(members) for group, members in state.tensors().items()}
-        copies = {group: {name: value.detach().to(master, copy=True) for name, value in members.items()} for group, members in groups.items()}
-        weights, self.buffers, self.first, self.second, self.shadow = (copies[group] for group in train.GROUPS)
-        self.network = Network(recipe, weights, dtype or getattr(torch, recipe.training.compute_dtype))
+        copies = {
+            group: {name: value.detach().to(master, copy=True) for name, value in members.items()}
+            for group, members in groups.items()
+        }
+        weights, self.buffers, self.first, self.second, self.shadow = (
+            copies[group] for group in train.GROUPS
+        )
+        self.network = Network(
+            recipe, weights, dtype or getattr(torch, recipe.training.compute_dtype)
+        )
         self.params = dict(self.network.named_parameters())
-        compile = partial(torch.compile, dynamic=False, fullgraph=True) if compiled else (lambda function: function)
+        compile = (
+            partial(torch.compile, dynamic=False, fullgraph=True)
+            if compiled
+            else (lambda function: function)
+        )
         self.loss, self.nats = compile(self.network), torch.no_grad()(compile(self.network.nats))
         self.orthogonalized = compile(partial(plain.newton_schulz, optimizer=optimizer))
         self.adam = self._adam()
@@ -133,17 +193,28 @@ class PublicStep:
         optimizer = self.recipe.optimizer
         groups = [
             {"params": [self.params["embedding"]], "base_lr": optimizer.embedding_lr},
-            {"params": [self.params[name] for name in self.first if name != "embedding"], "base_lr": optimizer.vector_lr},
+            {
+                "params": [self.params[name] for name in self.first if name != "embedding"],
+                "base_lr": optimizer.vector_lr,
+            },
         ]
         betas = (optimizer.adam_beta1, optimizer.adam_beta2)
-        adam = torch.optim.Adam(groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, foreach=True, fused=False)
+        adam = torch.optim.Adam(
+            groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, foreach=True, fused=False
+        )
         for name in self.first:
             count = torch.tensor(float(self.count))
-            adam.state[self.params[name]] = {"step": count, "exp_avg": self.first[name], "exp_avg_sq": self.second[name]}
+            adam.state[self.params[name]] = {
+                "step": count,
+                "exp_avg": self.first[name],
+                "exp_avg_sq": self.second[name],
+            }
         return adam
 
     def gradients(self, batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return (loss, gradients) of the global batch: the weights' .grad, added up over micro-batches."""
+        """Return (loss, gradients) of the global batch: the weights' .grad, added up over
+        micro-batches.
+        """
         model, training = self.recipe.model, self.recipe.training
         whole = training.tokens_per_step // model.length
         count = min(whole, max(1, training.micro_batch_tokens // model.length))
@@ -153,7 +224,9 @@ class PublicStep:
             rows = np.arange(first, first + count)
             ids_BS = torch.as_tensor(batch(step, rows)).to(self.device)
             drawn = train.noise(self.recipe, step, rows, self.device)
-            loss = self.loss(ids_BS, at, torch.from_numpy(rows).to(self.device), *drawn) * (count / whole)
+            loss = self.loss(ids_BS, at, torch.from_numpy(rows).to(self.device), *drawn) * (
+                count / whole
+            )
             loss.backward()
             total = total + loss.detach()
         return total, {name: weight.grad for name, weight in self.params.items()}
@@ -164,14 +237,17 @@ class PublicStep:
         optimizer, weights = self.recipe.optimizer, list(self.params.values())
         for name, weight in self.params.items():
             weight.grad = grads[name]
-        # What clip_grad_norm_ does, but for the 1e-6 that it adds to the norm: the recipe divides by the norm alone.
+        # What clip_grad_norm_ does, but for the 1e-6 that it adds to the norm: the recipe divides
+        # by the norm alone.
         scale = (optimizer.clip / nn.utils.get_total_norm(grads.values())).clamp(max=1.0)
         torch._foreach_mul_(list(grads.values()), scale)
         momentum = schedule.muon_momentum(self.count, optimizer)
         for name, buffer in self.buffers.items():
             weight = self.params[name]
             buffer.mul_(momentum).add_(weight.grad)
-            update = self.orthogonalized(weight.grad.add(buffer, alpha=momentum).to(self.muon_dtype))
+            update = self.orthogonalized(
+                weight.grad.add(buffer, alpha=momentum).to(self.muon_dtype)
+            )
             stretch = max(1.0, weight.shape[0] / weight.shape[1]) ** 0.5
             weight.add_(update.to(weight.dtype), alpha=-multiplier * optimizer.muon_lr * stretch)
         for group in self.adam.param_groups:

@@ -1,7 +1,8 @@
-"""Benchmark of the training step: production against the same step written in other ways, whole and by component.
+"""Benchmark of the training step: production against the same step written in other ways, whole and
+by component.
 
-The baselines are `plain` (eager) and `public` (compiled as public scripts compile it). Production runs held to sums in a fixed order, as it
-ships; the baselines do not.
+The baselines are `plain` (eager) and `public` (compiled as public scripts compile it). Production
+runs held to sums in a fixed order, as it ships; the baselines do not.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,10 +19,17 @@ from harness.failures import CheckFailed
 from reference.recipe import InputError, Recipe, check
 
 CHECKED_TOKENS = 4096  # per pass in float64, whose activations take four times the room
-WARM_STEPS = 2  # Adam's first step is the sign of the gradient, which rounding turns over where it is near 0
+WARM_STEPS = (
+    2  # Adam's first step is the sign of the gradient, which rounding turns over where it is near 0
+)
 BASELINES = ("plain", "public")
 PARTS = ("step", "forward-backward", "update", "newton-schulz", "average", "evaluation")
-UPDATING = {"step", "update", "newton-schulz", "average"}  # parts of which the update is a part, or that are one of it
+UPDATING = {
+    "step",
+    "update",
+    "newton-schulz",
+    "average",
+}  # parts of which the update is a part, or that are one of it
 
 
 def with_tokens(recipe: Recipe, tokens: int) -> Recipe:
@@ -30,21 +38,32 @@ def with_tokens(recipe: Recipe, tokens: int) -> Recipe:
         return recipe
     length = recipe.model.length
     if tokens < 0 or tokens % length:
-        raise InputError(f"--tokens: expected a multiple of the row length {length}, found {tokens}; choose one")
+        raise InputError(
+            f"--tokens: expected a multiple of the row length {length}, found {tokens}; choose one"
+        )
     micro = min(tokens, recipe.training.micro_batch_tokens)
-    return check(replace(recipe, training=replace(recipe.training, tokens_per_step=tokens, micro_batch_tokens=micro)))
+    return check(
+        replace(
+            recipe,
+            training=replace(recipe.training, tokens_per_step=tokens, micro_batch_tokens=micro),
+        )
+    )
 
 
 def windows(recipe: Recipe) -> Callable:
     """Return batch(step, rows) of random ids, the same at every step."""
     rows = recipe.training.tokens_per_step // recipe.model.length
-    ids_BS = np.random.default_rng(recipe.seed).integers(0, recipe.model.vocab, (rows, recipe.model.length + 1))
+    ids_BS = np.random.default_rng(recipe.seed).integers(
+        0, recipe.model.vocab, (rows, recipe.model.length + 1)
+    )
     return lambda step, rows: ids_BS[rows]
 
 
 @dataclass
 class Sides:
-    """Production and the baselines, from one state: output projections are not zero, since zeros run faster than weights do."""
+    """Production and the baselines, from one state: output projections are not zero, since zeros
+    run faster than weights do.
+    """
 
     recipe: Recipe
     pairs: int
@@ -60,15 +79,21 @@ class Sides:
 
     @cached_property
     def baselines(self) -> dict[str, plain.PlainStep | public.PublicStep]:
-        """Return the baselines asked for, on copies of the state that production has when they are first asked for."""
+        """Return the baselines asked for, on copies of the state that production has when they are
+        first asked for.
+        """
         made = {
             "plain": lambda: plain.PlainStep(self.recipe, self.state, self.device),
-            "public": lambda: public.PublicStep(self.recipe, self.state, self.device, self.compiled),
+            "public": lambda: public.PublicStep(
+                self.recipe, self.state, self.device, self.compiled
+            ),
         }
         return {name: made[name]() for name in self.against}
 
     def in_order(self, run: Callable) -> Callable:
-        """Return a function that runs held to sums in a fixed order, as production compiles and runs."""
+        """Return a function that runs held to sums in a fixed order, as production compiles and
+        runs.
+        """
 
         def held(*arguments):
             with train.deterministic():
@@ -94,9 +119,16 @@ class Sides:
 
 
 def step(
-    recipe: Recipe, pairs: int, device: str, compiled: bool, against: tuple[str, ...] = BASELINES, only: tuple[str, ...] = ()
+    recipe: Recipe,
+    pairs: int,
+    device: str,
+    compiled: bool,
+    against: tuple[str, ...] = BASELINES,
+    only: tuple[str, ...] = (),
 ) -> list[dict]:
-    """Return the rows of `bench step`; CheckFailed where the sides do not compute the same. only: some of PARTS, none means all."""
+    """Return the rows of `bench step`; CheckFailed where the sides do not compute the same. only:
+    some of PARTS, none means all.
+    """
     parts = only or PARTS
     sides = Sides(recipe, pairs, device, compiled, against)
     updating = UPDATING & set(parts)
@@ -114,25 +146,38 @@ def step(
 def exact_step(sides: Sides) -> plain.PlainStep:
     """Return the plain step in float64, in passes that fit."""
     training, length = sides.recipe.training, sides.recipe.model.length
-    passes = replace(training, micro_batch_tokens=min(training.micro_batch_tokens, max(CHECKED_TOKENS, length)))
-    return plain.PlainStep(replace(sides.recipe, training=passes), sides.state, sides.device, torch.float64)
+    passes = replace(
+        training, micro_batch_tokens=min(training.micro_batch_tokens, max(CHECKED_TOKENS, length))
+    )
+    return plain.PlainStep(
+        replace(sides.recipe, training=passes), sides.state, sides.device, torch.float64
+    )
 
 
 def yardstick(sides: Sides) -> plain.PlainStep:
-    """Return the plain step whose error is the measure of the others': the baseline, where it is one."""
+    """Return the plain step whose error is the measure of the others': the baseline, where it is
+    one.
+    """
     return sides.of("plain") or plain.PlainStep(sides.recipe, sides.state, sides.device)
 
 
 def hold(side: str, what: str, found: dict, plainly: dict, exact: dict) -> None:
-    """Raise CheckFailed unless the tensors of a side lie at most twice as far from the float64 ones as the plain ones do."""
+    """Raise CheckFailed unless the tensors of a side lie at most twice as far from the float64 ones
+    as the plain ones do.
+    """
     error, limit = (
-        sum((each[name].detach().double() - value.detach()).square().sum() for name, value in exact.items()) ** 0.5
+        sum(
+            (each[name].detach().double() - value.detach()).square().sum()
+            for name, value in exact.items()
+        )
+        ** 0.5
         for each in (found, plainly)
     )
     if not error <= 2 * limit:
         raise CheckFailed(
-            f"bench step: nothing is timed while the two sides differ: {what} of {side} lie {error:.3g} from float64, "
-            f"the plain step's {limit:.3g}, expected at most twice that; see maskgolf parity step"
+            f"bench step: nothing is timed while the two sides differ: "
+            f"{what} of {side} lie {error:.3g} from float64, the plain step's {limit:.3g}, "
+            "expected at most twice that; see maskgolf parity step"
         )
 
 
@@ -144,15 +189,25 @@ def agree_on_a_step(sides: Sides) -> None:
             one(sides.batch, 1.0, True)
     sides.advance()
     for group in train.GROUPS:
-        found = {"production": plain.unstacked(getattr(sides.state, group))} | ({"public": getattr(publicly, group)} if publicly else {})
+        found = {"production": plain.unstacked(getattr(sides.state, group))} | (
+            {"public": getattr(publicly, group)} if publicly else {}
+        )
         for side, tensors in found.items():
-            hold(side, f"{group} after one step", tensors, getattr(plainly, group), getattr(exact, group))
+            hold(
+                side,
+                f"{group} after one step",
+                tensors,
+                getattr(plainly, group),
+                getattr(exact, group),
+            )
 
 
 def agree_on_gradients(sides: Sides) -> None:
-    """Hold loss and gradients of one batch together on every side, where the update is not timed."""
+    """Hold the gradients of a batch together on every side, where the update is not timed."""
     at = sides.state.step
-    ways = {"exact": exact_step(sides), "plain": yardstick(sides)} | ({"public": sides.of("public")} if sides.of("public") else {})
+    ways = {"exact": exact_step(sides), "plain": yardstick(sides)} | (
+        {"public": sides.of("public")} if sides.of("public") else {}
+    )
     found = {name: way.gradients(sides.batch, at) for name, way in ways.items()}
     loss, grads = sides.gradients()
     found["production"] = loss, plain.unstacked(grads)
@@ -164,22 +219,30 @@ def agree_on_gradients(sides: Sides) -> None:
 def whole(sides: Sides) -> Iterator[dict]:
     """Yield the row of the whole step against each baseline."""
     for name, way in sides.baselines.items():
-        yield sides.timed(f"step: production / {name}", partial(way, sides.batch, 1.0, True), sides.advance)
+        yield sides.timed(
+            f"step: production / {name}", partial(way, sides.batch, 1.0, True), sides.advance
+        )
 
 
 def forward_backward(sides: Sides) -> Iterator[dict]:
     """Yield the row of loss and gradients of a batch against each baseline."""
     for name, way in sides.baselines.items():
-        yield sides.timed(f"forward and backward: production / {name}", partial(way.gradients, sides.batch, 1), sides.gradients)
+        yield sides.timed(
+            f"forward and backward: production / {name}",
+            partial(way.gradients, sides.batch, 1),
+            sides.gradients,
+        )
 
 
 def update(sides: Sides) -> Iterator[dict]:
-    """Yield the row of clip, Muon, Adam and average against each baseline, on gradients of its own."""
+    """Yield the row of clip, Muon, Adam and average against each baseline, gradients its own."""
     loss, grads = sides.gradients()
     ours = partial(sides.in_order(sides.stepper.update), sides.state, loss, grads, 1.0, True)
     for name, way in sides.baselines.items():
         separate = {key: grad.clone() for key, grad in plain.unstacked(grads).items()}
-        yield sides.timed(f"update: production / {name}", partial(way.update, separate, 1.0, True), ours)
+        yield sides.timed(
+            f"update: production / {name}", partial(way.update, separate, 1.0, True), ours
+        )
 
 
 def newton_schulz(sides: Sides) -> Iterator[dict]:
@@ -194,8 +257,9 @@ def newton_schulz(sides: Sides) -> Iterator[dict]:
     orthogonalize = sides.in_order(compile(lambda stacks: muon.orthogonalize(stacks, optimizer)))
     yield sides.timed(
         "Newton-Schulz: stacked / one matrix at a time",
-        lambda: [plain.newton_schulz(matrix, optimizer) for matrix in matrices], partial(orthogonalize, stacks),
-    )  # fmt: skip
+        lambda: [plain.newton_schulz(matrix, optimizer) for matrix in matrices],
+        partial(orthogonalize, stacks),
+    )
 
 
 def average(sides: Sides) -> Iterator[dict]:
@@ -218,24 +282,32 @@ def average(sides: Sides) -> Iterator[dict]:
     source = torch.ones(3 * sum(grad.numel() for grad in grads.values()), device=sides.device)
     target = torch.empty_like(source)
     ours = partial(average_, own, state.shadow, state.params, decay)
-    yield sides.timed("EMA and clip / a copy of the same bytes", partial(target.copy_, source), ours)
+    yield sides.timed(
+        "EMA and clip / a copy of the same bytes", partial(target.copy_, source), ours
+    )
 
 
 @torch.no_grad()
 def evaluation(sides: Sides) -> Iterator[dict]:
-    """Yield the row of the losses of a micro-batch, some positions hidden, without gradients; every side has the state's weights."""
+    """Yield the row of the losses of a micro-batch, some positions hidden, without gradients; every
+    side has the state's weights.
+    """
     recipe, device, publicly = sides.recipe, sides.device, sides.of("public")
     model, dtype = recipe.model, getattr(torch, recipe.training.compute_dtype)
     rows = np.arange(recipe.training.micro_batch_tokens // model.length)
     ids_BL = torch.as_tensor(sides.batch(0, rows))[:, 1:].to(device)
     thresholds_B, _ = train.noise(recipe, 0, rows, device)
-    mask_BL = masking.mask(recipe.seed, 0, torch.from_numpy(rows).to(device), model.length, thresholds_B)
+    mask_BL = masking.mask(
+        recipe.seed, 0, torch.from_numpy(rows).to(device), model.length, thresholds_B
+    )
     params = transformer.unstack(sides.state.params)
     query = evaluate.predictor(params, recipe, device, sides.compiled)
     few = max(CHECKED_TOKENS // model.length, 1)
 
     def plainly(weights, dtype):
-        logits_BLV = transformer.forward(weights, ids_BL[:few].masked_fill(mask_BL[:few], model.vocab), model, dtype)
+        logits_BLV = transformer.forward(
+            weights, ids_BL[:few].masked_fill(mask_BL[:few], model.vocab), model, dtype
+        )
         return {"nats": masking.cross_entropy(logits_BLV, ids_BL[:few]).where(mask_BL[:few], 0.0)}
 
     ours = partial(likelihood.nll, query, ids_BL, mask_BL, model.vocab)
@@ -247,9 +319,17 @@ def evaluation(sides: Sides) -> Iterator[dict]:
 
 
 def _compiler(compiled: bool) -> Callable:
-    return partial(torch.compile, dynamic=False, fullgraph=True) if compiled else (lambda function: function)
+    return (
+        partial(torch.compile, dynamic=False, fullgraph=True)
+        if compiled
+        else (lambda function: function)
+    )
 
 
 ROWS = {
-    "step": whole, "forward-backward": forward_backward, "update": update, "newton-schulz": newton_schulz, "average": average,
-}  # fmt: skip
+    "step": whole,
+    "forward-backward": forward_backward,
+    "update": update,
+    "newton-schulz": newton_schulz,
+    "average": average,
+}
