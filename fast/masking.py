@@ -51,8 +51,12 @@ def log_softmax(logits: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(logits_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
-    """Return -log p(id) at every position in nats, shape (B, L), float32 or better."""
-    return -log_softmax(logits_BLV).gather(-1, ids_BL[..., None]).squeeze(-1)
+    """Return -log p(id) at every position in nats, shape (B, L), float32 or better.
+
+    The id is looked up by comparison: compiled, it needs no pass of its own, and its gradient adds nothing up.
+    """
+    chosen_BLV = ids_BL[..., None] == torch.arange(logits_BLV.shape[-1], device=ids_BL.device)
+    return -log_softmax(logits_BLV).where(chosen_BLV, 0.0).sum(-1)
 
 
 def weights(times_B, max_weight: float) -> np.ndarray:
@@ -94,8 +98,8 @@ class Kept(NamedTuple):
     mask_N: torch.Tensor
 
     def take(self, x_BLd: torch.Tensor) -> torch.Tensor:
-        """Return (C, d): x at the kept positions."""
-        return _Take.apply(x_BLd.flatten(0, 1), self.place_C, self.rank_N, self.mask_N)
+        """Return (C, d): x, (B, L, d) or (N, d), at the kept positions."""
+        return _Take.apply(x_BLd.flatten(0, -2), self.place_C, self.rank_N, self.mask_N)
 
 
 def room(rows: int, length: int) -> int:

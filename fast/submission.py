@@ -62,7 +62,7 @@ def train_model(recipe: Recipe, tokens: Tokens, journal: Log | Follower, world: 
     """Return the state at the end of the budget."""
     compiled = world.device.startswith("cuda")  # on a CPU the compiler takes longer than a short run saves
     batch = data.batches(tokens, recipe)
-    with deterministic():
+    with deterministic(recipe.training.repeatable):
         stepper, state = Stepper(recipe, world.device, compiled, world), initial_state(recipe, world.device)
         if compiled:
             stepper.warm_up(state, batch)

@@ -4,16 +4,18 @@ Bound: 50 steps of `tiny` in float64 agree with the reference to 1e-9; productio
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from fast import adam, distributed, ema, masking, muon, schedule, transformer
 from fast.distributed import World
-from reference.recipe import Recipe
+from reference.recipe import Recipe, Training
 
 GROUPS = ("params", "buffers", "first", "second", "shadow")
 
@@ -155,28 +157,48 @@ def apply_gradients(state: State, grads: dict[str, torch.Tensor], multiplier: fl
 def train_step(state: State, ids_BS: torch.Tensor, multiplier: float, averaging: bool, recipe: Recipe):
     """Return (state, loss, gradient norm) after one step on the global batch ids_BS (B, L + 1), written plainly: no accumulation."""
     params = {name: value.detach().requires_grad_() for name, value in state.params.items()}
-    loss = batch_loss(transformer.unstack(params), ids_BS, state.step, torch.arange(len(ids_BS)), recipe)
+    loss = batch_loss(params, ids_BS, state.step, torch.arange(len(ids_BS)), recipe)
     grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), materialize_grads=True), strict=True))
     state, norm = apply_gradients(state, grads, multiplier, averaging, recipe)
     return state, loss.detach(), norm
 
 
 @contextmanager
-def deterministic():
+def deterministic(repeatable: bool = False):
     """Hold torch to algorithms that repeat to the last bit: compiled, the embedding's gradient is otherwise summed in any order.
 
-    Compile inside it. warn_only: an operation without such an algorithm on some device is a warning, not the end of the run. New memory is
-    not filled first, which torch does by default to catch reads of it: a pass over every buffer.
+    Compile inside it. On a CPU a step then repeats. On a GPU the backward pass of attention still adds up in any order, unless repeatable:
+    an operation without an algorithm that repeats is then an error, and attention runs by a kernel that has one. New memory is not
+    filled first, which torch does by default to catch reads of it: a pass over every buffer.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if repeatable:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is such an operation
+    torch.use_deterministic_algorithms(True, warn_only=not repeatable)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+AUTOTUNED = {  # options of Inductor
+    "deterministic": False,  # let it time kernels, which deterministic() turns off
+    "max_autotune_gemm": True,
+    "max_autotune_gemm_backends": "ATEN,TRITON",
+    "triton.enable_persistent_tma_matmul": True,
+    "epilogue_fusion_first": True,  # what follows a product joins it rather than the sum behind it
+}
+
+
+def compiler_options(training: Training, device: torch.device) -> dict:
+    """Return Inductor's options for the loss and its gradients: on a GPU, products timed with and without what follows them, once.
+
+    The update has none: every rank must compute the same weights, which timings that differ would not promise.
+    """
+    return AUTOTUNED if device.type == "cuda" and not training.repeatable else {}
 
 
 class Stepper:
@@ -193,14 +215,17 @@ class Stepper:
         table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, self.device, accurate)
 
         def loss(params, ids_BS, step, rows, drawn, places):
-            of_rows = batch_loss(transformer.unstack(params), ids_BS, step, rows, recipe, drawn, dtype, table, places)
+            of_rows = batch_loss(params, ids_BS, step, rows, recipe, drawn, dtype, table, places)
             return of_rows * (len(rows) / whole)
 
         def update(tensors, grads, loss, controls):
             return _update_(tensors, grads, loss, controls, recipe)
 
-        compile = (lambda f: torch.compile(f, dynamic=False, fullgraph=True)) if compiled else (lambda f: f)
-        self._loss, self._update = compile(loss), torch.no_grad()(compile(update))
+        def ready(function, options):
+            return torch.compile(function, dynamic=False, fullgraph=True, options=options) if compiled else function
+
+        self._loss, self._update = ready(loss, compiler_options(training, self.device)), torch.no_grad()(ready(update, {}))
+        self._prepared = {}
 
     def gradients(self, params: dict[str, torch.Tensor], batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, gradients) of one global batch, summed over micro-batches and ranks."""
@@ -217,10 +242,25 @@ class Stepper:
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
         """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, room for masked positions."""
-        rows = torch.arange(rows.start, rows.stop)
-        ids_BS = torch.as_tensor(batch(step, rows.numpy())).to(self.device)
-        drawn = noise(self.recipe, step, rows.numpy(), self.device)
-        return ids_BS, torch.tensor(step, device=self.device), rows.to(self.device), drawn, self.places(step, rows)
+        prepared = self._prepared.pop((batch, step, rows), None)
+        return self._inputs(batch, step, rows) if prepared is None else prepared
+
+    def prepare(self, batch: Callable, step: int) -> None:
+        """Read, draw and send the inputs of a step's micro-batches while the device is busy with the step before."""
+        count = self.micro_rows
+        parts = [self.rows[first : first + count] for first in range(0, len(self.rows), count)]
+        self._prepared = {(batch, step, rows): self._inputs(batch, step, rows) for rows in parts}
+
+    def _inputs(self, batch: Callable, step: int, rows: range) -> tuple:
+        own = np.arange(rows.start, rows.stop)
+        ids_BS = self._sent(torch.as_tensor(batch(step, own)))
+        thresholds_B, weights_B = noise(self.recipe, step, own)
+        rows_B, places = torch.from_numpy(own), self.places(step, torch.from_numpy(own))
+        return ids_BS, self._sent(torch.tensor(step)), self._sent(rows_B), (self._sent(thresholds_B), self._sent(weights_B)), places
+
+    def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the host on the device, without waiting for what a GPU does now."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
     def places(self, step: int, rows: torch.Tensor) -> int | None:
         """Return the room for the masked positions of some rows, None (the head sees all) where they are too many for it, counted exactly."""
@@ -237,7 +277,7 @@ class Stepper:
 
     def update(self, state: State, loss: torch.Tensor, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool) -> torch.Tensor:
         """Do what is left of a step once its gradients are known; return what the step returns."""
-        values = torch.tensor(controls(state, multiplier, averaging, self.recipe), dtype=torch.float64, device=self.device)
+        values = self._sent(torch.tensor(controls(state, multiplier, averaging, self.recipe), dtype=torch.float64))
         report = self._update(state.tensors(), grads, loss, values)
         state.step += 1
         return report
@@ -277,6 +317,8 @@ def train(
         remaining = distributed.decide(schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world)
         state.multiplier = schedule.lr_multiplier(remaining, state.multiplier, recipe.training)
         report = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
+        if remaining > 1:
+            stepper.prepare(batch, state.step)
         loss, norm, applied = report.tolist()
         now = clock() - begun
         if not applied:

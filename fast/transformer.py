@@ -13,6 +13,7 @@ from fast import philox
 from reference.recipe import Model, Stream
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
+BLOCK = (*MATRICES, "query_gain", "attn_scale", "mlp_scale", "mix")
 
 
 def shapes(model: Model) -> dict[str, tuple[int, ...]]:
@@ -66,82 +67,172 @@ def _accurate(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def rmsnorm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return x / sqrt(mean(x**2) + eps) over the last axis, computed in float32 or better, in the dtype of x."""
+def rmsnorm(x: torch.Tensor, eps: float, gain: torch.Tensor | None = None) -> torch.Tensor:
+    """Return x / sqrt(mean(x**2) + eps) over the last axis, computed in float32 or better, in the dtype of x.
+
+    gain: a factor for each vector, broadcast against (..., 1). It multiplies the one number that each vector is multiplied by anyway.
+    """
     accurate = x.to(_accurate(x.dtype))
-    return (accurate * torch.rsqrt(accurate.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+    scale = torch.rsqrt(accurate.square().mean(-1, keepdim=True) + eps)
+    return (accurate * (scale if gain is None else scale * gain)).to(x.dtype)
+
+
+class _NormedLinear(torch.autograd.Function):
+    """linear(rmsnorm(x), weight) for x (N, d), without storing rmsnorm(x): x times the weight, then each row times 1 / rms.
+
+    With g the gradient of the output, r = 1 / rms and t = (r g) weight: the gradients are (r g)' x and t - r**2 mean(t x) x.
+    """
+
+    @staticmethod
+    def forward(ctx, x_Nd, weight, eps):
+        accurate = _accurate(x_Nd.dtype)
+        scale_N1 = torch.rsqrt(x_Nd.to(accurate).square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x_Nd, weight, scale_N1)
+        return (F.linear(x_Nd, weight).to(accurate) * scale_N1).to(x_Nd.dtype)
+
+    @staticmethod
+    def backward(ctx, grad_Nm):
+        x_Nd, weight, scale_N1 = ctx.saved_tensors
+        scaled_Nm = (grad_Nm.to(scale_N1.dtype) * scale_N1).to(x_Nd.dtype)
+        toward_Nd, x = (scaled_Nm @ weight).to(scale_N1.dtype), x_Nd.to(scale_N1.dtype)
+        along_N1 = scale_N1.square() * (toward_Nd * x).mean(-1, keepdim=True)
+        return (toward_Nd - along_N1 * x).to(x_Nd.dtype), scaled_Nm.T @ x_Nd, None
 
 
 def rope_table(length: int, width: int, base: float, device=None, dtype=torch.float32) -> torch.Tensor:
-    """Return (2, L, h/2): cosines and sines of the angles position * base**(-2j/h), from float64 angles."""
+    """Return (2, L, h): cosines and signed sines of the angles position * base**(-2j/h), from float64 angles.
+
+    Row 0 multiplies x and row 1 multiplies x rolled by h/2, so the sines of the second half are negative.
+    """
     frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-    return torch.stack([angle.cos(), angle.sin()]).to(device=device, dtype=dtype)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)]).to(device=device, dtype=dtype)
 
 
 def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -> torch.Tensor:
-    """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or better."""
+    """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or better.
+
+    table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L, h).
+    """
     length, width = x_BHLh.shape[-2:]
     accurate = _accurate(x_BHLh.dtype)
-    if table is None:
-        table = rope_table(length, width, base, x_BHLh.device, accurate)
-    cos, sin = table
-    x1, x2 = x_BHLh.to(accurate).chunk(2, dim=-1)
-    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1).to(x_BHLh.dtype)
+    cos, sin = rope_table(length, width, base, x_BHLh.device, accurate) if table is None else table
+    x = x_BHLh.to(accurate)
+    return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)
+
+
+def _attention(x_BLd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
+    """Return attention() with the projections of q, k and v in one matrix, weights in the dtype of x. pick: as in forward()."""
+    B, L, d = x_BLd.shape
+    H, G, width = model.heads, model.kv_heads, d // model.heads
+    by_head = table[:, :, None]  # heads stand behind the positions: (B, L, heads, h)
+    q_BLHh, k_BLGh, v_BLGh = F.linear(x_BLd, qkv).view(B, L, H + 2 * G, width).split([H, G, G], dim=2)
+    q_BLHh = rope(rmsnorm(q_BLHh, model.norm_eps, query_gain[:, None]), model.rope_base, by_head)
+    k_BLGh = rope(rmsnorm(k_BLGh, model.norm_eps), model.rope_base, by_head)
+    heads = (x.transpose(1, 2) for x in (q_BLHh, k_BLGh, v_BLGh))
+    y_BHLh = F.scaled_dot_product_attention(*heads, is_causal=model.causal, enable_gqa=True)
+    y_BLd = y_BHLh.transpose(1, 2).reshape(B, L, d)
+    return F.linear(y_BLd if pick is None else pick(y_BLd), o)
 
 
 def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
     """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q, softmax scale 1/sqrt(h)."""
-    B, L, d = x_BLd.shape
-    width, group = d // model.heads, model.heads // model.kv_heads
-
-    def split(matrix):
-        return F.linear(x_BLd, matrix.to(x_BLd.dtype)).view(B, L, -1, width).transpose(1, 2)
-
-    def shared(x_BGLh):
-        return x_BGLh[:, :, None].expand(-1, -1, group, -1, -1).reshape(B, model.heads, L, width)
-
-    q_BHLh = rope(rmsnorm(split(q), model.norm_eps), model.rope_base, table) * query_gain.to(x_BLd.dtype)[:, None, None]
-    k_BGLh = rope(rmsnorm(split(k), model.norm_eps), model.rope_base, table)
-    y_BHLh = F.scaled_dot_product_attention(q_BHLh, shared(k_BGLh), shared(split(v)), is_causal=model.causal)
-    return F.linear(y_BHLh.transpose(1, 2).reshape(B, L, d), o.to(x_BLd.dtype))
+    _, L, d = x_BLd.shape
+    if table is None:
+        table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
+    return _attention(x_BLd, torch.cat([q, k, v]).to(x_BLd.dtype), o.to(x_BLd.dtype), query_gain, model, table)
 
 
-def mlp(x_BLd: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    """Return relu(x up')**2 down'."""
-    return F.linear(F.relu(F.linear(x_BLd, up.to(x_BLd.dtype))).square(), down.to(x_BLd.dtype))
+def mlp(x_BLd: torch.Tensor, up: torch.Tensor, down: torch.Tensor, eps: float | None = None) -> torch.Tensor:
+    """Return relu(x up')**2 down'. eps: where given, x is (N, d) and rmsnorm(x) is part of the first product."""
+    up, down = up.to(x_BLd.dtype), down.to(x_BLd.dtype)
+    hidden = F.linear(x_BLd, up) if eps is None else _NormedLinear.apply(x_BLd, up, eps)
+    return F.linear(F.relu(hidden).square(), down)
+
+
+def _ready(params: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return the weights of a block, or of all blocks stacked, as _block multiplies by them: in dtype, q, k and v in one matrix.
+
+    The channel scales multiply the rows of the output projections: the same sum, and no pass over the activations.
+    """
+    out, down = (params[scale][..., None] * params[kind] for scale, kind in (("attn_scale", "o"), ("mlp_scale", "down")))
+    matrices = {"qkv": torch.cat([params[kind] for kind in "qkv"], -2), "o": out, "up": params["up"], "down": down, "mix": params["mix"]}
+    return {"query_gain": params["query_gain"], **{kind: value.to(dtype) for kind, value in matrices.items()}}
+
+
+def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+    """Return the ready weights of each block. Stacked parameters are made ready in one operation per kind."""
+    if "q" not in params:
+        return [_ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, dtype) for i in range(model.layers)]
+    rows = {kind: value.unbind(0) for kind, value in _ready({kind: params[kind] for kind in BLOCK}, dtype).items()}
+    return [{kind: rows[kind][i] for kind in rows} for i in range(model.layers)]
+
+
+def _block(x_BLd, x0_BLd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None) -> torch.Tensor:
+    """Return x after a block with the weights of _ready. pick: as in forward().
+
+    Positions stand in one axis, as in the matrix products, so that the compiler can append to a product what follows it.
+    """
+    x_Nd = weights["mix"][0] * x_BLd.flatten(0, 1) + weights["mix"][1] * x0_BLd.flatten(0, 1)
+    normed_BLd = rmsnorm(x_Nd, model.norm_eps).view_as(x_BLd)
+    attended = _attention(normed_BLd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick)
+    x_Nd = (x_Nd if pick is None else pick(x_Nd)) + attended.flatten(0, -2)
+    return (x_Nd + mlp(x_Nd, weights["up"], weights["down"], model.norm_eps)).view_as(attended)
 
 
 def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
-    prefix, dtype = f"blocks.{i}.", x_BLd.dtype
-    mix = params[prefix + "mix"].to(dtype)
-    x_BLd = mix[0] * x_BLd + mix[1] * x0_BLd
-    weights = [params[prefix + kind] for kind in ("q", "k", "v", "o", "query_gain")]
-    attended = attention(rmsnorm(x_BLd, model.norm_eps), *weights, model, table)
-    x_BLd = x_BLd + params[prefix + "attn_scale"].to(dtype) * attended
-    expanded = mlp(rmsnorm(x_BLd, model.norm_eps), params[prefix + "up"], params[prefix + "down"])
-    return x_BLd + params[prefix + "mlp_scale"].to(dtype) * expanded
+    _, L, d = x_BLd.shape
+    if table is None:
+        table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
+    return _block(x_BLd, x0_BLd, _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, x_BLd.dtype), model, table)
+
+
+def _adds_rows_serially(device: torch.device) -> bool:
+    """Return whether rows with one id, added in an order that repeats, are added one after the other: on GPUs."""
+    return device.type != "cpu"
+
+
+class _Embed(torch.autograd.Function):
+    """Rows of a table (V + 1, d) by id (B, L). The gradient's sums have a fixed order.
+
+    On a GPU they are a product with one-hot ids: half of all ids are the mask token, and their rows would wait for one another.
+    """
+
+    @staticmethod
+    def forward(ctx, table_Vd, ids_BL):
+        ctx.save_for_backward(ids_BL)
+        ctx.rows = len(table_Vd)
+        return table_Vd[ids_BL]
+
+    @staticmethod
+    def backward(ctx, grad_BLd):
+        ids_N, grad_Nd = ctx.saved_tensors[0].flatten(), grad_BLd.flatten(0, 1)
+        if not _adds_rows_serially(grad_Nd.device):
+            accurate = _accurate(grad_Nd.dtype)
+            sums_Vd = grad_Nd.new_zeros((ctx.rows, grad_Nd.shape[1]), dtype=accurate).index_add(0, ids_N, grad_Nd.to(accurate))
+            return sums_Vd.to(grad_Nd.dtype), None
+        columns = torch.arange(-(-ctx.rows // 8) * 8, device=ids_N.device)  # matrix products want a multiple of 8
+        return ((ids_N[:, None] == columns).to(grad_Nd.dtype).T @ grad_Nd)[: ctx.rows], None
 
 
 def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
     """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'.
 
-    pick, where given, takes the last activations (B, L, d) to those whose logits are asked for, (C, d): the head sees no others.
+    params are named or stacked. pick, where given, takes activations (B, L, d) to those of the positions whose logits are asked for,
+    (C, d): what follows the last attention sees no others.
     """
     dtype = dtype or params["embedding"].dtype
     if table is None:
         table = rope_table(ids_BL.shape[1], model.d // model.heads, model.rope_base, ids_BL.device, _accurate(dtype))
-    x = x0 = rmsnorm(F.embedding(ids_BL, params["embedding"]), model.norm_eps).to(dtype)
-    half = model.layers // 2
-    pushed = []
-    for i in range(model.layers):
+    x = x0 = _Embed.apply(rmsnorm(params["embedding"], model.norm_eps).to(dtype), ids_BL)
+    skip, half, pushed = params["skip"].to(dtype), model.layers // 2, []
+    for i, weights in enumerate(_blocks(params, model, dtype)):
         if pushed and i >= half:
-            x = x + params["skip"][i - half].to(dtype) * pushed.pop()
-        x = block(x, x0, params, i, model, table)
+            x = x + skip[i - half] * pushed.pop()
+        x = _block(x, x0, weights, model, table, pick if i == model.layers - 1 else None)
         if i < half:
             pushed.append(x)
-    if pick is not None:
-        x = pick(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype))
     return model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)

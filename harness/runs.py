@@ -85,7 +85,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
     training, batch = recipe.training, data.batches(dataset.train, recipe)
     validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, world.device)
 
-    with deterministic(), distributed.stop_everywhere(world) as stop, bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress:
+    with deterministic(recipe.training.repeatable), distributed.stop_everywhere(world) as stop, bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress:
 
         def on_step(state, loss, remaining):
             rate = training.tokens_per_step / max(state.durations[-1], 1e-9)

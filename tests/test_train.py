@@ -1,6 +1,7 @@
 """Training: a short trajectory in both halves, accumulation, resumption bit for bit, and what stops a run."""
 
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -282,6 +283,70 @@ def test_the_head_sees_masked_positions_while_they_have_room(monkeypatch):
         assert relative_error(loss.detach(), results[0][0].detach()) <= ALGORITHM
         for name, grad in grads.items():
             assert relative_error(grad, results[0][1][name]) <= ALGORITHM, name
+
+
+# inputs prepared ahead, and how a GPU is asked to compile
+
+
+def test_the_inputs_of_the_next_step_are_prepared_while_this_one_runs():
+    """Every window is read once, one step ahead, but for the last step; what is prepared is what would have been made."""
+    read, recipe = [], replace(SHORT, training=replace(SHORT.training, tokens_per_step=48, micro_batch_tokens=16, iterations=3, warmdown=0))
+
+    def noted(step, rows):
+        read.append((step, *rows.tolist()))
+        return batch(step, rows)
+
+    stepper = fast.train.Stepper(recipe, compiled=False)
+    update, order = stepper.update, []
+    stepper.update = lambda state, *rest: (order.append((state.step, len(read))), update(state, *rest))[1]
+    ahead, losses = fast.train.train(noted, recipe, stepper=stepper)
+    assert read == [(step, first, first + 1) for step in range(3) for first in (0, 2, 4)]
+    assert order == [(0, 3), (1, 6), (2, 9)]
+    stepper.prepare = lambda batch, step: None
+    alone, expected = fast.train.train(noted, recipe, stepper=stepper)
+    assert losses == expected
+    assert all(torch.equal(value, alone.params[name]) for name, value in ahead.params.items())
+
+
+def test_what_was_prepared_for_another_step_or_source_is_not_used():
+    stepper = fast.train.Stepper(SHORT, compiled=False)
+    rows = stepper.rows[: stepper.micro_rows]
+
+    def other(step, rows):
+        return batch(step + 1, rows)
+
+    stepper.prepare(batch, 3)
+    found = stepper.inputs(other, 3, rows), stepper.inputs(batch, 4, rows), stepper.inputs(batch, 3, rows)
+    for inputs, (source, step) in zip(found, ((other, 3), (batch, 4), (batch, 3)), strict=True):
+        assert torch.equal(inputs[0], torch.as_tensor(source(step, np.arange(rows.start, rows.stop)))) and int(inputs[1]) == step
+
+
+def test_kernels_are_timed_on_a_gpu_unless_the_run_must_repeat():
+    repeatable = replace(SHORT.training, repeatable=True)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert fast.train.compiler_options(SHORT.training, cuda) == fast.train.AUTOTUNED
+    assert fast.train.compiler_options(repeatable, cuda) == fast.train.compiler_options(SHORT.training, cpu) == {}
+    assert set(fast.train.AUTOTUNED) <= set(torch._inductor.config.get_config_copy())
+
+
+def test_the_loss_alone_is_compiled_under_these_options(monkeypatch):
+    """Not the update: ranks that choose other kernels would drift apart."""
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: (compiled.append((function.__name__, settings)), function)[1])
+    monkeypatch.setattr(fast.train, "compiler_options", lambda training, device: {"max_autotune_gemm": training.repeatable})
+    fast.train.Stepper(SHORT)
+    assert [(name, settings["options"]) for name, settings in compiled] == [("loss", {"max_autotune_gemm": False}), ("update", {})]
+    assert all(settings["fullgraph"] and settings["dynamic"] is False for _, settings in compiled)
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_deterministic_refuses_what_does_not_repeat_only_where_asked(repeatable, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with fast.train.deterministic(repeatable):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is not repeatable
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if repeatable else None)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 # what stops a run
