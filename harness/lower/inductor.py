@@ -129,7 +129,9 @@ def _template(node, phase: str, name: str) -> Launch | None:
     if inner is None:
         return None
     product = next(fx for fx in inner.origins if counts.product(fx))
-    return _product(phase, "template", name, node.get_read_write_buffers_sizes(), product)
+    # Inductor counts a read per output element, which is less than the factors where K is wide.
+    moved = max(node.get_read_write_buffers_sizes(), counts.bytes_of(product))
+    return _product(phase, "template", name, moved, product)
 
 
 def launches(nodes: list, phase: str, kernels: dict[str, str]) -> list[Launch]:
