@@ -1,6 +1,8 @@
 # make demo [DATA=DIR]   train, ship and score a small model
 # make test              the whole suite
 # make bench             reference, fast and other authors' versions timed side by side, about 3 minutes; JSON=bench.json
+# make lower             production lowered for an H100 without one: fails on what would not run there, predicts the rest;
+#                        about 2 minutes and several GB; PRESET=golf OPTIONS="--attention flash --json lower.json"
 # make wheels            what a GPU machine without a network lacks, as wheels in .whl
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
@@ -11,12 +13,15 @@ PYTHON ?= python3
 DATA ?=
 PIECES ?=
 JSON ?= bench.json
+PRESET ?= golf
+OPTIONS ?=
 WHEELS := lz4 tyro docstring_parser typeguard rich constriction mpmath parso brotli
 PLATFORMS := $(foreach n,2_28 2_27 2_17,--platform manylinux_$(n)_x86_64) --platform manylinux2014_x86_64
 VENV := .venv
 BIN := $(VENV)/bin
+LOWER := .venv-lower
 
-.PHONY: demo test bench wheels venv exhaustive soak mutate clean
+.PHONY: demo test bench lower wheels venv exhaustive soak mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -27,6 +32,9 @@ test: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=$(JSON) --benchmark-columns=median,iqr,rounds
+
+lower: $(LOWER)/installed
+	$(LOWER)/bin/python -m harness.lower --preset $(PRESET) $(OPTIONS)
 
 wheels:
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
@@ -58,5 +66,10 @@ $(VENV)/installed-mutate: $(VENV)/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mutate]' --constraint constraints.txt
 	@touch $@
 
+$(LOWER)/installed: constraints-lower.txt
+	$(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check torch numpy sentencepiece --constraint constraints-lower.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .whl build *.egg-info .pytest_cache
+	rm -rf $(VENV) $(LOWER) .whl build *.egg-info .pytest_cache

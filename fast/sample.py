@@ -27,8 +27,13 @@ def fill(
     priority_BL = orders.priorities(order, seed, row_B, ids_BL.shape[1], block)
     hidden = int((ids_BL[0] == vocab).sum())
     for done in range(0, hidden, step):
-        log_probs_BLV = log_probs(ids_BL)
-        chosen_BK = orders.next_positions(order, log_probs_BLV, ids_BL == vocab, priority_BL, min(step, hidden - done))
-        tokens = [draw(log_probs_BLV[torch.arange(len(row_B)), i_B], seed, row_B, i_B, temperature) for i_B in chosen_BK.unbind(1)]
-        ids_BL = ids_BL.scatter(1, chosen_BK, torch.stack(tokens, dim=1))
+        ids_BL = _pass(log_probs, ids_BL, row_B, priority_BL, vocab, order, seed, min(step, hidden - done), temperature)
     return ids_BL
+
+
+def _pass(log_probs, ids_BL, row_B, priority_BL, vocab, order, seed, count, temperature):
+    """Return ids_BL with the next `count` hidden positions drawn."""
+    log_probs_BLV = log_probs(ids_BL)
+    chosen_BK = orders.next_positions(order, log_probs_BLV, ids_BL == vocab, priority_BL, count)
+    tokens = [draw(log_probs_BLV[torch.arange(len(row_B)), i_B], seed, row_B, i_B, temperature) for i_B in chosen_BK.unbind(1)]
+    return ids_BL.scatter(1, chosen_BK, torch.stack(tokens, dim=1))

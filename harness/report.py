@@ -201,14 +201,21 @@ def bench(rows: list[dict]) -> None:
             console.print(f"{row['name']}: {row['note']}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _side(row: dict | None, predicted: bool) -> tuple[str, str]:
+    """Return a ratio and its interval; the time alone where a comparison is one of predicted times."""
+    return (f"{_short(row['candidate'], 4)} ms", "-") if predicted else _ratio(row)
+
+
 def bench_pair(both: dict) -> None:
-    """Print two result files side by side: the ratio in each, and how many times better it is in b."""
+    """Print two result files side by side: the ratio in each, or its predicted time, and how many times better it is in b."""
     for name in ("a", "b"):
         console.print(f"{name}: {both[name]['file']} ({both[name]['machine']})", highlight=False, markup=False, soft_wrap=True)
     table = _table("Ratios side by side", "comparison", "a", "interval", "b", "interval", "b / a", "intervals")
     for row in both["rows"]:
         apart = {True: "overlap", False: "apart", None: "-"}[row["overlap"]]
-        table.add_row(row["name"], *_ratio(row["a"]), *_ratio(row["b"]), _short(row["change"]), apart)
+        predicted = row["change"] is not None and row["overlap"] is None
+        sides = (cell for name in ("a", "b") for cell in _side(row[name], predicted))
+        table.add_row(row["name"], *sides, _short(row["change"]), apart)
     console.print(table)
 
 

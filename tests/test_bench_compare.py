@@ -61,6 +61,25 @@ def test_overlap_is_symmetric_and_change_turns_over(numbers):
     assert there["change"] * back["change"] == pytest.approx(1, rel=1e-12)
 
 
+def predicted(name, ms, unit="ms"):
+    """Return a row that holds a predicted time and no ratio."""
+    return row(name, None, ms, None, None, None, 0, unit) | {"machine": "H100 (predicted)"}
+
+
+def test_predicted_times_are_compared_by_themselves(tmp_path, capsys):
+    """How many times less the second takes; not where a ratio, another unit or no time stands on a side."""
+    a = [predicted("step", 300.0), predicted("size", 6.0, "MB"), predicted("none", None), *rows(mixed=(2.0, 2.0, 2.0))]
+    b = [predicted("step", 200.0), predicted("size", 3.0, "MB"), predicted("none", 5.0), predicted("mixed", 3.0)]
+    paths = written(tmp_path, "a.json", a), written(tmp_path, "b.json", b)
+    found = {each["name"]: each for each in compare.files(paths)["rows"]}
+    assert found["step"]["change"] == 1.5
+    assert all(found[name]["change"] is None for name in ("size", "none", "mixed"))
+    assert all(each["overlap"] is None for each in found.values())
+    assert cli.main(["bench", "compare", *map(str, paths)]) == 0
+    shown = capsys.readouterr().out
+    assert "300 ms" in shown and "200 ms" in shown and "1.5" in shown
+
+
 def stats(median):
     """Return the statistics of one timed implementation, in seconds."""
     return {"median": median, "q1": 0.9 * median, "q3": 1.2 * median, "rounds": 7}

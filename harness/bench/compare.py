@@ -93,12 +93,22 @@ def _machines(rows: dict[str, dict]) -> str:
     return "; ".join(dict.fromkeys(each["machine"] for each in rows.values()))
 
 
+def _faster(a: dict | None, b: dict | None) -> float | None:
+    """Return how many times less time b's candidate takes where both sides have times and no ratio, else None."""
+    both = [each for each in (a, b) if each and each["ratio"] is None and each["unit"] == "ms" and each["candidate"]]
+    return a["candidate"] / b["candidate"] if len(both) == 2 else None
+
+
 def _matched(name: str, a: dict | None, b: dict | None) -> dict:
-    """Return one name's numbers on both sides, how many times better b's ratio is, and whether the intervals overlap."""
+    """Return one name's numbers on both sides, how many times better b's ratio is, and whether the intervals overlap.
+
+    Where neither side has a ratio but both have a time, as predictions do, change is how many times faster b's candidate is.
+    """
     kept = [each and {key: each[key] for key in (*NUMBERS, "pairs")} for each in (a, b)]
     known = a and b and a["ratio"] and b["ratio"] is not None
+    change = b["ratio"] / a["ratio"] if known else _faster(a, b)
     return {
         "name": name, "unit": (a or b)["unit"], "a": kept[0], "b": kept[1],
-        "change": b["ratio"] / a["ratio"] if known else None,
+        "change": change,
         "overlap": a["low"] <= b["high"] and b["low"] <= a["high"] if known else None,
     }  # fmt: skip

@@ -1,0 +1,260 @@
+"""What production runs, traced with fake tensors into ATen graphs: no GPU, no CUDA build.
+
+Production itself says what it runs. It prepares its inputs on the CPU from random tokens, which is
+cheap at any size; they are replaced by fake tensors of the same shapes, and torch.compile hands its
+graphs over instead of compiling them. Weights and activations never exist.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from unittest import mock
+
+import numpy as np
+import torch
+from torch._dynamo.utils import counters
+from torch._inductor import compile_fx
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+
+from fast import chain, evaluate, orders, sample, train, transformer
+from fast.query import Query
+from harness.lower import attention
+from reference.recipe import Recipe
+
+WINDOWS = inspect.signature(evaluate.evaluate).parameters["batch_rows"].default  # per pass
+POSITIONS = 8  # drawn per window by the sampled chain; no pass depends on it but for a column
+SEED = 0
+BREAKS = (  # Dynamo's, and what code outside it meets when it asks a fake tensor for its value
+    torch._dynamo.exc.TorchDynamoException,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
+
+
+class Traced(Exception):
+    """The pass that was wanted is traced; whoever asked for it need not go on."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ATen graph as AOTAutograd hands it to Inductor."""
+
+    phase: str  # what production does in it
+    module: torch.fx.GraphModule
+    inputs: list  # fake tensors on the CPU
+    keywords: dict  # of Inductor's inner compiler
+
+
+@dataclass
+class Trace:
+    """What was traced of one phase."""
+
+    name: str
+    graphs: list[Graph]
+    problems: list[str]  # what went wrong, one line each; empty in a sound trace
+
+
+def faked(value, mode: FakeTensorMode):
+    """Return tensors, alone or in tuples, lists, dicts and dataclasses, as fake ones."""
+    if isinstance(value, torch.Tensor):
+        with mode:
+            fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+        return fake.requires_grad_(value.requires_grad)
+    if isinstance(value, dict):
+        return {name: faked(each, mode) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        inner = [faked(each, mode) for each in value]
+        return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = (field.name for field in dataclasses.fields(value) if field.init)
+        return replace(value, **{name: faked(getattr(value, name), mode) for name in fields})
+    return value
+
+
+def phase_of(keywords: dict, name: str) -> str:
+    """Return the phase of a graph: of a loss that is differentiated, the second one is backward."""
+    return "backward" if keywords.get("is_backward") else name
+
+
+@contextlib.contextmanager
+def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
+    """Within it, torch.compile traces what it is given; yields the tensors' mode and the Trace.
+
+    Attention is CUDA's, `kernel` the one that is chosen for half precision. Exceptions of Dynamo
+    and graph breaks become problems of the trace.
+    """
+    trace, mode, compiled = Trace(name, [], []), FakeTensorMode(), torch.compile
+
+    def inner(module, inputs, **keywords):
+        trace.graphs.append(Graph(phase_of(keywords, name), module, list(inputs), keywords))
+
+        def run(arguments):
+            return torch.fx.Interpreter(module).run(*arguments)
+
+        run._boxed_call = True
+        return run
+
+    backend = partial(compile_fx.compile_fx, inner_compile=inner)
+    attend = attention.operator(kernel)
+    torch._dynamo.reset()
+    counters.clear()
+    with contextlib.ExitStack() as stack:
+        patch = mock.patch.object
+        stack.enter_context(patch(torch, "compile", partial(compiled, backend=backend)))
+        stack.enter_context(patch(torch.nn.functional, "scaled_dot_product_attention", attend))
+        stack.enter_context(train.deterministic())
+        try:
+            yield mode, trace
+        except Traced:
+            pass
+        except BREAKS as error:
+            trace.problems.append(f"{name}: graph break: {first_line(error)}")
+        breaks = counters["graph_break"]
+        trace.problems += [f"{name}: graph break: {first_line(reason)}" for reason in breaks]
+    torch._dynamo.reset()
+
+
+def first_line(error) -> str:
+    """Return the first line of a message that says anything."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
+
+
+def windows(recipe: Recipe, rows: int, extra: int = 0) -> np.ndarray:
+    """Return random ids, int64 (rows, L + extra)."""
+    shape = (rows, recipe.model.length + extra)
+    return np.random.default_rng(SEED).integers(0, recipe.model.vocab, shape)
+
+
+def training(recipe: Recipe, kernel: str) -> list[Trace]:
+    """Return the traces of a training step: a micro-batch forward and backward, and the update."""
+
+    def batch(step, rows):
+        return windows(recipe, len(rows), 1)
+
+    with captured("forward", kernel) as (mode, passes):
+        with mode:
+            stepper = train.Stepper(recipe, "cpu")
+            state = train.initial_state(recipe)
+        rows = stepper.rows[: stepper.micro_rows]
+        given = faked(stepper.inputs(batch, 0, rows), mode)
+        stepper.inputs = lambda *_: given
+        with mode:
+            loss, *grads = stepper._sums(state.params, batch, 0, rows)
+    if passes.problems:
+        return [passes]
+    grads = dict(zip(state.params, grads, strict=True))
+    with captured("update", kernel) as (_, update):
+        with mode:
+            train.Stepper(recipe, "cpu").update(state, loss, grads, 1.0, True)
+    return [passes, update]
+
+
+class FirstPass(Query):
+    """A Query whose first pass is traced; then it leaves the loop that asked for it."""
+
+    mode = None
+
+    def most_rows(self, length: int) -> int:
+        """Return how many windows a GPU takes at once: any number."""
+        return 2**31
+
+    def run(self, function: Callable, length: int, *settings) -> Callable:
+        """Return the compiled pass, which raises Traced."""
+        compiled, mode = super().run(function, length, *settings), self.mode
+
+        def traced(*tensors):
+            given = faked(tensors, mode)
+            with mode:
+                compiled(*given)
+            raise Traced
+
+        return traced
+
+
+def _weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    return transformer.unstack(train.initial_state(recipe).shadow)
+
+
+def _query(recipe: Recipe, mode: FakeTensorMode) -> FirstPass:
+    dtype = getattr(torch, recipe.training.compute_dtype)
+    with mode:
+        query = FirstPass(_weights(recipe), recipe.model, dtype, "cpu", compiled=True)
+    query.mode = mode
+    return query
+
+
+def _chain(recipe: Recipe, mode: FakeTensorMode, order: str) -> None:
+    ids_NL, vocab = windows(recipe, WINDOWS), recipe.model.vocab
+    chain.chain(_query(recipe, mode), ids_NL, vocab, order, SEED, 1, 32)
+
+
+def _nelbo(recipe: Recipe, mode: FakeTensorMode) -> None:
+    _query(recipe, mode)(torch.from_numpy(windows(recipe, WINDOWS)))
+
+
+def _sampled(recipe: Recipe, mode: FakeTensorMode) -> None:
+    ids_NL, vocab = windows(recipe, WINDOWS), recipe.model.vocab
+    positions = min(POSITIONS, recipe.model.length)
+    chain.sampled(_query(recipe, mode), ids_NL, vocab, "random", SEED, positions)
+
+
+def _trailing(recipe: Recipe, mode: FakeTensorMode) -> None:
+    ids_NL, masks = windows(recipe, WINDOWS), recipe.model.length // 8
+    chain.trailing(_query(recipe, mode), ids_NL, recipe.model.vocab, masks)
+
+
+def _causal(recipe: Recipe, mode: FakeTensorMode) -> None:
+    recipe = replace(recipe, model=replace(recipe.model, causal=True))
+    ids_BL = faked(torch.from_numpy(windows(recipe, WINDOWS)), mode)
+    with mode:
+        evaluate.predictor(_weights(recipe), recipe, "cpu", compiled=True)(ids_BL)
+
+
+def _sampling(recipe: Recipe, mode: FakeTensorMode) -> None:
+    order = "left-to-right" if recipe.model.causal else "confidence"
+    vocab, length = recipe.model.vocab, recipe.model.length
+    rows_B = torch.arange(WINDOWS)
+    priority_BL = orders.priorities(order, SEED, rows_B, length, 32)
+    given = faked((torch.full((WINDOWS, length), vocab), rows_B, priority_BL), mode)
+    with mode, torch.no_grad():
+        predict = evaluate.predictor(_weights(recipe), recipe, "cpu")
+
+        def one_pass(ids_BL, rows_B, priority_BL):
+            return sample._pass(predict, ids_BL, rows_B, priority_BL, vocab, order, SEED, 1, 1.0)
+
+        torch.compile(one_pass, dynamic=False, fullgraph=True)(*given)
+
+
+MASKED = {  # of a masked-diffusion model alone
+    "nelbo": _nelbo,
+    "chain fixed": partial(_chain, order="random"),
+    "chain adaptive": partial(_chain, order="confidence"),
+    "chain sampled": _sampled,
+    "chain trailing": _trailing,
+}
+PASSES = {**MASKED, "causal": _causal, "sampling": _sampling}
+PHASES = ("training", *PASSES)  # what can be asked for
+
+
+def traces(recipe: Recipe, kernel: str = "cudnn", phases=PHASES) -> Iterator[Trace]:
+    """Yield the traces of what production runs at a recipe, of some of PHASES.
+
+    Training is one phase to ask for and gives three graphs: forward, backward and update. In
+    sampling, the choice of the positions and the draw are traced together with the network; in
+    production they run uncompiled behind it.
+    """
+    if "training" in phases:
+        yield from training(recipe, kernel)
+    for name, function in PASSES.items():
+        if name in phases and not (recipe.model.causal and name in MASKED):
+            with captured(name, kernel) as (mode, trace):
+                function(recipe, mode)
+            yield trace
