@@ -97,9 +97,9 @@ class Kept(NamedTuple):
     rank_N: torch.Tensor  # place of each masked position
     mask_N: torch.Tensor
 
-    def take(self, x_BLd: torch.Tensor) -> torch.Tensor:
-        """Return (C, d): x, (B, L, d) or (N, d), at the kept positions."""
-        return _Take.apply(x_BLd.flatten(0, -2), self.place_C, self.rank_N, self.mask_N)
+    def take(self, x_Nd: torch.Tensor) -> torch.Tensor:
+        """Return (C, d): x at the kept positions."""
+        return _Take.apply(x_Nd, self.place_C, self.rank_N, self.mask_N)
 
 
 def room(rows: int, length: int) -> int:

@@ -122,18 +122,17 @@ def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -
     return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)
 
 
-def _attention(x_BLd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
-    """Return attention() with the projections of q, k and v in one matrix, weights in the dtype of x. pick: as in forward()."""
-    B, L, d = x_BLd.shape
-    H, G, width = model.heads, model.kv_heads, d // model.heads
+def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
+    """Return attention() for N = B L positions: q, k and v projected by one matrix, weights in the dtype of x. pick: as in forward()."""
+    H, G, (_, L, width) = model.heads, model.kv_heads, table.shape
     by_head = table[:, :, None]  # heads stand behind the positions: (B, L, heads, h)
-    q_BLHh, k_BLGh, v_BLGh = F.linear(x_BLd, qkv).view(B, L, H + 2 * G, width).split([H, G, G], dim=2)
+    q_BLHh, k_BLGh, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
     q_BLHh = rope(rmsnorm(q_BLHh, model.norm_eps, query_gain[:, None]), model.rope_base, by_head)
     k_BLGh = rope(rmsnorm(k_BLGh, model.norm_eps), model.rope_base, by_head)
     heads = (x.transpose(1, 2) for x in (q_BLHh, k_BLGh, v_BLGh))
     y_BHLh = F.scaled_dot_product_attention(*heads, is_causal=model.causal, enable_gqa=True)
-    y_BLd = y_BHLh.transpose(1, 2).reshape(B, L, d)
-    return F.linear(y_BLd if pick is None else pick(y_BLd), o)
+    y_Nd = y_BHLh.transpose(1, 2).reshape(x_Nd.shape)
+    return F.linear(y_Nd if pick is None else pick(y_Nd), o)
 
 
 def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
@@ -141,7 +140,8 @@ def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor |
     _, L, d = x_BLd.shape
     if table is None:
         table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
-    return _attention(x_BLd, torch.cat([q, k, v]).to(x_BLd.dtype), o.to(x_BLd.dtype), query_gain, model, table)
+    qkv, o = (matrix.to(x_BLd.dtype) for matrix in (torch.cat([q, k, v]), o))
+    return _attention(x_BLd.flatten(0, 1), qkv, o, query_gain, model, table).view_as(x_BLd)
 
 
 def mlp(x_BLd: torch.Tensor, up: torch.Tensor, down: torch.Tensor, eps: float | None = None) -> torch.Tensor:
@@ -169,16 +169,16 @@ def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -
     return [{kind: rows[kind][i] for kind in rows} for i in range(model.layers)]
 
 
-def _block(x_BLd, x0_BLd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None) -> torch.Tensor:
+def _block(x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None) -> torch.Tensor:
     """Return x after a block with the weights of _ready. pick: as in forward().
 
-    Positions stand in one axis, as in the matrix products, so that the compiler can append to a product what follows it.
+    The N = B L positions stand in one axis, as in the matrix products, so that the compiler can append to a product what follows it.
     """
-    x_Nd = weights["mix"][0] * x_BLd.flatten(0, 1) + weights["mix"][1] * x0_BLd.flatten(0, 1)
-    normed_BLd = rmsnorm(x_Nd, model.norm_eps).view_as(x_BLd)
-    attended = _attention(normed_BLd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick)
-    x_Nd = (x_Nd if pick is None else pick(x_Nd)) + attended.flatten(0, -2)
-    return (x_Nd + mlp(x_Nd, weights["up"], weights["down"], model.norm_eps)).view_as(attended)
+    x_Nd = weights["mix"][0] * x_Nd + weights["mix"][1] * x0_Nd
+    normed_Nd = rmsnorm(x_Nd, model.norm_eps)
+    attended = _attention(normed_Nd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick)
+    x_Nd = (x_Nd if pick is None else pick(x_Nd)) + attended
+    return x_Nd + mlp(x_Nd, weights["up"], weights["down"], model.norm_eps)
 
 
 def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
@@ -186,7 +186,8 @@ def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, 
     _, L, d = x_BLd.shape
     if table is None:
         table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
-    return _block(x_BLd, x0_BLd, _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, x_BLd.dtype), model, table)
+    weights = _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, x_BLd.dtype)
+    return _block(x_BLd.flatten(0, 1), x0_BLd.flatten(0, 1), weights, model, table).view_as(x_BLd)
 
 
 def _adds_rows_serially(device: torch.device) -> bool:
@@ -195,20 +196,20 @@ def _adds_rows_serially(device: torch.device) -> bool:
 
 
 class _Embed(torch.autograd.Function):
-    """Rows of a table (V + 1, d) by id (B, L). The gradient's sums have a fixed order.
+    """Rows of a table (V + 1, d) by id (N,). The gradient's sums have a fixed order.
 
     On a GPU they are a product with one-hot ids: half of all ids are the mask token, and their rows would wait for one another.
     """
 
     @staticmethod
-    def forward(ctx, table_Vd, ids_BL):
-        ctx.save_for_backward(ids_BL)
+    def forward(ctx, table_Vd, ids_N):
+        ctx.save_for_backward(ids_N)
         ctx.rows = len(table_Vd)
-        return table_Vd[ids_BL]
+        return table_Vd[ids_N]
 
     @staticmethod
-    def backward(ctx, grad_BLd):
-        ids_N, grad_Nd = ctx.saved_tensors[0].flatten(), grad_BLd.flatten(0, 1)
+    def backward(ctx, grad_Nd):
+        [ids_N] = ctx.saved_tensors
         if not _adds_rows_serially(grad_Nd.device):
             accurate = _accurate(grad_Nd.dtype)
             sums_Vd = grad_Nd.new_zeros((ctx.rows, grad_Nd.shape[1]), dtype=accurate).index_add(0, ids_N, grad_Nd.to(accurate))
@@ -220,13 +221,13 @@ class _Embed(torch.autograd.Function):
 def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
     """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'.
 
-    params are named or stacked. pick, where given, takes activations (B, L, d) to those of the positions whose logits are asked for,
-    (C, d): what follows the last attention sees no others.
+    params are named or stacked. pick, where given, takes activations (N, d), N = B L, to those of the positions whose logits are asked
+    for, (C, d): what follows the last attention sees no others, and the result is (C, V).
     """
     dtype = dtype or params["embedding"].dtype
     if table is None:
         table = rope_table(ids_BL.shape[1], model.d // model.heads, model.rope_base, ids_BL.device, _accurate(dtype))
-    x = x0 = _Embed.apply(rmsnorm(params["embedding"], model.norm_eps).to(dtype), ids_BL)
+    x = x0 = _Embed.apply(rmsnorm(params["embedding"], model.norm_eps).to(dtype), ids_BL.flatten())
     skip, half, pushed = params["skip"].to(dtype), model.layers // 2, []
     for i, weights in enumerate(_blocks(params, model, dtype)):
         if pushed and i >= half:
@@ -235,4 +236,5 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
         if i < half:
             pushed.append(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype))
-    return model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)
+    logits = model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)
+    return logits if pick is not None else logits.view(*ids_BL.shape, -1)

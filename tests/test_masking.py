@@ -299,7 +299,7 @@ def test_kept_positions_give_the_loss_and_its_gradients(rng, rows, length, spare
         if kept is None:
             loss = fast.masking.loss(leaves[0] @ leaves[1], ids_BL, mask_BL, weights_B)
         else:
-            loss = fast.masking.kept_loss(kept.take(leaves[0]) @ leaves[1], ids_BL, kept, weights_B)
+            loss = fast.masking.kept_loss(kept.take(leaves[0].flatten(0, 1)) @ leaves[1], ids_BL, kept, weights_B)
         losses.append(loss.detach())
         grads.append(torch.autograd.grad(loss, leaves))
     assert relative_error(losses[1].numpy(), losses[0].numpy()) < 1e-12
@@ -317,7 +317,7 @@ def test_masked_positions_without_room_are_not_dropped_in_silence():
         assert loss.isnan() == (places < 4) and kept.used_C.sum() == min(places, 4)
         assert kept.place_C[: min(places, 4)].tolist() == [0, 2, 4, 5][:places]
         x_BLd = torch.ones(2, 3, 1, requires_grad=True)  # what found no room has no gradient of its own, and asks for none behind the end
-        assert torch.autograd.grad(kept.take(x_BLd).sum(), x_BLd)[0].shape == x_BLd.shape
+        assert torch.autograd.grad(kept.take(x_BLd.flatten(0, 1)).sum(), x_BLd)[0].shape == x_BLd.shape
 
 
 @pytest.mark.parametrize(("rows", "length"), [(32, 128), (64, 32), (24, 128), (48, 64), (3, 400)])

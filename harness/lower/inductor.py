@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from fast import train
-from harness.lower import counts, gemm, h100, parts
+from harness.lower import counts, gemm, h100, parts, traffic
 from harness.lower.trace import Graph
 
 SETTINGS = {"compile_threads": 1, "fx_graph_cache": False, "triton.cudagraphs": False}
@@ -37,7 +37,7 @@ class Launch:
     kind: str  # generated, template, matmul, attention or fallback
     part: str  # of a generated kernel: whose work it does; else the kind
     name: str  # of the kernel or the operator
-    bytes: int  # read and written, by Inductor's own count
+    bytes: int  # read and written
     flops: float = 0.0
     shape: str = ""  # batch, M, K, N of a product
     inner: int = 0  # K of a product
@@ -124,14 +124,18 @@ def _rows(fx) -> int:
 
 
 def _template(node, phase: str, name: str) -> Launch | None:
-    """Return the launch of a Triton template with what is fused into it; None of another kernel."""
+    """Return the launch of a Triton template with what is fused into it; None of another kernel.
+
+    One with nothing fused counts as the library's: production times both and takes the faster.
+    """
     inner = node.get_template_node() if node.is_template() else None
     if inner is None:
         return None
     product = next(fx for fx in inner.origins if counts.product(fx))
     # Inductor counts a read per output element, which is less than the factors where K is wide.
     moved = max(node.get_read_write_buffers_sizes(), counts.bytes_of(product))
-    return _product(phase, "template", name, moved, product)
+    kind = "template" if len(node.get_nodes()) > 1 else "matmul"
+    return _product(phase, kind, name, moved, product)
 
 
 def launches(nodes: list, phase: str, kernels: dict[str, str]) -> list[Launch]:
@@ -146,7 +150,7 @@ def launches(nodes: list, phase: str, kernels: dict[str, str]) -> list[Launch]:
             kernels[part.get_name()] for part in node.get_nodes() if part.get_name() in kernels
         )
         if names:  # what has no kernel is memory alone
-            name, moved = " ".join(names), node.get_read_write_buffers_sizes()
+            name, moved = " ".join(names), traffic.bytes_of(node)
             part = parts.part_of(_origins(node), phase)
             found.append(
                 _template(node, phase, name) or Launch(phase, "generated", part, name, moved)
@@ -163,7 +167,10 @@ def _on(module: torch.fx.GraphModule, device: torch.device) -> None:
 
 
 def lower(graph: Graph, settings: dict) -> Lowered:
-    """Return a graph, which is used up, as Inductor lowers it under some of its settings."""
+    """Return a graph, which is used up, as Inductor lowers it under production's options.
+
+    settings: more of torch._inductor.config, which win over those.
+    """
     code, schedule, kernels = [], [], {}
     define = TritonScheduling.define_kernel
 
@@ -180,7 +187,8 @@ def lower(graph: Graph, settings: dict) -> Lowered:
         raise Written
 
     replaced = mock.patch.object
-    with h100.pretended() as device, config.patch({**SETTINGS, **settings}), train.deterministic():
+    settings = {**SETTINGS, **graph.options, **settings}
+    with h100.pretended() as device, train.deterministic(), config.patch(settings):
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, gemm.chosen():
             _on(graph.module, device)
             inputs = [

@@ -50,6 +50,7 @@ class Graph:
     module: torch.fx.GraphModule
     inputs: list  # fake tensors on the CPU
     keywords: dict  # of Inductor's inner compiler
+    options: dict = dataclasses.field(default_factory=dict)  # of Inductor, as production sets them
 
 
 @dataclass
@@ -87,13 +88,15 @@ def phase_of(keywords: dict, name: str) -> str:
 def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
     """Within it, torch.compile traces what it is given; yields the tensors' mode and the Trace.
 
-    Attention is CUDA's, `kernel` the one that is chosen for half precision. Exceptions of Dynamo
-    and graph breaks become problems of the trace.
+    What production asks of the device is answered as on a GPU; attention is CUDA's, `kernel` the
+    one that is chosen for half precision. Exceptions of Dynamo and graph breaks become problems
+    of the trace.
     """
-    trace, mode, compiled = Trace(name, [], []), FakeTensorMode(), torch.compile
+    trace, mode, compiled, options = Trace(name, [], []), FakeTensorMode(), torch.compile, {}
 
     def inner(module, inputs, **keywords):
-        trace.graphs.append(Graph(phase_of(keywords, name), module, list(inputs), keywords))
+        phase = phase_of(keywords, name)
+        trace.graphs.append(Graph(phase, module, list(inputs), keywords, options))
 
         def run(arguments):
             return torch.fx.Interpreter(module).run(*arguments)
@@ -101,13 +104,22 @@ def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
         run._boxed_call = True
         return run
 
-    backend = partial(compile_fx.compile_fx, inner_compile=inner)
+    def backend(module, inputs, options=None):
+        return compile_fx.compile_fx(module, inputs, inner_compile=inner)
+
+    def traced(function, **settings):
+        options.update(settings.get("options") or {})
+        return compiled(function, backend=backend, **settings)
+
+    on_gpu = partial(train.compiler_options, device=torch.device("cuda"))
     attend = attention.operator(kernel)
     torch._dynamo.reset()
     counters.clear()
     with contextlib.ExitStack() as stack:
         patch = mock.patch.object
-        stack.enter_context(patch(torch, "compile", partial(compiled, backend=backend)))
+        stack.enter_context(patch(torch, "compile", traced))
+        stack.enter_context(patch(train, "compiler_options", lambda training, _: on_gpu(training)))
+        stack.enter_context(patch(transformer, "_adds_rows_serially", lambda _: True))
         stack.enter_context(patch(torch.nn.functional, "scaled_dot_product_attention", attend))
         stack.enter_context(train.deterministic())
         try:

@@ -62,7 +62,7 @@ BUGS = [
         "log_p = log_softmax(logits_BLV)\n    return -0.999 * log_p.where(chosen_BLV, 0.0).sum(-1) - 0.001 * log_p.mean(-1)",
         "a default taken over from another trainer; a bound no more", ("loss",)),
     Bug("softcap-after-the-loss", "fast.transformer.forward",
-        "return model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)", "return logits.to(_accurate(dtype))",
+        "logits = model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)", "logits = logits.to(_accurate(dtype))",
         "the cap was applied in the printed logits only: training and scoring saw others", ("forward", "gradients")),
     Bug("mask-token-in-the-output", "fast.transformer.forward", "params[\"embedding\"][: model.vocab]", "params[\"embedding\"]",
         "tying the whole embedding gives the mask token probability, which every bound pays for", ("forward", "gradients")),
