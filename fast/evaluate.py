@@ -246,10 +246,14 @@ def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", com
     dtype = getattr(torch, recipe.training.compute_dtype)
     if not recipe.model.causal:
         return Query(params, recipe.model, dtype, device, compiled)
-    weights = {name: value.detach().to(device) for name, value in params.items()}
+    with torch.no_grad():
+        weights = transformer.prepare({name: value.detach().to(device) for name, value in params.items()}, recipe.model, dtype)
+
+    model, accurate = recipe.model, torch.promote_types(dtype, torch.float32)
+    table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, device, accurate)
 
     def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
-        return masking.log_softmax(transformer.forward(weights, ids_BL, recipe.model, dtype))
+        return masking.log_softmax(transformer.forward(weights, ids_BL, model, dtype, table))
 
     # One graph per window length: the last window of a stream is shorter, and short enough to run as it is.
     fast_path = torch.compile(log_probs, dynamic=False) if compiled else log_probs

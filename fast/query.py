@@ -50,6 +50,7 @@ class Query:
         self.model, self.dtype = model, dtype
         accurate = torch.promote_types(dtype, torch.float32)
         with torch.no_grad():
+            self.prepared = transformer.prepare(self.params, model, dtype)
             self.tables = tables(self.params, model, dtype)
             self.rotation = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, device, accurate)
 
@@ -127,7 +128,7 @@ class Query:
 
 
 def _whole(query: Query, ids_BL: torch.Tensor) -> torch.Tensor:
-    return masking.log_softmax(transformer.forward(query.params, ids_BL, query.model, query.dtype))
+    return masking.log_softmax(transformer.forward(query.prepared, ids_BL, query.model, query.dtype, query.rotation))
 
 
 def _take(x_BLd: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:

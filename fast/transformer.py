@@ -218,23 +218,34 @@ class _Embed(torch.autograd.Function):
         return ((ids_N[:, None] == columns).to(grad_Nd.dtype).T @ grad_Nd)[: ctx.rows], None
 
 
+def prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
+    """Return named or stacked weights as forward() multiplies by them: once for all passes where they stay as they are."""
+    table, head = rmsnorm(params["embedding"], model.norm_eps), params["embedding"][: model.vocab]
+    return {"table": table.to(dtype), "blocks": _blocks(params, model, dtype), "skip": params["skip"].to(dtype), "head": head.to(dtype)}
+
+
 def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
     """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'.
 
-    params are named or stacked. pick, where given, takes activations (N, d), N = B L, to those of the positions whose logits are asked
-    for, (C, d): what follows the last attention sees no others, and the result is (C, V).
+    params are named, stacked or prepared. pick, where given, takes activations (N, d), N = B L, to those of the positions whose logits
+    are asked for, (C, d): what follows the last attention sees no others, and the result is (C, V).
     """
-    dtype = dtype or params["embedding"].dtype
-    if table is None:
-        table = rope_table(ids_BL.shape[1], model.d // model.heads, model.rope_base, ids_BL.device, _accurate(dtype))
-    x = x0 = _Embed.apply(rmsnorm(params["embedding"], model.norm_eps).to(dtype), ids_BL.flatten())
-    skip, half, pushed = params["skip"].to(dtype), model.layers // 2, []
-    for i, weights in enumerate(_blocks(params, model, dtype)):
+    if "blocks" not in params:
+        params = prepare(params, model, dtype or params["embedding"].dtype)
+    accurate = _accurate(params["table"].dtype)
+    length = ids_BL.shape[1]
+    if table is None or table.shape[1] < length:
+        table = rope_table(length, model.d // model.heads, model.rope_base, ids_BL.device, accurate)
+    ids_N = ids_BL.flatten()
+    ids_N = ids_N.as_strided(ids_N.shape, ids_N.stride())  # the compiler stores the ids, and does not draw the masks wherever one is read
+    x = x0 = _Embed.apply(params["table"], ids_N)
+    half, pushed = model.layers // 2, []
+    for i, weights in enumerate(params["blocks"]):
         if pushed and i >= half:
-            x = x + skip[i - half] * pushed.pop()
-        x = _block(x, x0, weights, model, table, pick if i == model.layers - 1 else None)
+            x = x + params["skip"][i - half] * pushed.pop()
+        x = _block(x, x0, weights, model, table[:, :length], pick if i == model.layers - 1 else None)
         if i < half:
             pushed.append(x)
-    logits = F.linear(rmsnorm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype))
-    logits = model.softcap * torch.tanh(logits.to(_accurate(dtype)) / model.softcap)
+    logits = F.linear(rmsnorm(x, model.norm_eps), params["head"])
+    logits = model.softcap * torch.tanh(logits.to(accurate) / model.softcap)
     return logits if pick is not None else logits.view(*ids_BL.shape, -1)

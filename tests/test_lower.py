@@ -364,10 +364,11 @@ def test_equal_kernels_are_compiled_once():
 
 def test_the_form_of_a_product_is_chosen_by_a_rule():
     """The tile nearest to the usual one; the library where tiles leave multiprocessors idle."""
-    library, near, far = (None, 0), ((128, 128, 32), 500), ((16, 32, 16), 9000)
-    assert gemm.choose([library, far, near]) == 2
-    assert gemm.choose([library, ((128, 128, 32), 25)]) == 0
-    assert gemm.choose([((128, 128, 32), 25), far]) == 0
+    library, near, far = (None, 0), ((128, 64, 32, 8), 500), ((16, 32, 16, 8), 9000)
+    few_warps = ((128, 64, 32, 4), 500)
+    assert gemm.choose([library, far, few_warps, near]) == 3
+    assert gemm.choose([library, ((128, 64, 32, 8), 25)]) == 0
+    assert gemm.choose([((128, 64, 32, 8), 25), far]) == 0
     assert gemm.choose([library]) == 0
 
 

@@ -32,6 +32,9 @@ class Metronome:
         state.step += 1
         return torch.tensor([1.0, 1.0, 1.0])
 
+    def prepare(self, batch, step):
+        """There is nothing to read."""
+
 
 def budget(iterations, cap, warmdown):
     """Return a recipe with this budget."""

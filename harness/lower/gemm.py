@@ -10,16 +10,17 @@ from collections.abc import Iterator
 
 from torch._inductor import select_algorithm
 
-TILE = (128, 128, 64)  # M, N, K of one program: what wide bfloat16 products are usually tuned to
+TILE = (128, 64, 64, 8)  # M, N, K and warps of one program: widths of 576 and 1,152 are whole tiles,
+# and what follows the product fits the registers beside it; with 128 columns it spills
 PROGRAMS = 132  # fewer tiles leave multiprocessors without work, where a library splits K
 
 
-def closeness(tile: tuple[int, int, int]) -> float:
-    """Return how far a tile is from TILE: the sum of the factors of two between their sides."""
+def closeness(tile: tuple[int, ...]) -> float:
+    """Return how far a tile is from TILE: the sum of the factors of two between their entries."""
     return sum(abs(math.log2(side / wanted)) for side, wanted in zip(tile, TILE, strict=True))
 
 
-def choose(forms: list[tuple[tuple[int, int, int] | None, int]]) -> int:
+def choose(forms: list[tuple[tuple[int, ...] | None, int]]) -> int:
     """Return the index of the form that is taken: forms are (tile, None of a library, programs).
 
     The template with the tile nearest to TILE, the first of equals. The library where it is on
@@ -33,7 +34,7 @@ def choose(forms: list[tuple[tuple[int, int, int] | None, int]]) -> int:
     return libraries[0] if libraries and forms[best][1] < PROGRAMS else best
 
 
-def form(choice) -> tuple[tuple[int, int, int] | None, int]:
+def form(choice) -> tuple[tuple[int, ...] | None, int]:
     """Return (tile, programs) of one of Inductor's choices."""
     if not isinstance(choice, select_algorithm.TritonTemplateCaller):
         return None, 0
@@ -42,7 +43,7 @@ def form(choice) -> tuple[tuple[int, int, int] | None, int]:
     M, K, N = (tile[0], tile[1], tile[2])
     *batch, rows, columns = (int(n) for n in choice.layout.size)
     programs = math.prod(batch) * -(-rows // M) * -(-columns // N)
-    return (M, N, K), programs
+    return (M, N, K, int(info["num_warps"])), programs
 
 
 def only(choices: list) -> list:

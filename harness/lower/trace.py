@@ -92,9 +92,9 @@ def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
     one that is chosen for half precision. Exceptions of Dynamo and graph breaks become problems
     of the trace.
     """
-    trace, mode, compiled, options = Trace(name, [], []), FakeTensorMode(), torch.compile, {}
+    trace, mode, compiled = Trace(name, [], []), FakeTensorMode(), torch.compile
 
-    def inner(module, inputs, **keywords):
+    def inner(options, module, inputs, **keywords):
         phase = phase_of(keywords, name)
         trace.graphs.append(Graph(phase, module, list(inputs), keywords, options))
 
@@ -105,11 +105,7 @@ def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
         return run
 
     def backend(module, inputs, options=None):
-        return compile_fx.compile_fx(module, inputs, inner_compile=inner)
-
-    def traced(function, **settings):
-        options.update(settings.get("options") or {})
-        return compiled(function, backend=backend, **settings)
+        return compile_fx.compile_fx(module, inputs, inner_compile=partial(inner, options or {}))
 
     on_gpu = partial(train.compiler_options, device=torch.device("cuda"))
     attend = attention.operator(kernel)
@@ -117,7 +113,7 @@ def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
     counters.clear()
     with contextlib.ExitStack() as stack:
         patch = mock.patch.object
-        stack.enter_context(patch(torch, "compile", traced))
+        stack.enter_context(patch(torch, "compile", partial(compiled, backend=backend)))
         stack.enter_context(patch(train, "compiler_options", lambda training, _: on_gpu(training)))
         stack.enter_context(patch(transformer, "_adds_rows_serially", lambda _: True))
         stack.enter_context(patch(torch.nn.functional, "scaled_dot_product_attention", attend))

@@ -60,7 +60,8 @@ def bytes_of(node) -> int:
         accesses[dep.name].append(dep)
     for name, counted in whole.items():
         buffer = V.graph.get_buffer(name)
-        if counted and buffer is not None:
-            size = buffer.get_dtype().itemsize
+        layout = None if buffer is None else buffer.maybe_get_layout()
+        if counted and hasattr(layout, "dtype"):  # what is written in place has none of its own
+            size = layout.dtype.itemsize
             count -= max(0, counted - size * touched(accesses[name], counted // size))
     return count
