@@ -516,3 +516,19 @@ def test_gpu_code_is_where_it_belongs():
     """Everything that only a GPU runs is in measure.py and device.peak: the smoke run covers the rest."""
     folder = Path(device.__file__).parent
     assert sorted(path.name for path in folder.glob("*.py") if "torch.cuda" in path.read_text()) == ["device.py", "measure.py"]
+
+
+def test_a_lever_changes_productions_options_and_keeps_the_others(monkeypatch):
+    """On a GPU production compiles under options of its own: a lever's come on top."""
+    seen = []
+
+    def compiled(graph, examples, config_patches):
+        seen.append(config_patches)
+        return graph.forward
+
+    monkeypatch.setattr(levers, "compile_fx", compiled)
+    with levers.pulled(levers.Lever("library", options={"max_autotune_gemm": False})):
+        own = {"max_autotune_gemm": True, "epilogue_fusion_first": True}
+        assert torch.compile(lambda x: x + 1, options=own)(torch.ones(2)).tolist() == [2.0, 2.0]
+        assert torch.compile(lambda x: x + 2, options={})(torch.ones(2)).tolist() == [3.0, 3.0]
+    assert seen == [{"max_autotune_gemm": False, "epilogue_fusion_first": True}, {"max_autotune_gemm": False}]

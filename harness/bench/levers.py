@@ -96,6 +96,7 @@ LEVERS = (  # what compiles fastest comes first: the budget may end before the l
     Lever("micro-batches of half the tokens", recipe=_micro_batch(0.5)),
     Lever("micro-batches of twice the tokens", recipe=_micro_batch(2)),
     Lever("coordinate descent tuning", options={"coordinate_descent_tuning": True}),
+    Lever("products by the library alone", options={"max_autotune_gemm": False}, only_on="cuda"),
     Lever("max-autotune", options={"max_autotune": True}),
 )
 
@@ -113,8 +114,8 @@ def pulled(lever: Lever) -> Iterator[None]:
     """
     compile = torch.compile
 
-    def backend(graph, examples):
-        return compile_fx(graph, examples, config_patches=lever.options)
+    def backend(graph, examples, options=None):  # options: production's own, where it has some
+        return compile_fx(graph, examples, config_patches={**(options or {}), **lever.options})
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "compile", lambda *given, **settings: compile(*given, backend=backend, **settings)))
