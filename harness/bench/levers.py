@@ -60,8 +60,7 @@ def _deterministic_attention():
     """Flash, whose backward repeats to the last bit only where algorithms that do not are errors,
     not warnings.
     """
-    with deterministic(), attention.only("flash"):
-        torch.use_deterministic_algorithms(True, warn_only=False)
+    with deterministic(repeatable=True), attention.only("flash"):
         yield
 
 
