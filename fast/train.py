@@ -3,6 +3,7 @@
 Bound: 50 steps of `tiny` in float64 agree with the reference to 1e-9; production dtypes inherit the bounds of their pieces.
 """
 
+import ctypes
 import math
 import os
 import time
@@ -192,6 +193,9 @@ AUTOTUNED = {  # options of Inductor
     "epilogue_fusion_first": True,  # what follows a product joins it rather than the sum behind it
 }
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+KEPT_BYTES, LARGEST_KEPT_BLOCK = 2**31 - 1, 2**25  # the largest values that mallopt takes on 64 bits
+
 
 def compiler_options(training: Training, device: torch.device) -> dict:
     """Return Inductor's options for the loss and its gradients: on a GPU, products timed with and without what follows them, once.
@@ -201,12 +205,25 @@ def compiler_options(training: Training, device: torch.device) -> dict:
     return AUTOTUNED if device.type == "cuda" and not training.repeatable else {}
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory that a step frees for the next one, where it is glibc: for the whole process.
+
+    It otherwise returns the gradients to the system, which hands the next step cleared pages one by one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)):
+            mallopt(parameter, value)
+
+
 class Stepper:
     """The production step: micro-batches and ranks add up, the update is in place on each of them, both compiled once per shape."""
 
     def __init__(self, recipe: Recipe, device="cpu", compiled: bool = True, world: World | None = None):
         """Prepare the share of one rank; InputError where the step's rows cannot be shared evenly."""
         self.recipe, self.device, self.world = recipe, torch.device(device), world or World()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         model, training = recipe.model, recipe.training
         self.rows, self.micro_rows = distributed.share(recipe, self.world)
         whole = training.tokens_per_step // model.length

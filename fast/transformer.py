@@ -5,6 +5,7 @@ B rows, L positions, d width, H query heads, G key/value heads, h head width, V 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,11 @@ def unstack(stacked: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"embedding": stacked["embedding"], **blocks, "skip": stacked["skip"]}
 
 
+def _written_for_gpus(device: torch.device) -> bool:
+    """Return whether the forms for GPUs are taken where there are two. They are fewer kernels; CPUs want vectors and what is in the cache."""
+    return device.type != "cpu"
+
+
 def _accurate(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
@@ -113,13 +119,18 @@ def rope_table(length: int, width: int, base: float, device=None, dtype=torch.fl
 def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -> torch.Tensor:
     """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or better.
 
-    table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L, h).
+    table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L, h). A GPU rolls x: one kernel. A CPU
+    computes the halves apart: vector instructions, which a roll has none of.
     """
     length, width = x_BHLh.shape[-2:]
     accurate = _accurate(x_BHLh.dtype)
     cos, sin = rope_table(length, width, base, x_BHLh.device, accurate) if table is None else table
     x = x_BHLh.to(accurate)
-    return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)
+    if _written_for_gpus(x.device):
+        return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)
+    (left, right), (cos, _), (sin, _) = (each.unflatten(-1, (2, width // 2)).unbind(-2) for each in (x, cos, sin))
+    halves = left * cos + right * sin, right * cos - left * sin
+    return torch.stack([half.to(x_BHLh.dtype) for half in halves], dim=-2).flatten(-2)
 
 
 def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
@@ -161,12 +172,20 @@ def _ready(params: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, tor
     return {"query_gain": params["query_gain"], **{kind: value.to(dtype) for kind, value in matrices.items()}}
 
 
-def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
-    """Return the ready weights of each block. Stacked parameters are made ready in one operation per kind."""
-    if "q" not in params:
-        return [_ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, dtype) for i in range(model.layers)]
-    rows = {kind: value.unbind(0) for kind, value in _ready({kind: params[kind] for kind in BLOCK}, dtype).items()}
-    return [{kind: rows[kind][i] for kind in rows} for i in range(model.layers)]
+def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield the ready weights of each block.
+
+    On a GPU stacked parameters are made ready in one operation per kind. On a CPU each block's are when its turn comes: they, and later
+    their gradients, are then still in the cache.
+    """
+    if "q" in params and _written_for_gpus(params["q"].device):
+        rows = {kind: value.unbind(0) for kind, value in _ready({kind: params[kind] for kind in BLOCK}, dtype).items()}
+        yield from ({kind: rows[kind][i] for kind in rows} for i in range(model.layers))
+        return
+    if "q" in params:
+        params = unstack(params)
+    for i in range(model.layers):
+        yield _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, dtype)
 
 
 def _block(x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None) -> torch.Tensor:
@@ -190,15 +209,10 @@ def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, 
     return _block(x_BLd.flatten(0, 1), x0_BLd.flatten(0, 1), weights, model, table).view_as(x_BLd)
 
 
-def _adds_rows_serially(device: torch.device) -> bool:
-    """Return whether rows with one id, added in an order that repeats, are added one after the other: on GPUs."""
-    return device.type != "cpu"
-
-
 class _Embed(torch.autograd.Function):
     """Rows of a table (V + 1, d) by id (N,). The gradient's sums have a fixed order.
 
-    On a GPU they are a product with one-hot ids: half of all ids are the mask token, and their rows would wait for one another.
+    On a GPU they are a product with one-hot ids: rows are added in turn there, and half of all ids are the mask token.
     """
 
     @staticmethod
@@ -210,7 +224,7 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_Nd):
         [ids_N] = ctx.saved_tensors
-        if not _adds_rows_serially(grad_Nd.device):
+        if not _written_for_gpus(grad_Nd.device):
             accurate = _accurate(grad_Nd.dtype)
             sums_Vd = grad_Nd.new_zeros((ctx.rows, grad_Nd.shape[1]), dtype=accurate).index_add(0, ids_N, grad_Nd.to(accurate))
             return sums_Vd.to(grad_Nd.dtype), None
@@ -218,10 +232,15 @@ class _Embed(torch.autograd.Function):
         return ((ids_N[:, None] == columns).to(grad_Nd.dtype).T @ grad_Nd)[: ctx.rows], None
 
 
-def prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
-    """Return named or stacked weights as forward() multiplies by them: once for all passes where they stay as they are."""
+def _prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
     table, head = rmsnorm(params["embedding"], model.norm_eps), params["embedding"][: model.vocab]
     return {"table": table.to(dtype), "blocks": _blocks(params, model, dtype), "skip": params["skip"].to(dtype), "head": head.to(dtype)}
+
+
+def prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
+    """Return named or stacked weights as forward() multiplies by them: once for all passes where they stay as they are."""
+    ready = _prepare(params, model, dtype)
+    return {**ready, "blocks": list(ready["blocks"])}
 
 
 def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
@@ -231,7 +250,7 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
     are asked for, (C, d): what follows the last attention sees no others, and the result is (C, V).
     """
     if "blocks" not in params:
-        params = prepare(params, model, dtype or params["embedding"].dtype)
+        params = _prepare(params, model, dtype or params["embedding"].dtype)
     accurate = _accurate(params["table"].dtype)
     length = ids_BL.shape[1]
     if table is None or table.shape[1] < length:

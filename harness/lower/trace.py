@@ -115,7 +115,7 @@ def captured(name: str, kernel: str) -> Iterator[tuple[FakeTensorMode, Trace]]:
         patch = mock.patch.object
         stack.enter_context(patch(torch, "compile", partial(compiled, backend=backend)))
         stack.enter_context(patch(train, "compiler_options", lambda training, _: on_gpu(training)))
-        stack.enter_context(patch(transformer, "_adds_rows_serially", lambda _: True))
+        stack.enter_context(patch(transformer, "_written_for_gpus", lambda _: True))
         stack.enter_context(patch(torch.nn.functional, "scaled_dot_product_attention", attend))
         stack.enter_context(train.deterministic())
         try:
