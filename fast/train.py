@@ -6,6 +6,7 @@ Bound: 50 steps of `tiny` in float64 agree with the reference to 1e-9; productio
 import ctypes
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -210,8 +211,7 @@ def keep_freed_memory() -> None:
 
     It otherwise returns the gradients to the system, which hands the next step cleared pages one by one.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := sys.platform == "linux" and getattr(ctypes.CDLL(None), "mallopt", None):
         for parameter, value in ((M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)):
             mallopt(parameter, value)
 

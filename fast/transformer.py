@@ -136,12 +136,17 @@ def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -
 def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
     """Return attention() for N = B L positions: q, k and v projected by one matrix, weights in the dtype of x. pick: as in forward()."""
     H, G, (_, L, width) = model.heads, model.kv_heads, table.shape
-    by_head = table[:, :, None]  # heads stand behind the positions: (B, L, heads, h)
-    q_BLHh, k_BLGh, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
-    q_BLHh = rope(rmsnorm(q_BLHh, model.norm_eps, query_gain[:, None]), model.rope_base, by_head)
-    k_BLGh = rope(rmsnorm(k_BLGh, model.norm_eps), model.rope_base, by_head)
-    heads = (x.transpose(1, 2) for x in (q_BLHh, k_BLGh, v_BLGh))
-    y_BHLh = F.scaled_dot_product_attention(*heads, is_causal=model.causal, enable_gqa=True)
+    q, k, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
+    in_place = _written_for_gpus(x_Nd.device)  # q and k stay (B, L, heads, h); CPUs attend faster to (B, heads, L, h)
+    if in_place:
+        table, gain = table[:, :, None], query_gain[:, None]
+    else:
+        q, k, gain = q.transpose(1, 2), k.transpose(1, 2), query_gain[:, None, None]
+    q = rope(rmsnorm(q, model.norm_eps, gain), model.rope_base, table)
+    k = rope(rmsnorm(k, model.norm_eps), model.rope_base, table)
+    if in_place:
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+    y_BHLh = F.scaled_dot_product_attention(q, k, v_BLGh.transpose(1, 2), is_causal=model.causal, enable_gqa=True)
     y_Nd = y_BHLh.transpose(1, 2).reshape(x_Nd.shape)
     return F.linear(y_Nd if pick is None else pick(y_Nd), o)
 

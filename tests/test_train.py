@@ -2,6 +2,9 @@
 
 import math
 import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -391,3 +394,24 @@ def test_warm_up_changes_nothing():
     fast.train.Stepper(SHORT, compiled=False).warm_up(state, batch)
     assert state.step == 0
     assert all(torch.equal(state.tensors()[group][name], value) for group, members in copies.items() for name, value in members.items())
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose memory it is")
+def test_a_step_on_a_cpu_finds_the_memory_of_the_one_before():
+    """Blocks of the size of golf's stacked gradients: at glibc's first thresholds each of their pages is faulted in anew, 20,000 times."""
+    thresholds = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    script = """
+import resource, sys, torch
+from fast.train import keep_freed_memory
+if sys.argv[1:]:
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.ones(5_000_000) for _ in range(4)]
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([faults() for _ in range(10)][-1])  # the first few grow the heap
+"""
+    runs = ([sys.executable, "-c", script, *flag] for flag in ([], ["keep"]))
+    by_default, kept = (int(subprocess.check_output(run, text=True, env=os.environ | thresholds)) for run in runs)
+    assert kept < 200 and by_default > 4_000

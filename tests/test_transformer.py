@@ -390,13 +390,52 @@ def test_the_embedding_gradient_is_the_same_sum_both_ways(dtype, monkeypatch):
     upstream = torch.from_numpy(rng.standard_normal((300, 5))).to(dtype)
     found = []
     for serial in (False, True):
-        monkeypatch.setattr(fast.transformer, "_adds_rows_serially", lambda device, serial=serial: serial)
+        monkeypatch.setattr(fast.transformer, "_written_for_gpus", lambda device, serial=serial: not serial)
         found += torch.autograd.grad(fast.transformer._Embed.apply(table, ids), table, upstream)
     exact = torch.zeros(13, 5, dtype=torch.float64).index_add(0, ids, upstream.double())
     sizes = torch.zeros(13, 5, dtype=torch.float64).index_add(0, ids, upstream.double().abs())
     for gradient in found:  # each sum is rounded once to dtype, and was added up in float32 or better
         limit = torch.finfo(dtype).eps * exact.abs() + 300 * torch.finfo(torch.float32 if dtype == torch.bfloat16 else dtype).eps * sizes
         assert ((gradient.double() - exact).abs() <= limit).all()
+
+
+@pytest.fixture
+def for_gpus(monkeypatch):
+    """A call that runs with the forms that GPUs take, where there are two."""
+
+    def run(function, *arguments, **keywords):
+        with monkeypatch.context() as patched:
+            patched.setattr(fast.transformer, "_written_for_gpus", lambda device: True)
+            return function(*arguments, **keywords)
+
+    return run
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_forms_for_gpus_compute_the_same_rope(dtype, for_gpus):
+    """The sum of two products, rounded once in float32 or better and once to dtype, whichever is fused: two roundings apart."""
+    x = torch.randn(2, 3, 7, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found, wanted = for_gpus(fast.transformer.rope, x, 10.0), fast.transformer.rope(x, 10.0)
+    assert found.dtype == dtype and not torch.equal(found, x)
+    assert (found - wanted).abs().max() <= 2 * torch.finfo(dtype).eps * x.abs().max()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_forms_for_gpus_compute_the_same_logits_and_gradients(causal, stacked, for_gpus):
+    model = Model(layers=3, d=24, heads=4, kv_heads=2, mlp=3, length=7, vocab=13, causal=causal)
+    rng = np.random.default_rng(0)
+    params, ids = tensors(random_params(model, rng)), torch.from_numpy(random_ids(model, rng, 3))
+    params = fast.transformer.stack(params, model) if stacked else params
+    params = {name: value.requires_grad_() for name, value in params.items()}
+    upstream = torch.from_numpy(rng.standard_normal((3, 7, 13)))
+
+    def run():
+        logits = fast.transformer.forward(params, ids, model)
+        return [logits, *torch.autograd.grad(logits, list(params.values()), upstream)]
+
+    for found, wanted in zip(for_gpus(run), run(), strict=True):
+        assert relative_error(found.detach(), wanted.detach().numpy()) < 1e-12
 
 
 @given(models(layers=st.integers(1, 5)), rngs)

@@ -64,7 +64,7 @@ BUGS = [
     Bug("softcap-after-the-loss", "fast.transformer.forward",
         "logits = model.softcap * torch.tanh(logits.to(accurate) / model.softcap)", "logits = logits.to(accurate)",
         "the cap was applied in the printed logits only: training and scoring saw others", ("forward", "gradients")),
-    Bug("mask-token-in-the-output", "fast.transformer.prepare", "params[\"embedding\"][: model.vocab]", "params[\"embedding\"]",
+    Bug("mask-token-in-the-output", "fast.transformer._prepare", "params[\"embedding\"][: model.vocab]", "params[\"embedding\"]",
         "tying the whole embedding gives the mask token probability, which every bound pays for", ("forward", "gradients")),
     Bug("init-embedding-row-shared", "fast.transformer.initialize", "Stream.INIT, 0, [index], math.prod(shape)",
         "Stream.INIT, 0, [0], math.prod(shape)",
