@@ -272,20 +272,21 @@ class Stepper:
         own = np.arange(rows.start, rows.stop)
         ids_BS = self._sent(torch.as_tensor(batch(step, own)))
         thresholds_B, weights_B = noise(self.recipe, step, own)
-        rows_B, places = torch.from_numpy(own), self.places(step, torch.from_numpy(own))
+        rows_B = torch.from_numpy(own)
+        places = self.places(step, rows_B, thresholds_B)
         return ids_BS, self._sent(torch.tensor(step)), self._sent(rows_B), (self._sent(thresholds_B), self._sent(weights_B)), places
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device, without waiting for what a GPU does now."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
-    def places(self, step: int, rows: torch.Tensor) -> int | None:
+    def places(self, step: int, rows: torch.Tensor, thresholds_B: torch.Tensor) -> int | None:
         """Return the room for the masked positions of some rows, None (the head sees all) where they are too many for it, counted exactly."""
         recipe, length = self.recipe, self.recipe.model.length
         room = masking.room(len(rows), length)
         if recipe.model.causal or room == len(rows) * length:
             return None
-        masked = masking.mask(recipe.seed, step, rows, length, noise(recipe, step, rows.numpy())[0])
+        masked = masking.mask(recipe.seed, step, rows, length, thresholds_B)
         return room if masked.sum() <= room else None
 
     def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
