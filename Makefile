@@ -7,12 +7,14 @@
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
+# make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
 # make mutate            do the suites notice small wrong changes? about 20 minutes; PIECES="fp8 adam" judges some
 
 PYTHON ?= python3
 DATA ?=
 PIECES ?=
 JSON ?= bench.json
+OUT ?= golden
 PRESET ?= golf
 OPTIONS ?=
 WHEELS := lz4 tyro docstring_parser typeguard rich constriction mpmath parso brotli
@@ -21,7 +23,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test bench lower wheels venv exhaustive soak mutate clean
+.PHONY: demo test bench lower wheels venv exhaustive soak golden mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -47,6 +49,9 @@ exhaustive: $(VENV)/installed-test
 
 soak: $(VENV)/installed-test
 	$(BIN)/python -m tests.soak
+
+golden: $(VENV)/installed-test
+	$(BIN)/python -m tests.golden $(OUT)
 
 mutate: $(VENV)/installed-mutate
 	$(BIN)/python -m tests.mutate $(PIECES)
