@@ -1,6 +1,6 @@
 """Parity: not a numeric piece. The program of a submission: train, ship the artifact, score it from the file.
 
-harness/bundle.py writes it and all that it reaches as one self-contained train_gpt.py, with the recipe of the packed run.
+harness/packaging/bundle.py writes it and all that it reaches as one self-contained train_gpt.py, with the recipe of the packed run.
 """
 
 import argparse

@@ -10,10 +10,10 @@ import numpy as np
 
 from fast import chain, data, evaluate, likelihood
 from fast.bytes import token_bytes
+from harness.corpus.sources import Source
 from harness.overview import check_image
 from harness.progress import bar
 from harness.score import Estimate, effort_of, opened
-from harness.sources import Source
 from reference.recipe import InputError
 
 

@@ -102,7 +102,8 @@ def plan(result: dict) -> None:
 
 def summary(result: dict, out: Path) -> None:
     """Print a finished run: its scores beside the compressors on the same text, then the artifact's size broken down."""
-    from harness import artifact
+    from fast import artifact
+    from harness.packaging import size
 
     table = _table("Bits per byte on the validation split, lower is better", "method", "bits/byte", "± masks", "± sequences", "text")
     for score in result["scores"]:
@@ -116,7 +117,7 @@ def summary(result: dict, out: Path) -> None:
     header, _ = artifact.read(file)
     total = f"{result['artifact_bytes'] + result['code_bytes']:,} of {artifact.LIMIT:,} bytes, codec {result['codec']}"
     sizes = _table(f"Artifact: {total}", "part", "format", "bytes", "stored")
-    code = artifact.code_bytes(artifact.recipe_of(header), header["codec"])
+    code = size.code_bytes(artifact.recipe_of(header), header["codec"])
     rows = artifact.size_report(header, file.stat().st_size, code)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for name, parts in _grouped([row for row in rows if row["kind"] == kind]).items():
@@ -141,8 +142,8 @@ def compression(result: dict) -> None:
     console.print(table)
 
 
-def brought(result: dict) -> None:
-    """Print what was found in a foreign weight file and how it is kept."""
+def imported(result: dict) -> None:
+    """Print what was found in a weight file of another project and how it is kept."""
     table = _table(f"{result['file']} as {result['out']}", "quantity", "value")
     model = result["model"]
     kind = "causal" if model["causal"] else "masked diffusion"

@@ -13,16 +13,17 @@ from pathlib import Path
 
 import torch
 
-from fast import data, distributed, evaluate, log, transformer
+from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.checkpoint import NAME, write_atomic
 from fast.distributed import Lost, World
 from fast.journal import Follower, Journal, restore
 from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
-from harness import artifact, parity
-from harness.compressors import baselines
+from harness import parity
+from harness.compression.compressors import baselines
+from harness.corpus.shards import raw_text
+from harness.corpus.sources import Dataset, Source, open_dataset
+from harness.packaging import size
 from harness.progress import bar
-from harness.shards import raw_text
-from harness.sources import Dataset, Source, open_dataset
 from reference.recipe import InputError, Recipe, check
 
 SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))  # what a demo prints
@@ -72,11 +73,11 @@ def plan(recipe: Recipe) -> dict:
     matrices = sum(size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES)
     attention = 2 * model.layers * model.length * model.d // (2 if model.causal else 1)  # q k' and p v, per token
     products = matrices + model.vocab * model.d + attention
-    code = sum(artifact.code_bytes(recipe).values())
+    code = sum(size.code_bytes(recipe).values())
     return {
         "preset": recipe.preset, "parameters": sum(sizes.values()), "tokens_per_step": recipe.training.tokens_per_step,
         "iterations": recipe.training.iterations, "flops_per_token": 6 * products, "flops_per_token_forward": 2 * products,
-        "artifact_bytes_estimate": artifact.estimate(recipe, shapes) + code, "artifact_bytes_bound": artifact.bound(recipe, shapes) + code,
+        "artifact_bytes_estimate": size.estimate(recipe, shapes) + code, "artifact_bytes_bound": size.bound(recipe, shapes) + code,
         "code_bytes": code, "limit": artifact.LIMIT,
     }  # fmt: skip
 
@@ -184,7 +185,7 @@ def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, se
     file = out / "artifact.mgolf"
     artifact.write(file, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": dataset.tokenizer.sha256})
     header, params = artifact.read(file)
-    code = artifact.code_bytes(recipe, header["codec"])
+    code = size.code_bytes(recipe, header["codec"])
     artifact.check_size(header, file.stat().st_size, code)
     summary = {
         "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()),

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from fast import sample as drawing
-from harness import compress, corpus, shards
+from harness.compression import compress
+from harness.corpus import prepare, shards
 from reference.recipe import InputError
 
 
@@ -21,7 +22,7 @@ def sample(
     shape, processor = model.recipe.model, model.tokenizer.processor
     if shape.causal and order != "left-to-right":
         raise InputError(f"--order {order}: expected left-to-right, the one order of a causal model; drop it")
-    opening = [processor.bos_id(), *corpus.encode(prompt, model.tokenizer)]
+    opening = [processor.bos_id(), *prepare.encode(prompt, model.tokenizer)]
     if len(opening) >= shape.length:
         raise InputError(f"--prompt: expected fewer than {shape.length - 1} tokens, found {len(opening) - 1}; shorten it")
     ids_BL = torch.full((count, shape.length), shape.vocab)

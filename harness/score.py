@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from harness.corpus.sources import Source
 from harness.failures import Stopped
-from harness.sources import Source
 from reference.recipe import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
-    from harness.sources import Dataset
+    from harness.corpus.sources import Dataset
     from reference.recipe import Recipe
 
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
@@ -66,8 +66,8 @@ def locate(run: Path) -> tuple[Path, dict]:
 
 def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
     """Return (artifact file, tensors, recipe, dataset) of a run or an artifact; the data is the run's own where source names none."""
-    from harness import artifact
-    from harness.sources import open_dataset
+    from fast import artifact
+    from harness.corpus.sources import open_dataset
 
     file, described = locate(run)
     header, params = artifact.read(file)

@@ -6,7 +6,7 @@ import pytest
 
 from fast.bytes import load_tokenizer
 from fast.data import Layout, Tokens, find_layout, write_shard
-from harness import corpus
+from harness.corpus import prepare
 
 FINEWEB = Path(__file__).resolve().parents[2] / "shared" / "fineweb"
 
@@ -15,14 +15,14 @@ FINEWEB = Path(__file__).resolve().parents[2] / "shared" / "fineweb"
 def embedded_cache(tmp_path_factory) -> Path:
     """Return a cache directory in which the embedded corpus is built."""
     cache = tmp_path_factory.mktemp("cache")
-    corpus.embedded(cache)
+    prepare.embedded(cache)
     return cache
 
 
 @pytest.fixture(scope="session")
 def embedded_layout(embedded_cache) -> Layout:
     """Return the built embedded corpus."""
-    return find_layout(corpus.embedded(embedded_cache))
+    return find_layout(prepare.embedded(embedded_cache))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import documents
+from harness.corpus import documents
 
 COMMANDS = {
     "train": ["train", "--out", "run", "--overwrite", "--no-compiled", "--json", "-"],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.pack import pack
+from harness.packaging.pack import pack
 
 WHO = {"name": "Tiny masked diffusion", "author": "A. Person", "github_id": "aperson", "date": "2026-11-23"}
 

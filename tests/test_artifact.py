@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference.container
-from fast import container, quantize, transformer
-from harness import artifact, bundle
+from fast import artifact, container, quantize, transformer
+from harness.packaging import bundle, size
 from reference.recipe import DEMO, GOLF, PRESETS, TINY, InputError, Quantization
 
 EXTRA = {"tokenizer_sha256": "0" * 64, "source": {"kind": "embedded"}}
@@ -68,7 +68,7 @@ def test_the_same_weights_give_the_same_file(tmp_path, written):
 
 
 def test_a_fresh_process_reads_it(written):
-    program = f"from harness import artifact; print(sorted(artifact.read({str(written)!r})[1])[0])"
+    program = f"from fast import artifact; print(sorted(artifact.read({str(written)!r})[1])[0])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=bundle.ROOT)
     assert result.stdout.strip() == "blocks.0.attn_scale", result.stderr
 
@@ -122,7 +122,7 @@ def test_files_that_are_no_artifact_are_named(tmp_path, written, monkeypatch):
 
 
 def test_the_code_that_ships_is_the_one_script():
-    assert artifact.code_bytes(TINY, "lzma") == {"train_gpt.py": len(bundle.build(TINY, "lzma").encode())}
+    assert size.code_bytes(TINY, "lzma") == {"train_gpt.py": len(bundle.build(TINY, "lzma").encode())}
 
 
 def test_the_report_adds_up_to_the_byte(written):
@@ -157,7 +157,7 @@ def test_the_estimate_is_an_upper_bound_that_is_reached_without_compression(reci
     params = make_params(recipe)
     formats = artifact.formats_of(shapes, recipe)
     plain = container.pack(params, formats, {**EXTRA, "recipe": asdict(recipe)}, "none")
-    bound = artifact.bound(recipe, shapes, EXTRA)
+    bound = size.bound(recipe, shapes, EXTRA)
     assert len(plain) <= bound <= len(plain) + len("entropy") - len("none")
     assert len(container.pack(params, formats, {**EXTRA, "recipe": asdict(recipe)})) <= bound
 
@@ -167,7 +167,7 @@ def test_the_golf_estimate():
     shapes = transformer.shapes(GOLF.model)
     formats = artifact.formats_of(shapes, GOLF)
     small = sum(int(np.prod(shape)) for name, shape in shapes.items() if formats[name] == "float16")
-    assert 0 < artifact.bound(GOLF, shapes) - (19_190_656 + small) < 20_000
+    assert 0 < size.bound(GOLF, shapes) - (19_190_656 + small) < 20_000
 
 
 # The recipe in the header

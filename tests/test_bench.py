@@ -11,9 +11,9 @@ import pytest
 import fast.sizes
 import reference.likelihood
 from fast.evaluate import Part, measure
-from harness import cli, designs, failures, partial, score
-from harness.bench import likelihood
-from harness.sources import Source
+from harness import cli, failures, partial, score
+from harness.bench import designs, likelihood
+from harness.corpus.sources import Source
 from reference.recipe import InputError
 from tests.corpora import *  # noqa: F403
 from tests.table_model import TableModel

@@ -23,9 +23,10 @@ import fast.train
 import fast.transformer
 from fast.bytes import ByteTable
 from fast.data import Windows
-from harness import bundle, score
-from harness.names import references
-from harness.sources import Source
+from harness import score
+from harness.corpus.sources import Source
+from harness.packaging import bundle
+from harness.packaging.names import references
 from reference.recipe import TINY, Recipe
 from tests.corpora import embedded_cache  # noqa: F401
 from tests.packs import packed, seeds  # noqa: F401
@@ -168,7 +169,7 @@ def test_only_what_is_reached_is_there(script):
 
 def test_the_same_recipe_gives_the_same_text():
     """In another process too, whatever its string hashes."""
-    imports = "import hashlib; from harness import bundle; from reference.recipe import TINY"
+    imports = "import hashlib; from harness.packaging import bundle; from reference.recipe import TINY"
     command = [sys.executable, "-c", f"{imports}; print(hashlib.sha256(bundle.build(TINY).encode()).hexdigest())"]
     sums = {
         subprocess.run(command, cwd=bundle.ROOT, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout

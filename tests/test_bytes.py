@@ -12,10 +12,10 @@ import fast.bytes
 import reference.bytes
 from fast.bytes import load_tokenizer
 from fast.data import Tokens
-from harness.compressors import baselines
-from harness.corpus import encode, encode_documents
-from harness.documents import embedded_corpus
-from harness.shards import raw_text
+from harness.compression.compressors import baselines
+from harness.corpus.documents import embedded_corpus
+from harness.corpus.prepare import encode, encode_documents
+from harness.corpus.shards import raw_text
 from reference.recipe import InputError
 from tests.corpora import embedded_cache, embedded_layout, embedded_tokenizer, layout  # noqa: F401 (fixtures)
 

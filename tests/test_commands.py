@@ -119,9 +119,9 @@ def test_eval_is_the_same_for_a_file_and_for_several_runs(run_directory, corpus,
 
 def test_scores_come_from_the_file_not_from_live_weights(run_directory, tmp_path, corpus):
     """Another artifact under the same run gets another score, though checkpoint and log are unchanged."""
-    from fast import transformer
-    from harness import artifact, score
-    from harness.sources import Source
+    from fast import artifact, transformer
+    from harness import score
+    from harness.corpus.sources import Source
 
     twin = tmp_path / "twin"
     shutil.copytree(run_directory, twin)
@@ -138,8 +138,7 @@ def test_artifact_holds_the_shadow(run_directory):
     """What ships is the quantised EMA: it differs from the live weights and equals the shadow up to its format."""
     import torch
 
-    from fast import quantize, transformer
-    from harness import artifact
+    from fast import artifact, quantize, transformer
 
     tensors = torch.load(run_directory / "checkpoint" / "latest.pt", weights_only=True)["tensors"]
     header, params = artifact.read(run_directory / "artifact.mgolf")

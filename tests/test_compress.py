@@ -14,10 +14,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fast import likelihood, transformer
+from fast import artifact, likelihood, transformer
 from fast.bytes import load_tokenizer, token_bytes
-from harness import artifact, cli, coder, compress, corpus, lossless, mgz, needs
-from harness.shards import raw_text
+from harness import cli
+from harness.compression import coder, compress, lossless, mgz, needs
+from harness.corpus import prepare
+from harness.corpus.shards import raw_text
 from reference.recipe import TINY, InputError, Model
 from tests.corpora import *  # noqa: F403
 from tests.corpora import FINEWEB
@@ -45,7 +47,7 @@ def tokenizers(tmp_path_factory) -> dict:
     """Return tokenizers by name: ours, one without byte pieces, one that alters text and puts a space first,
     one that strips it, the challenge's (which strips)."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    own = {key: value for key, value in corpus.TRAINER.items() if key not in ("model_type", "minloglevel")}
+    own = {key: value for key, value in prepare.TRAINER.items() if key not in ("model_type", "minloglevel")}
     paths = {
         "own": train(folder / "own.model", vocab_size=400, **own),
         "bare": train(folder / "bare.model", vocab_size=150),
@@ -127,9 +129,9 @@ def test_one_bad_byte_spoils_one_word(name, tokenizers):
 
 
 def test_ordinary_text_gets_the_tokenizers_tokens(tokenizers):
-    """What the model was trained on: corpus.encode of our own tokenizer, leading spaces included."""
+    """What the model was trained on: prepare.encode of our own tokenizer, leading spaces included."""
     for text in ("The if statement", "  indented\n    more", "a\n\nb \u2581 c"):
-        assert lossless.encode(text.encode(), tokenizers["own"]).ids.tolist() == corpus.encode(text, tokenizers["own"])
+        assert lossless.encode(text.encode(), tokenizers["own"]).ids.tolist() == prepare.encode(text, tokenizers["own"])
 
 
 def test_binary_files_go_raw(tokenizers):

@@ -18,7 +18,18 @@ import reference.container
 import reference.quantize
 from reference.recipe import InputError
 from tests.containers import (
-    FORMATS, HEADER, SHARED, every_codec, halves, in_numpy, json_values, make_tensors, packed, put_together, taken_apart, texts,
+    FORMATS,
+    HEADER,
+    SHARED,
+    every_codec,
+    halves,
+    in_numpy,
+    json_values,
+    make_tensors,
+    packed,
+    put_together,
+    taken_apart,
+    texts,
 )  # fmt: skip
 
 

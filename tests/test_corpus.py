@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fast.bytes import load_tokenizer, token_bytes
 from fast.data import Tokens, find_layout, read_shard, write_shard
-from harness import corpus, documents, shards
-from harness.compressors import baselines
-from harness.fineweb import REPOSITORY, fetch_fineweb
+from harness.compression.compressors import baselines
+from harness.corpus import documents, prepare, shards
+from harness.corpus.fineweb import REPOSITORY, fetch_fineweb
 from reference.recipe import InputError
 from tests.corpora import embedded_cache, embedded_layout, embedded_tokenizer, layout  # noqa: F401 (fixtures)
 
@@ -63,20 +63,20 @@ def test_tokenizer_has_the_official_special_pieces(embedded_tokenizer):
 
 def test_second_call_only_reads_the_cache(embedded_cache, embedded_layout, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in embedded_cache.rglob("*")}
-    monkeypatch.setattr(corpus, "train_tokenizer", None)
-    assert find_layout(corpus.embedded(embedded_cache)) == embedded_layout
+    monkeypatch.setattr(prepare, "train_tokenizer", None)
+    assert find_layout(prepare.embedded(embedded_cache)) == embedded_layout
     assert {path: path.stat().st_mtime_ns for path in embedded_cache.rglob("*")} == before
 
 
 def test_training_a_tokenizer_repeats_exactly_and_says_nothing(capfd):
-    models = [corpus.train_tokenizer([POEM], 300) for _ in range(2)]
+    models = [prepare.train_tokenizer([POEM], 300) for _ in range(2)]
     assert models[0] == models[1]
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_block_character_does_not_hide_a_document(tmp_path):
     # SentencePiece drops a training sentence that holds U+2585; only that document quacks.
-    model = corpus.train_tokenizer(["\u2585" + "quack " * 500, POEM], 300)
+    model = prepare.train_tokenizer(["\u2585" + "quack " * 500, POEM], 300)
     (tmp_path / "a.model").write_bytes(model)
     assert "\u2581quack" in [load_tokenizer(tmp_path / "a.model").processor.id_to_piece(token) for token in range(300)]
 
@@ -92,24 +92,24 @@ def test_cache_directory_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MASKGOLF_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert corpus.default_cache() == tmp_path / ".cache" / "maskgolf"
+    assert prepare.default_cache() == tmp_path / ".cache" / "maskgolf"
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert str(corpus.default_cache()) == "/xdg/maskgolf"
+    assert str(prepare.default_cache()) == "/xdg/maskgolf"
     monkeypatch.setenv("MASKGOLF_CACHE", "/mine")
-    assert str(corpus.default_cache()) == "/mine"
+    assert str(prepare.default_cache()) == "/mine"
 
 
 def test_cache_is_keyed_by_text_vocabulary_and_tokenizer(tmp_path, cache):
     (tmp_path / "a.txt").write_text(POEM)
     (tmp_path / "b.txt").write_text(POEM + "The end.\n")
-    first = corpus.from_text([tmp_path / "a.txt"], vocab=300)
+    first = prepare.from_text([tmp_path / "a.txt"], vocab=300)
     model = find_layout(first).tokenizer
-    assert corpus.from_text([tmp_path / "a.txt"], vocab=300) == first
+    assert prepare.from_text([tmp_path / "a.txt"], vocab=300) == first
     others = [
-        corpus.from_text([tmp_path / "b.txt"], vocab=300),
-        corpus.from_text([tmp_path / "a.txt"], vocab=301),
-        corpus.from_text([tmp_path / "a.txt"], vocab=300, tokenizer=model),
-        corpus.from_text([tmp_path / "a.txt"], vocab=300, holdout=5),
+        prepare.from_text([tmp_path / "b.txt"], vocab=300),
+        prepare.from_text([tmp_path / "a.txt"], vocab=301),
+        prepare.from_text([tmp_path / "a.txt"], vocab=300, tokenizer=model),
+        prepare.from_text([tmp_path / "a.txt"], vocab=300, holdout=5),
     ]
     assert {first, *others} == set(cache.iterdir()) and len({first, *others}) == 5
     # Copied, not retrained: another path, the same bytes.
@@ -119,21 +119,21 @@ def test_cache_is_keyed_by_text_vocabulary_and_tokenizer(tmp_path, cache):
 def test_concurrent_builders_share_one_result(tmp_path, cache):
     (tmp_path / "a.txt").write_text(POEM)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: corpus.from_text([tmp_path / "a.txt"], vocab=300), range(4)))
+        found = list(pool.map(lambda _: prepare.from_text([tmp_path / "a.txt"], vocab=300), range(4)))
     assert list(cache.iterdir()) == [found[0]] and set(found) == {found[0]}
 
 
 def test_a_builder_that_lost_the_race_takes_the_winner(tmp_path, monkeypatch):
     text = documents.split_documents("text", [POEM])
-    write = corpus._write
+    write = prepare._write
 
     def lose(*arguments):
-        monkeypatch.setattr(corpus, "_write", write)
-        corpus.build(text, tmp_path / "out", 300)
+        monkeypatch.setattr(prepare, "_write", write)
+        prepare.build(text, tmp_path / "out", 300)
         write(*arguments)
 
-    monkeypatch.setattr(corpus, "_write", lose)
-    assert corpus.build(text, tmp_path / "out", 300) == tmp_path / "out"
+    monkeypatch.setattr(prepare, "_write", lose)
+    assert prepare.build(text, tmp_path / "out", 300) == tmp_path / "out"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -141,9 +141,9 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpus, "encode_documents", interrupt)
+    monkeypatch.setattr(prepare, "encode_documents", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        corpus.build(documents.split_documents("text", [POEM]), tmp_path / "out", 300)
+        prepare.build(documents.split_documents("text", [POEM]), tmp_path / "out", 300)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -151,9 +151,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(corpus, "write_shard", full)
+    monkeypatch.setattr(prepare, "write_shard", full)
     with pytest.raises(InputError, match="out: expected to write shards there, found: No space left on device"):
-        corpus.build(documents.split_documents("text", [POEM]), tmp_path / "out", 300)
+        prepare.build(documents.split_documents("text", [POEM]), tmp_path / "out", 300)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,13 +164,13 @@ def test_outputs_that_are_in_the_way(tmp_path):
     (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="file: expected a new or empty directory, found a file"):
-        corpus.build(text, tmp_path / "file", 300)
+        prepare.build(text, tmp_path / "file", 300)
     with pytest.raises(InputError, match="file.*found: "):
-        corpus.build(text, tmp_path / "file" / "below", 300)
+        prepare.build(text, tmp_path / "file" / "below", 300)
     with pytest.raises(InputError, match="full: expected a new or empty directory, found other files"):
-        corpus.build(text, tmp_path / "full", 300)
+        prepare.build(text, tmp_path / "full", 300)
     assert (tmp_path / "file").read_text() == (tmp_path / "full" / "mine").read_text() == "mine"
-    assert find_layout(corpus.build(text, tmp_path / "empty", 300)).train
+    assert find_layout(prepare.build(text, tmp_path / "empty", 300)).train
 
 
 @given(st.integers(2, 10), st.data())
@@ -232,7 +232,7 @@ def test_json_lines_are_documents(tmp_path):
 def test_bad_text_files_are_named(tmp_path, name, data, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        corpus.from_text([tmp_path / name], tmp_path / "cache", 300)
+        prepare.from_text([tmp_path / name], tmp_path / "cache", 300)
     assert not (tmp_path / "cache").exists()
 
 
@@ -257,19 +257,19 @@ def test_text_too_small_for_the_vocabulary_says_what_would_do(tmp_path):
     (tmp_path / "a.txt").write_text(POEM)
     for vocab, fix in ((1024, r"--model.vocab (\d+)"), (262, r"--model.vocab (\d+) or more")):
         with pytest.raises(InputError, match=rf"expected to learn {vocab} pieces from 1 documents with \d+ characters.*{fix}") as error:
-            corpus.from_text([tmp_path / "a.txt"], tmp_path / "cache", vocab)
+            prepare.from_text([tmp_path / "a.txt"], tmp_path / "cache", vocab)
         advice = int(str(error.value).split("--model.vocab ")[1].split()[0])
-        assert corpus.from_text([tmp_path / "a.txt"], tmp_path / f"{vocab}", advice).exists()
+        assert prepare.from_text([tmp_path / "a.txt"], tmp_path / f"{vocab}", advice).exists()
     with pytest.raises(InputError, match="SentencePiece says"):
-        corpus.from_text([tmp_path / "a.txt"], tmp_path / "cache", -1)
+        prepare.from_text([tmp_path / "a.txt"], tmp_path / "cache", -1)
 
 
 def test_a_given_tokenizer_must_have_the_vocabulary(tmp_path, embedded_layout):
     (tmp_path / "a.txt").write_text(POEM)
     with pytest.raises(InputError, match="expected 300 pieces .*found 1024"):
-        corpus.from_text([tmp_path / "a.txt"], tmp_path / "cache", 300, embedded_layout.tokenizer)
+        prepare.from_text([tmp_path / "a.txt"], tmp_path / "cache", 300, embedded_layout.tokenizer)
     with pytest.raises(InputError, match="gone.model"):
-        corpus.from_text([tmp_path / "a.txt"], tmp_path / "cache", 300, tmp_path / "gone.model")
+        prepare.from_text([tmp_path / "a.txt"], tmp_path / "cache", 300, tmp_path / "gone.model")
     assert not (tmp_path / "cache").exists()
 
 

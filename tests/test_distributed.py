@@ -15,10 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fast import distributed, masking, transformer
+from fast import artifact, distributed, masking, transformer
 from fast.distributed import World
 from fast.train import GROUPS, noise
-from harness import artifact, cli, ranks, runs
+from harness import cli, ranks, runs
 from harness.failures import code_and_message
 from reference.recipe import InputError
 from tests import ranked, soak

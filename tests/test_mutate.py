@@ -3,7 +3,7 @@
 import parso
 import pytest
 
-from tests import mutate, mutants
+from tests import mutants, mutate
 
 PIECE = "SIDES = 2\n\n\ndef double(x):\n    return x * SIDES\n\n\ndef positive(x):\n    return x > 0\n"
 TEST = "import toy_piece\n\n\ndef test_double():\n    assert toy_piece.double(3) == 6\n"

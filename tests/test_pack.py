@@ -13,8 +13,8 @@ from fast import artifact, container
 from fast.checkpoint import write_atomic
 from fast.data import write_shard
 from harness import cli, score
-from harness.pack import pack
-from harness.sources import Source
+from harness.corpus.sources import Source
+from harness.packaging.pack import pack
 from reference.recipe import InputError
 from tests.corpora import embedded_cache  # noqa: F401
 from tests.packs import WHO, packed, seeds, train  # noqa: F401

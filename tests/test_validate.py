@@ -94,7 +94,7 @@ def test_json_has_its_frozen_shape(packed, capsys):  # noqa: F811
 def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_path):  # noqa: F811
     """--data embedded is the text that ships with Python; a folder of that name comes first."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.corpus.embedded", lambda: corpus)
+    monkeypatch.setattr("harness.corpus.prepare.embedded", lambda: corpus)
     assert cli.main(["validate", str(packed), "--data", "embedded", "--json", "-"]) == 0
     assert {row["check"]: row["verdict"] for row in json.loads(capsys.readouterr().out)}["rescored"] == "pass"
     (tmp_path / "embedded").mkdir()

@@ -12,9 +12,9 @@ DRAWS = 16  # passes per window
 
 def likelihood(run: Path, repetitions: int, windows: int, pairs: int, device: str, compiled: bool) -> list[dict]:
     """Return the rows of `bench likelihood` on a trained run."""
-    from fast import data, evaluate
-    from harness import artifact, score
-    from harness.sources import Source, open_dataset
+    from fast import artifact, data, evaluate
+    from harness import score
+    from harness.corpus.sources import Source, open_dataset
 
     file, described = score.locate(run)
     header, params = artifact.read(file)
@@ -38,7 +38,7 @@ def variances(query, group, vocab: int, repetitions: int, windows: int) -> list[
 
     from fast import evaluate
     from fast.likelihood import mask_variance
-    from harness import designs
+    from harness.bench import designs
     from harness.progress import bar
 
     ids_NL, length = group.ids_NL[:windows].astype(np.int64), group.ids_NL.shape[1]

@@ -11,7 +11,18 @@ import reference.schedule
 import reference.train
 from harness.parity import plain
 from harness.parity.compare import (
-    ALGORITHM, Difference, Setting, array, joined, relative, representable, rms, same, same_tensors, twice, unit_roundoff,
+    ALGORITHM,
+    Difference,
+    Setting,
+    array,
+    joined,
+    relative,
+    representable,
+    rms,
+    same,
+    same_tensors,
+    twice,
+    unit_roundoff,
 )  # fmt: skip
 from harness.parity.network import SMALL, random_params
 from harness.parity.suite import Compare, Piece

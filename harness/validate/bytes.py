@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterable
 
-from harness.artifact import LIMIT
+from fast.artifact import LIMIT
 from harness.validate.code import Source, aliases
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
 from harness.validate.folder import MAX_README

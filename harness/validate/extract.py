@@ -4,7 +4,7 @@ import ast
 import builtins
 import copy
 
-from harness.names import FUNCTIONS, bindings, references
+from harness.packaging.names import FUNCTIONS, bindings, references
 from harness.validate.finding import CannotTell
 
 GIVEN = {*dir(builtins), "__file__", "__name__", "__builtins__"}

@@ -63,8 +63,7 @@ def once(function: Callable) -> Callable:
 @once
 def model(submission: Submission) -> Model:
     """Return the artifact of a submission as a model, read from the file in the folder."""
-    from fast import evaluate
-    from harness import artifact
+    from fast import artifact, evaluate
 
     name = submission.artifact
     try:
@@ -75,9 +74,9 @@ def model(submission: Submission) -> Model:
             recipe = artifact.recipe_of(header, name)
             _check_shapes(params, recipe, name)
         else:
-            from harness import foreign
+            from harness import importers
 
-            header, (recipe, params) = {}, foreign.load(submission.path(name))
+            header, (recipe, params) = {}, importers.load(submission.path(name))
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     named = header.get("tokenizer_sha256")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tests.submissions.edits import Defect, append_code, claims, in_logs, logs, replace, resize, state, state_seed
 
-
 MEBIBYTES = """
 
 def _fits(size):

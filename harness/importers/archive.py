@@ -12,7 +12,7 @@ import torch
 
 from fast import container
 from harness import bounded
-from harness.foreign import pickles
+from harness.importers import pickles
 from reference.recipe import InputError
 
 MAX_BYTES = container.MAX_RAW  # of a file, and of what it unpacks to

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fast.bytes import Tokenizer
-from harness import corpus
-from harness.shards import piece_texts
+from harness.corpus import prepare
+from harness.corpus.shards import piece_texts
 from reference.recipe import InputError
 
 LONGEST = 2**20  # characters given to the tokenizer at a time, which bounds its memory
@@ -76,7 +76,7 @@ class Writer:
     def _take(self, part: str) -> bool:
         if len(part) > LONGEST:
             return False
-        candidates = [corpus.encode(part, self.tokenizer)] if self._after_control() else [self.processor.encode(part)]
+        candidates = [prepare.encode(part, self.tokenizer)] if self._after_control() else [self.processor.encode(part)]
         if part.startswith(" "):  # a tokenizer may strip a space from the front, or add one: behind a full stop it does neither
             candidates.append(self.processor.encode("." + part)[len(self.processor.encode(".")) :])
         for ids in candidates:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness.flags import Json, check_device
+from harness.commands.flags import Json, check_device
 from reference.recipe import PRESETS, InputError
 
 DEMO = Path("runs/demo")  # what `maskgolf demo` leaves

@@ -9,8 +9,8 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from harness.coder import ORDERS
-from harness.needs import Needs
+from harness.compression.coder import ORDERS
+from harness.compression.needs import Needs
 from reference.recipe import InputError
 
 MAGIC = b"mgz\x01"  # the last byte is the version

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.foreign.assume import Assume as Assume
+from harness.importers.assume import Assume as Assume
 from reference.recipe import InputError
 
 MOST_SEARCHED = 1 << 25  # bytes before compression up to which every codec is tried; zlib and lzma take minutes above
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
 
 def state_of(data: bytes, where: str) -> tuple[dict[str, "torch.Tensor"], str]:
     """Return ({name: tensor}, layout) of a weight file's bytes; InputError says what is wrong with them."""
-    from harness.foreign import archive, layouts, pickles, safetensors
+    from harness.importers import archive, layouts, pickles, safetensors
 
     content, codec = archive.decompress(data, where)
     packed = f", {codec}" if codec != "none" else ""
@@ -37,7 +37,7 @@ def state_of(data: bytes, where: str) -> tuple[dict[str, "torch.Tensor"], str]:
 
 def load(path: Path, assume: Assume = Assume()) -> tuple["Recipe", dict[str, "torch.Tensor"]]:  # noqa: B008
     """Return (recipe, float32 tensors under our names) of a weight file; nothing in it is ever run."""
-    from harness.foreign import archive, naming
+    from harness.importers import archive, naming
 
     state, _ = state_of(archive.read(Path(path)), str(path))
     return naming.adopt(state, assume, str(path))
@@ -66,14 +66,14 @@ def _keeps(values: "torch.Tensor", format: str, name: str) -> bool:
         return False
 
 
-def bring(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B008
+def convert(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B008
     """Write a weight file as an artifact whose tensors are the same numbers; return what was found in it."""
     from dataclasses import asdict
 
     from fast import container, quantize
     from fast.checkpoint import write_atomic
     from fast.codec import available
-    from harness.foreign import archive, naming
+    from harness.importers import archive, naming
 
     data = archive.read(Path(path))
     if Path(out).exists() and Path(out).samefile(path):

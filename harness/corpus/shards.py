@@ -7,8 +7,8 @@ import numpy as np
 
 from fast.bytes import SPACE, Tokenizer, load_tokenizer, token_bytes
 from fast.data import find_layout, read_shard
-from harness import corpus
-from harness.documents import HOLDOUT
+from harness.corpus import prepare
+from harness.corpus.documents import HOLDOUT
 from reference.recipe import InputError
 
 CHUNK = 2**20  # tokens counted at a time: a shard of 100 million tokens need not fit in memory as int64
@@ -71,7 +71,7 @@ def _count(shard: Path, ids: np.ndarray, model: Tokenizer | None, previous: int)
         position = int(np.argmax(ids >= model.vocab))
         found = f"{ids[position]} at token {position}"
         raise InputError(f"shard {shard}: expected token ids below {model.vocab}, found {found}; use the tokenizer that made the data")
-    start = model.processor.bos_id() if model is not None else corpus.START
+    start = model.processor.bos_id() if model is not None else prepare.START
     counts = {"tokens": len(ids), "documents": int(np.count_nonzero(ids == start)), "max_id": max_id}
     if model is None:
         return {**counts, "bytes": None, "unknown": None, "text": None}
@@ -88,4 +88,4 @@ def build(
     files: Sequence[str | Path], out: str | Path, vocab: int = 1024, tokenizer: str | Path | None = None, holdout: int = HOLDOUT
 ) -> dict:
     """Build shards (and, without a tokenizer, a tokenizer) from text files into out, and describe the result."""
-    return describe(corpus.from_text(files, out, vocab, tokenizer, holdout))
+    return describe(prepare.from_text(files, out, vocab, tokenizer, holdout))

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from fast import transformer
-from harness import artifact, cli, foreign
-from harness.foreign import Assume, archive, naming, pickles
+from fast import artifact, transformer
+from harness import cli, importers
+from harness.importers import Assume, archive, naming, pickles
 from reference.recipe import InputError
 from tests import published
 
@@ -40,7 +40,7 @@ def refused(folder, data: bytes, assume: Assume = LENGTH) -> str:
     """Return the message about a file that must be refused; it names the file."""
     path = written(folder, data)
     with pytest.raises(InputError) as caught:
-        foreign.load(path, assume)
+        importers.load(path, assume)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)
 
@@ -65,7 +65,7 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
     original = network(kind)
     value, meant = FILES[file](original.state_dict())
     path = written(tmp_path, published.saved(value, "lzma" if "fp8" in file else "zlib" if "int" in file else "none"))
-    recipe, params = foreign.load(path, LENGTH)
+    recipe, params = importers.load(path, LENGTH)
     vocab, layers, width, heads, shared, multiple, causal = SHAPES[kind]
     model = recipe.model
     assert (model.vocab, model.layers, model.d, model.heads, model.kv_heads, model.mlp, model.causal) == SHAPES[kind] and model.length == 20
@@ -79,23 +79,23 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
     assert expected.std() > 1  # logits that say something
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
-    foreign.bring(path, tmp_path / "artifact.mgolf", LENGTH)
+    importers.convert(path, tmp_path / "artifact.mgolf", LENGTH)
     header, kept = artifact.read(tmp_path / "artifact.mgolf")
     assert artifact.recipe_of(header) == recipe and all(torch.equal(kept[name], values) for name, values in params.items())
 
 
 def test_fp8_stays_one_byte_a_weight(tmp_path):
     path = written(tmp_path, published.saved(published.mode(network().state_dict(), "fp8")[0], "zlib"))
-    brought = foreign.bring(path, tmp_path / "artifact.mgolf", LENGTH)
+    imported = importers.convert(path, tmp_path / "artifact.mgolf", LENGTH)
     matrices = sum(values.numel() for values in published.parts(network().state_dict())[0].values())
-    assert brought["formats"]["e4m3"] == matrices and set(brought["formats"]) == {"e4m3", "float16"}
+    assert imported["formats"]["e4m3"] == matrices and set(imported["formats"]) == {"e4m3", "float16"}
 
 
 def test_large_models_are_packed_by_the_quick_codec(tmp_path, monkeypatch):
     path = written(tmp_path, published.saved(network().state_dict()))
-    foreign.bring(path, tmp_path / "best.mgolf", LENGTH)
-    monkeypatch.setattr(foreign, "MOST_SEARCHED", 1 << 10)
-    foreign.bring(path, tmp_path / "quick.mgolf", LENGTH)
+    importers.convert(path, tmp_path / "best.mgolf", LENGTH)
+    monkeypatch.setattr(importers, "MOST_SEARCHED", 1 << 10)
+    importers.convert(path, tmp_path / "quick.mgolf", LENGTH)
     (best, weights), (quick, same) = (artifact.read(tmp_path / name) for name in ("best.mgolf", "quick.mgolf"))
     assert best["codec"] != quick["codec"] == "entropy" and all(torch.equal(same[name], values) for name, values in weights.items())
 
@@ -104,7 +104,7 @@ def test_safetensors_give_the_same_numbers(tmp_path):
     state = network().state_dict()
     half = {name: values.bfloat16() for name, values in state.items()}
     for tensors, metadata in ((state, None), (half, {"format": "pt"})):
-        _, params = foreign.load(written(tmp_path, published.safetensors(tensors, metadata), "model.safetensors"), LENGTH)
+        _, params = importers.load(written(tmp_path, published.safetensors(tensors, metadata), "model.safetensors"), LENGTH)
         found = {naming.their_name(name): value.tolist() for name, value in params.items()}
         assert found == {name: value.float().tolist() for name, value in tensors.items()}
 
@@ -112,7 +112,7 @@ def test_safetensors_give_the_same_numbers(tmp_path):
 def test_prefixes_parameters_and_views_are_read(tmp_path):
     """What compiled and distributed modules save, tensors that share memory, transposed ones, and pickles of newer protocols."""
     state = network().state_dict()
-    expected = {name: values.tolist() for name, values in foreign.load(written(tmp_path, published.saved(state)), LENGTH)[1].items()}
+    expected = {name: values.tolist() for name, values in importers.load(written(tmp_path, published.saved(state)), LENGTH)[1].items()}
     transposed = {name: values.T.contiguous().T if values.dim() == 2 else values for name, values in state.items()}
     block = torch.cat([values.flatten() for values in state.values()])
     ends = np.cumsum([values.numel() for values in state.values()])
@@ -121,9 +121,9 @@ def test_prefixes_parameters_and_views_are_read(tmp_path):
     torch.save(state, newer, pickle_protocol=5)
     prefixed = {f"module._orig_mod.{name}": values for name, values in state.items()}
     for value in (prefixed, dict(network().named_parameters()), transposed, shared):
-        _, params = foreign.load(written(tmp_path, published.saved(value)), LENGTH)
+        _, params = importers.load(written(tmp_path, published.saved(value)), LENGTH)
         assert {name: values.tolist() for name, values in params.items()} == expected
-    _, params = foreign.load(written(tmp_path, newer.getvalue()), LENGTH)
+    _, params = importers.load(written(tmp_path, newer.getvalue()), LENGTH)
     assert {name: values.tolist() for name, values in params.items()} == expected
     assert "twice" in refused(tmp_path, published.saved(state | prefixed))
 
@@ -144,8 +144,8 @@ def test_a_tied_head_saved_beside_its_embedding_is_the_embedding(tmp_path):
     """A state_dict of a model with a tied head has it under both names; a head of its own has no place in the network."""
     state = network().state_dict()
     embedding = state["tok_emb.weight"]
-    expected = foreign.load(written(tmp_path, published.saved(state)), LENGTH)[1]
-    _, params = foreign.load(written(tmp_path, published.saved(state | {"lm_head.weight": embedding})), LENGTH)
+    expected = importers.load(written(tmp_path, published.saved(state)), LENGTH)[1]
+    _, params = importers.load(written(tmp_path, published.saved(state | {"lm_head.weight": embedding})), LENGTH)
     assert params.keys() == expected.keys() and all(torch.equal(params[name], expected[name]) for name in expected)
     assert "lm_head.weight" in refused(tmp_path, published.saved(state | {"lm_head.weight": embedding + 1}))
 
@@ -175,7 +175,7 @@ def test_shapes_of_other_networks_are_refused(tmp_path):
 
 def test_the_rows_of_the_embedding_tell_the_kind_of_model_or_a_flag_does(tmp_path):
     def kind(rows: int, **assume):
-        return foreign.load(written(tmp_path, changed(tok_emb__weight=torch.randn(rows, 32))), replace(LENGTH, **assume))[0].model
+        return importers.load(written(tmp_path, changed(tok_emb__weight=torch.randn(rows, 32))), replace(LENGTH, **assume))[0].model
 
     for rows, vocab, causal in ((64, 64, True), (65, 64, False), (1024, 1024, True), (1025, 1024, False)):
         assert (kind(rows).vocab, kind(rows).causal) == (vocab, causal)
@@ -233,7 +233,7 @@ def test_damaged_files_are_refused_and_nothing_else_happens(tmp_path, name):
         for place in draw.choices(range(len(data)), k=draw.choice((1, 1, 3))):
             spoilt[place] = draw.randrange(256)
         try:
-            foreign.load(written(tmp_path, bytes(spoilt)), LENGTH)
+            importers.load(written(tmp_path, bytes(spoilt)), LENGTH)
         except InputError:
             pass
 
@@ -341,7 +341,7 @@ def test_what_is_no_weight_file_is_refused(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     assert "zstd, found none" in refused(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(20))
     with pytest.raises(InputError, match="expected a readable file"):
-        foreign.load(tmp_path / "absent")
+        importers.load(tmp_path / "absent")
     assert pickles.show([[]]) == "list"
 
 
@@ -386,7 +386,7 @@ def test_the_file_that_is_read_is_not_the_one_that_is_written(tmp_path):
     path = written(tmp_path, published.saved(network().state_dict()))
     before = path.read_bytes()
     with pytest.raises(InputError, match="another file than the one that is read"):
-        foreign.bring(path, tmp_path / "." / path.name, LENGTH)
+        importers.convert(path, tmp_path / "." / path.name, LENGTH)
     assert path.read_bytes() == before
 
 

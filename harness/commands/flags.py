@@ -4,8 +4,9 @@ from typing import Annotated
 
 import tyro
 
-from reference.recipe import InputError
+from reference.recipe import InputError, Recipe
 
+Fields = tyro.conf.FlagConversionOff[Recipe]  # a boolean field takes its value: --model.causal true
 Flat = tyro.conf.arg(name="")
 Json = Annotated[str | None, tyro.conf.arg(metavar="PATH")]
 

@@ -11,10 +11,10 @@ import sys
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 
-from harness.names import FUNCTIONS, bindings, references
+from harness.packaging.names import FUNCTIONS, bindings, references
 from reference.recipe import Recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENTRY = "fast.submission"
 PACKED = "fast.packed"
 SCRIPT = "train_gpt.py"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from fast import transformer
-from harness.foreign.assume import Assume
+from harness.importers.assume import Assume
 from reference.recipe import GOLF, InputError, Model, Recipe, check
 
 PREFIXES = ("module.", "_orig_mod.")  # of distributed and of compiled modules

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from harness.flags import Json
+from harness.commands.flags import Json
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Build:
 
     def run(self):
         """Return the description of the built folder."""
-        from harness import report, shards
+        from harness import report
+        from harness.corpus import shards
 
         described = shards.build(self.files, self.out, self.vocab, self.tokenizer)
         return described, lambda: report.shards(described)
@@ -51,7 +52,8 @@ class List:
 
     def run(self):
         """Return the description."""
-        from harness import report, shards
+        from harness import report
+        from harness.corpus import shards
 
         described = shards.describe(self.path, self.tokenizer)
         return described, lambda: report.shards(described)
@@ -73,7 +75,8 @@ class Fineweb:
 
     def run(self):
         """Return the description of what was fetched."""
-        from harness import fineweb, report, shards
+        from harness import report
+        from harness.corpus import fineweb, shards
 
         fineweb.fetch_fineweb(self.out, self.train_shards)
         described = shards.describe(self.out)

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
-from fast import evaluate
+from fast import artifact, evaluate
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
-from harness import artifact, bounded, coder, lossless, mgz
-from harness.needs import Needs, check, machine, needs
+from harness import bounded
+from harness.compression import coder, lossless, mgz
+from harness.compression.needs import Needs, check, machine, needs
+from harness.corpus.sources import Source, layout_of
 from harness.progress import bar
 from harness.score import locate
-from harness.sources import Source, layout_of
 from reference.recipe import InputError, Recipe
 
 SUFFIX = ".mgz"

@@ -1,4 +1,4 @@
-"""What a run will weigh: the code that ships, and the artifact as far as it is known before training. The file is fast/artifact.py."""
+"""What a submission weighs: the code that ships, and the artifact as far as it is known before training."""
 
 import functools
 import math
@@ -8,16 +8,8 @@ import numpy as np
 import torch
 
 from fast import container, quantize
-from fast.artifact import LIMIT as LIMIT
-from fast.artifact import check_size as check_size
-from fast.artifact import check_tokenizer as check_tokenizer
 from fast.artifact import formats_of
-from fast.artifact import read as read
-from fast.artifact import recipe_of as recipe_of
-from fast.artifact import size_report as size_report
-from fast.artifact import write as write
-from fast.config import recipe_from_dict as recipe_from_dict
-from harness import bundle
+from harness.packaging import bundle
 from reference.recipe import Recipe
 
 SAMPLE = 2**16  # elements that stand for a tensor in an estimate

@@ -67,15 +67,15 @@ class Dataset:
 def layout_of(source: Source, vocab: int) -> "Layout":
     """Return where the shards and the tokenizer of a source are, building them first where needed."""
     from fast import data
-    from harness import corpus
+    from harness.corpus import prepare
 
     if source.data and source.text:
         raise InputError("--data and --text: expected one of them, found both; drop one")
     if source.text:
-        return data.find_layout(corpus.from_text(source.text, None, vocab, source.tokenizer))
+        return data.find_layout(prepare.from_text(source.text, None, vocab, source.tokenizer))
     if source.data:
         return data.find_layout(source.data, source.tokenizer)
-    return data.find_layout(corpus.embedded(vocab=vocab))
+    return data.find_layout(prepare.embedded(vocab=vocab))
 
 
 def open_dataset(source: Source, vocab: int, length: int) -> Dataset:

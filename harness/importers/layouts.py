@@ -6,8 +6,8 @@ from collections.abc import Callable
 import torch
 
 from fast import fp8
-from harness.foreign import pickles
-from harness.foreign.archive import Torch
+from harness.importers import pickles
+from harness.importers.archive import Torch
 from reference.recipe import InputError
 
 OFFICIAL = "int8_clean_per_row_v1"

@@ -18,10 +18,11 @@ from fast.config import recipe_from_dict
 from fast.journal import restore
 from fast.likelihood import Score
 from fast.train import State
-from harness import bundle, readme, runs
+from harness import runs
+from harness.corpus.sources import Source, open_dataset
 from harness.overview import summaries
+from harness.packaging import bundle, readme
 from harness.score import locate
-from harness.sources import Source, open_dataset
 from harness.validate.folder import PLACEHOLDER
 from reference.recipe import InputError, Recipe
 

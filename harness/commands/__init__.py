@@ -1,0 +1,1 @@
+"""The sub-commands of maskgolf, one per file: arguments, one call, one rendering."""

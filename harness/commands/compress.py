@@ -1,0 +1,43 @@
+"""maskgolf compress."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from harness.commands.flags import Json, check_device
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Write a file with the model and a range coder along an evaluation order; decompress restores it byte for byte.
+
+    Example: maskgolf compress notes.txt --run runs/demo --order confidence
+    """
+
+    file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
+    """Any file; what is not text is stored beside the model's code."""
+    run_: Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]
+    """Run directory or .mgolf file."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mgz", aliases=["-o"])] = None
+    """Where to write (default FILE.mgz, if there is none yet)."""
+    order: Literal["left-to-right", "confidence"] = "left-to-right"
+    """Evaluation order; confidence takes a little longer."""
+    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """SentencePiece model (default: that of the run's data)."""
+    verify: bool = False
+    """Decompress before writing, and write only if that gives the file back; takes twice as long."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    json: Json = None
+    """Write sizes and bits to PATH, - for stdout."""
+
+    def run(self):
+        """Return sizes and bits."""
+        from harness import report
+        from harness.compression import compress
+
+        device = check_device(self.device)
+        result = compress.compress(self.file, self.run_, self.out, self.order, self.tokenizer, device, self.verify)
+        return result, lambda: report.compression(result)

@@ -1,0 +1,41 @@
+"""maskgolf demo."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from harness.commands.flags import Fields, Flat, Json, check_device
+from harness.corpus.sources import Source
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train the demo preset, ship it and compare its bits per byte with zlib, bz2 and lzma on the same text.
+
+    Example: maskgolf demo --data ../shared/fineweb
+    """
+
+    recipe: Annotated[Fields, Flat]
+    source: Annotated[Source, Flat] = field(default_factory=Source)
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
+    """Run directory; a run that is there is replaced."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    compiled: bool = True
+    """torch.compile the step and the scoring."""
+    preflight: bool = True
+    """Check parity with the specification on the device before the first step."""
+    json: Json = None
+    """Write the summary to PATH, - for stdout."""
+
+    def run(self):
+        """Return the summary."""
+        from harness import report, runs
+
+        summary = runs.run(
+            self.recipe, self.source, self.out, overwrite=True, device=check_device(self.device), compiled=self.compiled,
+            preflight="eager" if self.preflight else None, scoring=runs.SCORING, sequences=runs.DEMO_WINDOWS,
+        )  # fmt: skip
+        return summary, lambda: report.summary(summary, self.out)

@@ -1,0 +1,60 @@
+"""maskgolf eval."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from harness.commands.flags import Flat, Json, check_device
+from harness.corpus.sources import Source
+from harness.score import Estimate
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Score runs or artifact files in bits per byte, from the file, with error bars. Ctrl-C prints what is known so far.
+
+    Example: maskgolf eval runs/demo --estimator chain --order confidence --json -
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
+    """Run directories or .mgolf files."""
+    estimate: Annotated[Estimate, Flat] = field(default_factory=Estimate)
+    source: Annotated[Source, Flat] = field(default_factory=Source)
+    device: str = "cpu"
+    """cpu or cuda."""
+    compiled: bool = True
+    """torch.compile the forward pass."""
+    partial: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Keep every window's numbers in FILE and go on from what is there: the score covers all its windows."""
+    merge: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
+    """Print the score of several --partial files of disjoint ranges (no RUN)."""
+    compare: bool = False
+    """Score two runs token by token on the same windows: the paired difference, and both by position in the window."""
+    against: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")] = ()
+    """Other seeds or another recipe: Welch's t-test of RUN... against these."""
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """With --compare: draw bits per byte by position (needs the plot extra)."""
+    json: Json = None
+    """Write the score to PATH, - for stdout; several runs: their scores, mean, standard deviation and test."""
+
+    def run(self):
+        """Return one score, or scores with mean and standard deviation for several runs, or a comparison."""
+        from harness import report, score
+
+        if self.merge:
+            return score.merged(self.merge, self.runs, self.partial), lambda: report.scores([score.merged(self.merge)])
+        device = check_device(self.device)
+        if self.compare or self.plot:
+            from harness import compare
+
+            result = compare.runs(self.runs, self.source, self.estimate, device, self.compiled, self.compare, self.plot)
+            return result, lambda: report.comparison(result)
+        scores = score.every((*self.runs, *self.against), self.source, self.estimate, device, self.compiled, self.partial)
+        if len(scores) == 1:
+            return scores[0], lambda: report.scores(scores)
+        from harness import significance
+
+        result = significance.sets(scores, len(self.runs))
+        return result, lambda: report.sets(result)

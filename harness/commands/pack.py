@@ -1,0 +1,55 @@
+"""maskgolf pack."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from harness.commands.flags import Flat, Json, check_device
+from harness.corpus.sources import Source
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Write the submission folder of finished runs that differ in seed alone: README, JSON, train_gpt.py, logs, first run's artifact.
+
+    Example: maskgolf pack runs/a runs/b runs/c --name "Masked diffusion 8x576" --author "A. Person" --github-id aperson --out records
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
+    """Run directories, one per seed."""
+    name: str
+    """Title of the submission; the folder is DATE_NAME."""
+    author: str
+    """Who submits."""
+    github_id: str
+    """GitHub user name of the author."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Where the folder goes."""
+    date: str | None = None
+    """YYYY-MM-DD (default: today)."""
+    blurb: str | None = None
+    """A sentence or two on the submission (default: the technique)."""
+    technique: str | None = None
+    """The technique in one line (default: from the recipe)."""
+    hardware: str | None = None
+    """What the runs trained on (default: as they recorded it)."""
+    track: Literal["non_record_16mb", "10min_16mb"] = "non_record_16mb"
+    """The challenge's track; 10min_16mb holds the training clock to 600 s."""
+    source: Annotated[Source, Flat] = field(default_factory=Source)
+    device: str = "cpu"
+    """cpu or cuda: where a run that scored only a part of the validation split is scored again."""
+    json: Json = None
+    """Write submission.json and its folder to PATH, - for stdout."""
+
+    def run(self):
+        """Return what submission.json says, and the folder."""
+        from harness import report
+        from harness.packaging.pack import pack
+
+        packed = pack(
+            self.runs, self.out, name=self.name, author=self.author, github_id=self.github_id, date=self.date, blurb=self.blurb,
+            technique=self.technique, hardware=self.hardware, track=self.track, device=check_device(self.device), source=self.source,
+        )  # fmt: skip
+        return packed, lambda: report.packed(packed)

@@ -1,0 +1,33 @@
+"""maskgolf report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from harness.commands.flags import Json
+
+
+@dataclass(frozen=True)
+class Report:
+    """Show finished runs side by side, from their summaries.
+
+    Example: maskgolf report runs/a runs/b --plot curves.png
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
+    """Run directories."""
+    plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Also draw the training curves (needs the plot extra)."""
+    json: Json = None
+    """Write the list of summaries to PATH, - for stdout."""
+
+    def run(self):
+        """Return the summaries."""
+        from harness import overview, report
+
+        found = overview.summaries(self.runs)
+        if self.plot:
+            overview.plot(self.runs, self.plot)
+        return found, lambda: report.overview(found)

@@ -1,0 +1,43 @@
+"""maskgolf sample."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from harness.commands.flags import Json, check_device
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draw text from a model along an evaluation order.
+
+    Example: maskgolf sample runs/demo --prompt "The class statement" --count 2 --order confidence --temperature 0.8
+    """
+
+    run_: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
+    """Run directory or .mgolf file."""
+    prompt: str = ""
+    """Text that every sample begins with."""
+    count: int = 1  # samples
+    order: Literal["left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"] = "left-to-right"
+    """Which hidden position is drawn next; left-to-right and the other fixed orders draw from the model's distribution."""
+    step: int = 1  # positions drawn per pass
+    block: int = 32  # order block: tokens per block
+    temperature: float = 1.0  # 0 takes the most probable token
+    seed: int = 0  # of the draws
+    tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """SentencePiece model (default: that of the run's data)."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    json: Json = None
+    """Write the samples to PATH, - for stdout."""
+
+    def run(self):
+        """Return the samples."""
+        from harness import report, samples
+
+        settings = (self.prompt, self.count, self.order, self.step, self.block, self.temperature, self.seed)
+        drawn = samples.sample(self.run_, self.tokenizer, *settings, check_device(self.device))
+        return drawn, lambda: report.samples(drawn)

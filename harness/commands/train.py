@@ -1,0 +1,50 @@
+"""maskgolf train."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from harness.commands.flags import Fields, Flat, Json, check_device
+from harness.corpus.sources import Source
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model, ship the artifact and score it from the file.
+
+    Example: maskgolf train --preset demo --out runs/mine --model.d 160 --training.iterations 300
+    """
+
+    recipe: Annotated[Fields, Flat]
+    source: Annotated[Source, Flat] = field(default_factory=Source)
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Run directory (default runs/PRESET)."""
+    resume: bool = False
+    """Go on from the checkpoint in --out."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    dry_run: bool = False
+    """Print parameters, FLOPs per token and the artifact estimate; train nothing."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    compiled: bool = True
+    """torch.compile the step and the scoring."""
+    preflight: bool = True
+    """Check parity with the specification on the device before the first step."""
+    json: Json = None
+    """Write the summary to PATH, - for stdout."""
+
+    def run(self):
+        """Return the summary, or the plan of a dry run."""
+        from harness import report, runs
+
+        if self.dry_run:
+            plan = runs.plan(self.recipe)
+            return plan, lambda: report.plan(plan)
+        out = self.out or Path("runs") / self.recipe.preset
+        device = check_device(self.device)
+        preflight = ("compiled" if self.compiled else "eager") if self.preflight else None
+        summary = runs.run(self.recipe, self.source, out, self.resume, self.overwrite, device, self.compiled, preflight)
+        return summary, lambda: report.summary(summary, out)

@@ -1,0 +1,1 @@
+"""A submission folder from finished runs, and the program in it."""
