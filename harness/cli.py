@@ -96,7 +96,7 @@ def _emit(result, show, path: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; bad input is one message on stderr."""
-    from harness.failures import Stopped, code_and_message
+    from harness.errors import Stopped, code_and_message
 
     arguments = sys.argv[1:] if arguments is None else arguments
     try:

@@ -11,7 +11,7 @@ import pytest
 import fast.sizes
 import reference.likelihood
 from fast.evaluate import Part, measure
-from harness import cli, failures, partial, score
+from harness import cli, errors, partial, scoring
 from harness.bench import designs, likelihood
 from harness.corpus.sources import Source
 from reference.recipe import InputError
@@ -191,7 +191,7 @@ def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, mon
     """Ctrl-C after two batches: exit 130, a score of those windows with its error bar, and a file that goes on to the same score."""
     from fast import evaluate
 
-    whole = score.score(run_directory, Source(), score.Estimate(sequences=9, batch_rows=2), compiled=False)
+    whole = scoring.score(run_directory, Source(), scoring.Estimate(sequences=9, batch_rows=2), compiled=False)
     seen = []
 
     def interrupted(*arguments, **keywords):
@@ -227,5 +227,5 @@ def test_interrupt_before_anything_is_known_is_one_line(run_directory, monkeypat
 
 
 def test_stopped_carries_its_result():
-    stopped = failures.Stopped("stopped: early", {"bpb": 1}, print)
-    assert failures.code_and_message(stopped) == (130, "stopped: early") and stopped.result == {"bpb": 1}
+    stopped = errors.Stopped("stopped: early", {"bpb": 1}, print)
+    assert errors.code_and_message(stopped) == (130, "stopped: early") and stopped.result == {"bpb": 1}

@@ -14,7 +14,7 @@ import torch
 from fast import transformer
 from harness import cli
 from harness.bench import apart, attention, components, device, first, gate, levers, measure
-from harness.failures import Stopped
+from harness.errors import Stopped
 from reference.recipe import GOLF
 from tests.bugs import optimizing, plant
 from tests.test_bench import FIELDS

@@ -17,7 +17,7 @@ import reference.train
 import reference.transformer
 from harness import cli
 from harness.bench import gate, muon, plain, public, step
-from harness.failures import CheckFailed
+from harness.errors import CheckFailed
 from reference.recipe import TINY
 from tests.compare import assert_same_algorithm
 from tests.test_bench import FIELDS

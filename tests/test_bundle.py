@@ -23,7 +23,7 @@ import fast.train
 import fast.transformer
 from fast.bytes import ByteTable
 from fast.data import Windows
-from harness import score
+from harness import scoring
 from harness.corpus.sources import Source
 from harness.packaging import bundle
 from harness.packaging.names import references
@@ -207,7 +207,7 @@ def test_packed_script_trains_alone_and_ships_what_maskgolf_scores(trained, corp
     assert "\nseed:5\n" in text and "step:8/8 train_loss:" in text and "final_lr_multiplier:0.05000000" in text
     header, _ = fast.artifact.read(trained / "final_model.mgolf")
     assert header["recipe"]["seed"] == 5 and header["recipe"]["training"]["iterations"] == 8
-    fresh = score.score(trained / "final_model.mgolf", Source(corpus), score.Estimate(), compiled=False)
+    fresh = scoring.score(trained / "final_model.mgolf", Source(corpus), scoring.Estimate(), compiled=False)
     last = text.splitlines()[-1]
     assert f"val_loss:{fresh['nats_per_token']:.8f} val_bpb:{fresh['bpb']:.8f} stderr_masks:{fresh['stderr_masks']:.8f}" in last
     assert f"tokens:{fresh['tokens']} bytes:{fresh['bytes']} estimator:nelbo" in last
@@ -265,7 +265,7 @@ def test_a_program_scores_every_window(program, corpus, tmp_path):
     program()
     code, out, _ = program("--score", "final_model.mgolf")
     tokens = fast.data.Tokens.open(corpus, "val")
-    fresh = score.score(tmp_path / "final_model.mgolf", Source(corpus), score.Estimate(), compiled=False)
+    fresh = scoring.score(tmp_path / "final_model.mgolf", Source(corpus), scoring.Estimate(), compiled=False)
     assert code == 0 and len(tokens) % 8 and f" val_bpb:{fresh['bpb']:.8f} " in out and f" tokens:{len(tokens)} " in out
 
 

@@ -120,17 +120,17 @@ def test_eval_is_the_same_for_a_file_and_for_several_runs(run_directory, corpus,
 def test_scores_come_from_the_file_not_from_live_weights(run_directory, tmp_path, corpus):
     """Another artifact under the same run gets another score, though checkpoint and log are unchanged."""
     from fast import artifact, transformer
-    from harness import score
+    from harness import scoring
     from harness.corpus.sources import Source
 
     twin = tmp_path / "twin"
     shutil.copytree(run_directory, twin)
     header, params = artifact.read(twin / "artifact.mgolf")
     recipe = artifact.recipe_of(header)
-    before = score.score(twin, Source(), score.Estimate(sequences=4), compiled=False)
+    before = scoring.score(twin, Source(), scoring.Estimate(sequences=4), compiled=False)
     untrained = transformer.initialize(recipe.model, 99)
     artifact.write(twin / "artifact.mgolf", untrained, recipe, {"tokenizer_sha256": header["tokenizer_sha256"]})
-    after = score.score(twin, Source(), score.Estimate(sequences=4), compiled=False)
+    after = scoring.score(twin, Source(), scoring.Estimate(sequences=4), compiled=False)
     assert after["bpb"] != before["bpb"] and after["artifact_sha256"] != before["artifact_sha256"]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fast import artifact, likelihood, transformer
 from fast.bytes import load_tokenizer, token_bytes
 from harness import cli
-from harness.compression import coder, compress, lossless, mgz, needs
+from harness.compression import byte_tokens, coder, compress, file_format, requirements
 from harness.corpus import prepare
 from harness.corpus.shards import raw_text
 from reference.recipe import TINY, InputError, Model
@@ -82,7 +82,7 @@ def models(tokenizers) -> dict:
 
 def back(packed: bytes, model) -> bytes:
     """Return the text of a compressed file."""
-    return compress.unpack(mgz.unpack(packed, "stream"), model)
+    return compress.unpack(file_format.unpack(packed, "stream"), model)
 
 
 def windows_of(ids: np.ndarray) -> list[np.ndarray]:
@@ -106,13 +106,13 @@ anything = st.lists(pieces, max_size=6).map(b"".join)
 def test_tokens_and_raw_spans_spell_any_bytes(name, tokenizers, data):
     """decode(encode(x)) = x; without raw spans it is what raw_text says, of as many bytes as the scores count."""
     tokenizer = tokenizers[name]
-    content = lossless.encode(data, tokenizer)
-    assert lossless.decode(content, tokenizer) == data
+    content = byte_tokens.encode(data, tokenizer)
+    assert byte_tokens.decode(content, tokenizer) == data
     if not content.raw:
         assert raw_text(content.ids, tokenizer) == data
         assert token_bytes(content.ids, np.append(-1, content.ids)[: len(content.ids)], tokenizer.table).sum() == len(data)
     elif name != "bare":  # its alphabet misses characters, which go raw one by one
-        assert all(len(part) >= lossless.FOREIGN_BYTES for _, part in content.raw)
+        assert all(len(part) >= byte_tokens.FOREIGN_BYTES for _, part in content.raw)
 
 
 @pytest.mark.parametrize("name", ["own", "normalising", "stripping"])
@@ -123,24 +123,24 @@ def test_one_bad_byte_spoils_one_word(name, tokenizers):
     usual = tokenizer.processor.encode(clean)
     for bad in (b"\xff", b"  ", b"\n", "ﬁ".encode(), b"\x00"):
         data = clean.encode() + bad + b" " + clean.encode()
-        content = lossless.encode(data, tokenizer)
-        assert not content.raw and lossless.decode(content, tokenizer) == data
+        content = byte_tokens.encode(data, tokenizer)
+        assert not content.raw and byte_tokens.decode(content, tokenizer) == data
         assert content.ids[: len(usual) - 8].tolist() == usual[:-8] and content.ids[-len(usual) + 8 :].tolist() == usual[8:]
 
 
 def test_ordinary_text_gets_the_tokenizers_tokens(tokenizers):
     """What the model was trained on: prepare.encode of our own tokenizer, leading spaces included."""
     for text in ("The if statement", "  indented\n    more", "a\n\nb \u2581 c"):
-        assert lossless.encode(text.encode(), tokenizers["own"]).ids.tolist() == prepare.encode(text, tokenizers["own"])
+        assert byte_tokens.encode(text.encode(), tokenizers["own"]).ids.tolist() == prepare.encode(text, tokenizers["own"])
 
 
 def test_binary_files_go_raw(tokenizers):
     """Random bytes are not worth a model: nearly all lie in a span or two. Latin-1 text is, its letters through byte pieces."""
     data = np.random.default_rng(0).bytes(5000)
-    content = lossless.encode(data, tokenizers["own"])
+    content = byte_tokens.encode(data, tokenizers["own"])
     assert len(content.raw) <= 3 and len(content.ids) < 100
     french = "Le modèle était entraîné pour prédire les mots cachés d'une phrase très courte. ".encode("latin-1") * 5
-    assert not lossless.encode(french, tokenizers["own"]).raw
+    assert not byte_tokens.encode(french, tokenizers["own"]).raw
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -176,7 +176,7 @@ def test_size_is_the_code_length(order, spread, tokenizers):
     data = TEXT * 3
     packed, took = compress.pack(data, model, order)
     vocab = model.tokenizer.vocab
-    ids = lossless.encode(data, model.tokenizer).ids
+    ids = byte_tokens.encode(data, model.tokenizer).ids
     nats = sum(likelihood.chain(model.log_probs, group, vocab, order, 0, 1, 1).sum() for group in windows_of(ids))
     # float32 conditionals: a batch of another shape may move each by some units of 2**-24 relative to logits below 30.
     assert took["chain_rule_bits"] == pytest.approx(nats / math.log(2), rel=1e-4)
@@ -247,7 +247,7 @@ def test_fixed_order_asks_for_single_rows_where_the_model_can(models):
     whole = replace(model, log_probs=lambda ids_BL: model.log_probs(ids_BL))
     for order in ORDERS:
         assert compress.pack(TEXT, replace(model, log_probs=Rows()), order) == compress.pack(TEXT, whole, order)
-    tokens = len(lossless.encode(TEXT, model.tokenizer).ids)
+    tokens = len(byte_tokens.encode(TEXT, model.tokenizer).ids)
     assert len(asked) == LENGTH + tokens % LENGTH and {shape[1] for shape in asked} == {1}
 
 
@@ -256,7 +256,7 @@ def test_causal_model_codes_left_to_right(tokenizers):
     model = small(tokenizers["own"], causal=True)
     packed, took = compress.pack(TEXT, model)
     assert back(packed, model) == TEXT
-    ids = lossless.encode(TEXT, model.tokenizer).ids
+    ids = byte_tokens.encode(TEXT, model.tokenizer).ids
     start = model.tokenizer.processor.bos_id()
     recipe, plain = model.recipe, weights(model.recipe.model)
     nats = 0.0
@@ -302,11 +302,11 @@ def test_damage_under_a_fitting_checksum_never_gives_other_text(packed, models):
 @given(st.binary(max_size=80))
 def test_foreign_bytes_are_refused(data):
     """Nothing but what pack writes is taken apart, whatever it begins with."""
-    for start in (b"", mgz.MAGIC):
+    for start in (b"", file_format.MAGIC):
         body = start + data
         for tail in (b"", zlib.crc32(body).to_bytes(4, "little")):
             try:
-                stream = mgz.unpack(body + tail, "stream")
+                stream = file_format.unpack(body + tail, "stream")
             except InputError:
                 continue
             assume(False)
@@ -315,15 +315,15 @@ def test_foreign_bytes_are_refused(data):
 
 def test_declared_sizes_are_capped(models):
     """A file that promises more than its bytes allow is refused before anything of that size is made."""
-    stream = mgz.unpack(compress.pack(b"x", models["own"])[0], "stream")
+    stream = file_format.unpack(compress.pack(b"x", models["own"])[0], "stream")
     for change in ({"size": 2**40}, {"tokens": 2**30}, {"raw": [(2**20, b"x")]}, {"threads": 255}):
         with pytest.raises(InputError):
-            back(mgz.pack(stream._replace(**change)), models["own"])
+            back(file_format.pack(stream._replace(**change)), models["own"])
 
 
 def test_refusal_names_what_differs(packed, models, monkeypatch):
     """Another artifact, tokenizer, torch, constriction or machine: each by name; several at once in one message."""
-    model, stream = models["own"], mgz.unpack(packed, "stream")
+    model, stream = models["own"], file_format.unpack(packed, "stream")
     messages = {"artifact": "of SHA-256", "tokenizer": "of SHA-256", "torch": "", "constriction": "", "machine": "and device"}
     for name, said in messages.items():
         other = stream._replace(needs=stream.needs._replace(**{name: bytes(byte ^ 1 for byte in getattr(stream.needs, name))}))
@@ -332,14 +332,14 @@ def test_refusal_names_what_differs(packed, models, monkeypatch):
         assert ";" not in str(refusal.value).split("; this is")[0]
     with pytest.raises(InputError, match="artifact of SHA-256 abababab"):
         compress.unpack(stream, replace(model, sha256="cd" * 32))
-    monkeypatch.setattr(needs, "_processor", lambda: "another processor")
+    monkeypatch.setattr(requirements, "_processor", lambda: "another processor")
     with pytest.raises(InputError, match="this is .*another processor"):
         compress.unpack(stream, model)
 
 
 def test_words_that_do_not_decode_name_the_file(packed, models):
     """Damage is not the only cause: a limit on threads below those of the header changes the sums as well."""
-    stream = mgz.unpack(packed, "stream")
+    stream = file_format.unpack(packed, "stream")
     with pytest.raises(InputError, match=r"^notes\.mgz: code words: .*damaged, or this machine .*threads"):
         compress.unpack(stream._replace(words=stream.words + b"\1" * 40), models["own"], "notes.mgz")
 
@@ -349,7 +349,7 @@ def test_other_probabilities_are_an_error_not_other_text(packed, models):
     model = models["own"]
     biased = replace(model, log_probs=lambda ids: torch.log_softmax(model.log_probs(ids) * 0.9, dim=-1))
     with pytest.raises(InputError, match="damaged"):
-        compress.unpack(mgz.unpack(packed, "stream"), biased)
+        compress.unpack(file_format.unpack(packed, "stream"), biased)
 
 
 def test_threads_are_those_of_the_file(models):
@@ -359,7 +359,7 @@ def test_threads_are_those_of_the_file(models):
     spy = replace(model, log_probs=lambda ids: seen.append(torch.get_num_threads()) or model.log_probs(ids))
     torch.set_num_threads(before + 1)
     try:
-        stream = mgz.unpack(compress.pack(b"threads", model, "confidence")[0], "stream")
+        stream = file_format.unpack(compress.pack(b"threads", model, "confidence")[0], "stream")
     finally:
         torch.set_num_threads(before)
     assert compress.unpack(stream, spy) == b"threads"

@@ -19,7 +19,7 @@ from fast import artifact, distributed, masking, transformer
 from fast.distributed import World
 from fast.train import GROUPS, noise
 from harness import cli, ranks, runs
-from harness.failures import code_and_message
+from harness.errors import code_and_message
 from reference.recipe import InputError
 from tests import ranked, soak
 from tests.compare import ALGORITHM, relative_error

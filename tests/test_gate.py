@@ -4,7 +4,7 @@ import pytest
 
 from harness import parity
 from harness.bench import gate
-from harness.failures import CheckFailed
+from harness.errors import CheckFailed
 from tests.bugs import optimizing, plant, scoring
 from tests.corpora import *  # noqa: F403
 from tests.test_commands import corpus, refused, run_directory  # noqa: F401

@@ -12,7 +12,7 @@ import torch
 from fast import artifact, container
 from fast.checkpoint import write_atomic
 from fast.data import write_shard
-from harness import cli, score
+from harness import cli, scoring
 from harness.corpus.sources import Source
 from harness.packaging.pack import pack
 from reference.recipe import InputError
@@ -74,7 +74,7 @@ def test_json_has_every_field_and_its_type(packed):
 def test_scores_are_those_of_the_artifact_files(packed, seeds):
     """Mean and sample deviation of two seeds, each read anew from its artifact over the whole split."""
     content = described(packed)
-    fresh = [score.score(run, Source(), score.Estimate(), compiled=False) for run in seeds]
+    fresh = [scoring.score(run, Source(), scoring.Estimate(), compiled=False) for run in seeds]
     bpbs = [each["bpb"] for each in fresh]
     assert content["val_bpb"] == sum(bpbs) / 2 and content["val_bpb_std"] == pytest.approx(abs(bpbs[0] - bpbs[1]) / math.sqrt(2), rel=1e-12)
     assert content["val_loss"] == pytest.approx(sum(each["nats_per_token"] for each in fresh) / 2, rel=1e-12)

@@ -23,7 +23,7 @@ from harness import report
 from harness.bench import attention, components, first, gate, levers, muon
 from harness.bench.likelihood import speed
 from harness.bench.measure import machine, paired, row, seconds
-from harness.failures import Stopped
+from harness.errors import Stopped
 from harness.runs import plan
 from reference.recipe import GOLF, Recipe, check
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from harness import parity
-from harness.failures import CheckFailed
+from harness.errors import CheckFailed
 from harness.parity.suite import Row
 
 COMPILED = ("masks", "step")  # pieces that also run through torch.compile where asked for: the draws and one whole training step

@@ -13,10 +13,10 @@ DRAWS = 16  # passes per window
 def likelihood(run: Path, repetitions: int, windows: int, pairs: int, device: str, compiled: bool) -> list[dict]:
     """Return the rows of `bench likelihood` on a trained run."""
     from fast import artifact, data, evaluate
-    from harness import score
+    from harness import scoring
     from harness.corpus.sources import Source, open_dataset
 
-    file, described = score.locate(run)
+    file, described = scoring.locate(run)
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
     model = recipe.model

@@ -11,7 +11,7 @@ from fast.muon import muon_steps
 from fast.train import is_matrix
 from harness.bench import plain
 from harness.bench.measure import machine, paired
-from harness.failures import CheckFailed
+from harness.errors import CheckFailed
 from reference.recipe import PRESETS, Model, Optimizer
 
 SHAPES = ("demo", "golf")

@@ -15,7 +15,7 @@ import torch
 from fast import adam, ema, evaluate, likelihood, masking, muon, train, transformer
 from harness.bench import components, plain, public
 from harness.bench.measure import machine, paired
-from harness.failures import CheckFailed
+from harness.errors import CheckFailed
 from reference.recipe import InputError, Recipe, check
 
 CHECKED_TOKENS = 4096  # per pass in float64, whose activations take four times the room

@@ -8,7 +8,7 @@ import tyro
 
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
-from harness.score import Estimate
+from harness.scoring import Estimate
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,20 @@ class Eval:
 
     def run(self):
         """Return one score, or scores with mean and standard deviation for several runs, or a comparison."""
-        from harness import report, score
+        from harness import report, scoring
 
         if self.merge:
-            return score.merged(self.merge, self.runs, self.partial), lambda: report.scores([score.merged(self.merge)])
+            return scoring.merged(self.merge, self.runs, self.partial), lambda: report.scores([scoring.merged(self.merge)])
         device = check_device(self.device)
         if self.compare or self.plot:
-            from harness import compare
+            from harness import paired
 
-            result = compare.runs(self.runs, self.source, self.estimate, device, self.compiled, self.compare, self.plot)
+            result = paired.runs(self.runs, self.source, self.estimate, device, self.compiled, self.compare, self.plot)
             return result, lambda: report.comparison(result)
-        scores = score.every((*self.runs, *self.against), self.source, self.estimate, device, self.compiled, self.partial)
+        scores = scoring.every((*self.runs, *self.against), self.source, self.estimate, device, self.compiled, self.partial)
         if len(scores) == 1:
             return scores[0], lambda: report.scores(scores)
-        from harness import significance
+        from harness import stats
 
-        result = significance.sets(scores, len(self.runs))
+        result = stats.sets(scores, len(self.runs))
         return result, lambda: report.sets(result)

@@ -13,11 +13,11 @@ from fast.bytes import Tokenizer, load_tokenizer
 from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
 from harness import bounded
-from harness.compression import coder, lossless, mgz
-from harness.compression.needs import Needs, check, machine, needs
+from harness.compression import byte_tokens, coder, file_format
+from harness.compression.requirements import Needs, check, machine, needs
 from harness.corpus.sources import Source, layout_of
 from harness.progress import bar
-from harness.score import locate
+from harness.scoring import locate
 from reference.recipe import InputError, Recipe
 
 SUFFIX = ".mgz"
@@ -111,21 +111,21 @@ def _digest(data: bytes) -> bytes:
 
 def pack(data: bytes, model: Predictor, order: str = "left-to-right") -> tuple[bytes, dict]:
     """Return the compressed file and what it took: tokens, chain_rule_bits, chunks by kind, and bytes of the raw ones as stored."""
-    if len(data) > mgz.MAX_BYTES:
-        raise InputError(f"compress: expected at most {mgz.MAX_BYTES:,} bytes, found {len(data):,}; split the file")
+    if len(data) > file_format.MAX_BYTES:
+        raise InputError(f"compress: expected at most {file_format.MAX_BYTES:,} bytes, found {len(data):,}; split the file")
     plan, threads = model.plan(ROWS, order), min(torch.get_num_threads(), MAX_THREADS)
-    content = lossless.encode(data, model.tokenizer)
+    content = byte_tokens.encode(data, model.tokenizer)
     tokens = len(content.ids)
     with _watched("compress", tokens, threads) as on_pass:
         words, bits = coder.encode(model.log_probs, content.ids, plan, model.device, on_pass)
-    packed = mgz.pack(mgz.Stream(order, ROWS, threads, model.needs(), _digest(data), len(data), tokens, content.raw, words))
+    packed = file_format.pack(file_format.Stream(order, ROWS, threads, model.needs(), _digest(data), len(data), tokens, content.raw, words))
     windows = sum(count for _, count, _ in coder.batches(tokens, plan))
     chunks = {"model": windows, "raw": len(content.raw)}
-    raw_bytes = len(mgz.pack_raw(content.raw)) if content.raw else 0
+    raw_bytes = len(file_format.pack_raw(content.raw)) if content.raw else 0
     return packed, {"tokens": tokens, "chain_rule_bits": bits, "chunks": chunks, "raw_bytes": raw_bytes}
 
 
-def unpack(stream: mgz.Stream, model: Predictor, where: str = "stream") -> bytes:
+def unpack(stream: file_format.Stream, model: Predictor, where: str = "stream") -> bytes:
     """Return the text of a stream; one that pack() did not write here is an InputError, never other text."""
     check(stream.needs, model.needs(), machine(model.device, model.recipe.training.compute_dtype), where)
     if stream.threads > MAX_THREADS:
@@ -136,7 +136,7 @@ def unpack(stream: mgz.Stream, model: Predictor, where: str = "stream") -> bytes
             ids = coder.decode(model.log_probs, stream.words, stream.tokens, plan, model.device, on_pass)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
-    data = lossless.decode(lossless.Content(ids, stream.raw), model.tokenizer)
+    data = byte_tokens.decode(byte_tokens.Content(ids, stream.raw), model.tokenizer)
     if len(data) != stream.size or _digest(data) != stream.digest:
         raise InputError(
             f"{where}: expected {stream.size:,} bytes of text of SHA-256 {stream.digest.hex()}..., found {len(data):,} of "
@@ -167,10 +167,10 @@ def compress(
     """Write `out` (default FILE.mgz) and return what it took; verify: only if decompression gives the file back."""
     began = time.perf_counter()
     target = _target(out, file.with_name(file.name + SUFFIX), file)
-    data, model = _read(file, mgz.MAX_BYTES), load(run, tokenizer, device)
+    data, model = _read(file, file_format.MAX_BYTES), load(run, tokenizer, device)
     packed, took = pack(data, model, order)
     if verify:
-        unpack(mgz.unpack(packed, str(target)), model, str(target))
+        unpack(file_format.unpack(packed, str(target)), model, str(target))
     write_atomic(target, packed)
     ratio = 8 * len(packed) / len(data) if data else None
     sizes = {"bytes_in": len(data), "bytes_out": len(packed), "bits_per_byte": ratio}
@@ -183,8 +183,8 @@ def decompress(file: Path, run: Path, out: Path | None = None, tokenizer: Path |
     if out is None and (file.suffix != SUFFIX or file.name == SUFFIX):
         raise InputError(f"{file}: expected a name that ends in {SUFFIX}, found {file.name!r}; name the output with --out")
     target = _target(out, file.with_suffix(""), file)
-    packed = _read(file, 8 * mgz.MAX_BYTES)
-    stream = mgz.unpack(packed, str(file))
+    packed = _read(file, 8 * file_format.MAX_BYTES)
+    stream = file_format.unpack(packed, str(file))
     data = unpack(stream, load(run, tokenizer, device), str(file))
     write_atomic(target, data)
     sizes = {"bytes_in": len(packed), "bytes_out": len(data), "tokens": stream.tokens}

@@ -22,7 +22,7 @@ from harness import runs
 from harness.corpus.sources import Source, open_dataset
 from harness.overview import summaries
 from harness.packaging import bundle, readme
-from harness.score import locate
+from harness.scoring import locate
 from harness.validate.folder import PLACEHOLDER
 from reference.recipe import InputError, Recipe
 

@@ -13,7 +13,7 @@ from fast.bytes import token_bytes
 from harness.corpus.sources import Source
 from harness.overview import check_image
 from harness.progress import bar
-from harness.score import Estimate, effort_of, opened
+from harness.scoring import Estimate, effort_of, opened
 from reference.recipe import InputError
 
 

@@ -10,7 +10,7 @@ import zlib
 from typing import NamedTuple
 
 from harness.compression.coder import ORDERS
-from harness.compression.needs import Needs
+from harness.compression.requirements import Needs
 from reference.recipe import InputError
 
 MAGIC = b"mgz\x01"  # the last byte is the version

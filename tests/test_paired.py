@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast.data import write_shard
-from harness import cli, compare, significance
-from harness.compare import TokenCosts
+from harness import cli, paired, stats
+from harness.paired import TokenCosts
 from reference.recipe import InputError
 from tests.corpora import embedded_cache  # noqa: F401
 from tests.test_commands import TINY, corpus, refused, run_directory  # noqa: F401
@@ -20,7 +20,7 @@ from tests.test_commands import TINY, corpus, refused, run_directory  # noqa: F4
 @given(st.integers(1, 5000))
 def test_buckets_cover_every_position_once(length):
     """1, 2, 3-4, 5-8, ...: each position in exactly one span, the last span ends at the window's end."""
-    spans = compare.buckets(length)
+    spans = paired.buckets(length)
     assert [p for first, last in spans for p in range(first, last + 1)] == list(range(1, length + 1))
     assert all(last == length or last & (last - 1) == 0 for _, last in spans)
 
@@ -38,7 +38,7 @@ def tokens(seed: int, run: str, shift: float = 0.0) -> TokenCosts:
 def test_whole_and_positions_add_up():
     """Bits and bytes of the spans sum to those of the whole; the difference is the difference of the scores."""
     a, b = tokens(1, "a", 0.2), tokens(2, "b")
-    result = compare.difference(a, b)
+    result = paired.difference(a, b)
     whole = result["whole"]
     bits = sum(part.sum() for part in a.bits)
     assert whole["a"] == pytest.approx(bits / result["bytes"], rel=1e-12)
@@ -55,7 +55,7 @@ def test_paired_error_covers_the_truth():
     hits = 0
     for seed in range(300):
         a, b = tokens(2 * seed + 1000, "a", 0.2), tokens(2 * seed + 1001, "b")
-        whole = compare.difference(a, b)["whole"]
+        whole = paired.difference(a, b)["whole"]
         truth = 0.2 * sum(part.size for part in a.bits) / sum(part.sum() for part in a.bytes)
         hits += abs(whole["difference"] - truth) < 2 * whole["difference_stderr"]
     # A ratio's residuals leave the common noise of bytes out of account, so the error may only be too large here.
@@ -65,12 +65,12 @@ def test_paired_error_covers_the_truth():
 def test_artifacts_that_do_not_pair_are_refused():
     """Another tokenizer or window length cannot be compared token by token."""
     with pytest.raises(InputError, match="--compare"):
-        compare.difference(tokens(1, "a"), tokens(1, "b")._replace(tokenizer="other"))
+        paired.difference(tokens(1, "a"), tokens(1, "b")._replace(tokenizer="other"))
     shorter = tokens(1, "b")
     with pytest.raises(InputError, match="--compare"):
-        compare.difference(tokens(1, "a"), shorter._replace(bits=[shorter.bits[0]]))
+        paired.difference(tokens(1, "a"), shorter._replace(bits=[shorter.bits[0]]))
     with pytest.raises(InputError, match="one text"):
-        compare.difference(tokens(1, "a"), tokens(1, "b")._replace(text="other"))
+        paired.difference(tokens(1, "a"), tokens(1, "b")._replace(text="other"))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_welch_matches_published_values():
     """The first example of the encyclopedia article on the test: t = -2.46, 25.0 degrees of freedom, p = 0.021."""
     a = [27.5, 21.0, 19.0, 23.6, 17.0, 17.9, 16.9, 20.1, 21.9, 22.6, 23.1, 19.6, 19.0, 21.7, 21.4]
     b = [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8, 22.0, 24.8, 20.2, 21.9, 22.1, 22.9, 20.5, 24.4]
-    found = significance.welch(a, b)
+    found = stats.welch(a, b)
     assert found["t"] == pytest.approx(-2.46, abs=0.005) and found["degrees_of_freedom"] == pytest.approx(25.0, abs=0.05)
     assert found["p"] == pytest.approx(0.021, abs=0.0005)
 
@@ -161,5 +161,5 @@ def test_p_value_is_the_tail_of_students_density(t, freedom):
 
 def test_one_run_has_no_deviation():
     """A standard deviation of one value, or a test with one, is null rather than zero."""
-    assert significance.spread([2.0]) == {"n": 1, "mean": 2.0, "std": None}
-    assert significance.welch([2.0], [1.0, 1.5])["p"] is None
+    assert stats.spread([2.0]) == {"n": 1, "mean": 2.0, "std": None}
+    assert stats.welch([2.0], [1.0, 1.5])["p"] is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from harness.corpus.sources import Source
-from harness.failures import Stopped
+from harness.errors import Stopped
 from reference.recipe import InputError
 
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
