@@ -94,6 +94,57 @@ def test_forbidden_imports_are_seen(half, file, source, bad):
     assert broken_imports(half, file, source) == bad
 
 
+# What each part of harness/ (a package or a module) may import of the others; one that is not here, nothing. A new word is a decision.
+MAY_IMPORT = {
+    "__main__": "cli",
+    "cli": "commands errors ranks",
+    "commands": "bench compression corpus importers overview packaging paired parity progress report runs samples scoring stats validate",
+    "bench": "corpus errors parity progress report runs scoring",
+    "lower": "bench",
+    "runs": "compression corpus packaging parity progress",
+    "scoring": "corpus errors partial progress report",
+    "paired": "corpus overview progress scoring",
+    "samples": "compression corpus",
+    "compression": "bounded corpus progress scoring",
+    "packaging": "corpus overview runs scoring validate",
+    "validate": "importers packaging",
+    "report": "packaging",
+    "importers": "bounded",
+}
+
+
+def part(name: str) -> str:
+    """Return the part of harness/ that a module is of: that of harness.parity.suite and of harness.parity is parity."""
+    return (name.split(".") + [""])[1]
+
+
+def other_parts(path: Path, source: str) -> set[str]:
+    """Return the other parts of harness/ that a module imports."""
+    modules = {part(name) for name in imported(ast.parse(source)) if name.split(".")[0] == "harness"} - {""}
+    return modules - {part(".".join(path.with_suffix("").parts))}
+
+
+@pytest.mark.parametrize("path", FILES["harness"], **names)
+def test_parts_of_the_harness_import_what_the_table_says(path):
+    place = path.relative_to(ROOT)
+    allowed = set(MAY_IMPORT.get(part(".".join(place.with_suffix("").parts)), "").split())
+    assert other_parts(place, path.read_text()) - allowed == set()
+
+
+def test_the_table_of_parts_holds_nothing_unused():
+    entered = {}
+    for path in FILES["harness"]:
+        place = path.relative_to(ROOT)
+        entered.setdefault(part(".".join(place.with_suffix("").parts)), set()).update(other_parts(place, path.read_text()))
+    assert {name: set(allowed.split()) for name, allowed in MAY_IMPORT.items()} == {name: found for name, found in entered.items() if found}
+
+
+def test_a_part_that_imports_another_is_seen():
+    source = "def f():\n    from harness import cli, parity\n    import harness.parity.suite"
+    assert other_parts(Path("harness/corpus/shards.py"), source) == {"cli", "parity"}
+    assert other_parts(Path("harness/parity/chain.py"), source) == {"cli"}
+
+
 def test_allowed_imports_pass():
     assert broken_imports("fast", "fast/codec.py", "def f():\n    import lz4.frame\n    from constriction import stream") == []
     assert broken_imports("fast", "fast/a.py", "import math\nimport torch.nn.functional as F\nfrom reference.recipe import Model") == []
