@@ -1,5 +1,6 @@
 # make demo [DATA=DIR]   train, ship and score a small model
-# make test              the whole suite
+# make test              the linter and the whole suite
+# make lint              the linter alone
 # make bench             reference, fast and other authors' versions timed side by side, about 3 minutes; JSON=bench.json
 # make lower             production lowered for an H100 without one: fails on what would not run there, predicts the rest;
 #                        about 2 minutes and several GB; PRESET=golf OPTIONS="--attention flash --json lower.json"
@@ -23,14 +24,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test bench lower wheels venv exhaustive soak golden mutate clean
+.PHONY: demo test lint bench lower wheels venv exhaustive soak golden mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
 	$(BIN)/maskgolf demo $(if $(DATA),--data $(DATA))
 
-test: $(VENV)/installed-test
+test: lint
 	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=$(JSON) --benchmark-columns=median,iqr,rounds

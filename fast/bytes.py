@@ -42,7 +42,7 @@ def byte_table(pieces: list[str], kinds: list[str]) -> ByteTable:
         )
     length_V = np.zeros(len(pieces), np.int64)
     space_V, control_V = np.zeros(len(pieces), bool), np.zeros(len(pieces), bool)
-    for token, (piece, kind) in enumerate(zip(pieces, kinds)):
+    for token, (piece, kind) in enumerate(zip(pieces, kinds, strict=True)):
         if kind == "normal":
             # Every space character decodes to one byte, though U+2581 itself takes three.
             spaces = piece.count(SPACE)

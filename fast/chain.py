@@ -1,6 +1,6 @@
 """Parity: bitwise for the drawn positions, algebra for the nats (float64 sums over whatever dtype log_probs returns).
 
-log_probs is a function ids_BL -> (B, L, V), or a query.Query, which answers for single rows and is compiled once per shape. A pass is one
+log_probs is a function ids_BL -> (B, L, V), or a row_predictor.RowPredictor, which answers for single rows and is compiled once per shape. A pass is one
 call of one function on tensors that stay where they are: its index is a tensor, and nothing is read back before a batch of windows is done.
 """
 
@@ -12,7 +12,7 @@ import torch
 
 from fast import orders, philox
 from fast.likelihood import LogProbs, _batches, _ids
-from fast.query import Query
+from fast.row_predictor import RowPredictor
 from reference.recipe import InputError, Stream
 
 GRID = 2**24
@@ -58,7 +58,7 @@ class _Every:
 
 
 def _asker(log_probs):
-    return log_probs if isinstance(log_probs, Query) else _Every(log_probs)
+    return log_probs if isinstance(log_probs, RowPredictor) else _Every(log_probs)
 
 
 def _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK):
@@ -118,7 +118,7 @@ def _bucket(needed: int, length: int) -> int:
 
 @torch.no_grad()
 def chain(
-    log_probs: LogProbs | Query, ids_NL, vocab: int, order: str, seed: int, step: int, block: int, first_row: int = 0,
+    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, order: str, seed: int, step: int, block: int, first_row: int = 0,
     *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return nats_NL (float64), what likelihood.chain returns, asking only for the rows that the order needs."""
@@ -145,7 +145,7 @@ def chain(
 
 @torch.no_grad()
 def sampled(
-    log_probs: LogProbs | Query, ids_NL, vocab: int, order: str, seed: int, positions: int, first_row: int = 0,
+    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, order: str, seed: int, positions: int, first_row: int = 0,
     *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return nats_NK (float64), K = positions, whose sum over k is an unbiased estimate of window n's chain-rule nats; exact for K = L."""
@@ -179,7 +179,7 @@ def sampled_variance(nats_NK: np.ndarray, length: int) -> np.ndarray:
 
 @torch.no_grad()
 def trailing(
-    log_probs: LogProbs | Query, ids_NL, vocab: int, masks: int,
+    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, masks: int,
     *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Return nats_NL (float64) left to right, each token predicted from those before it and `masks` mask tokens behind it.

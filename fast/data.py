@@ -170,7 +170,7 @@ class Tokens:
                 "ask for tokens that exist"
             )
         parts = []
-        for shard, end in zip(self.shards, self.ends):
+        for shard, end in zip(self.shards, self.ends, strict=True):
             begin = end - len(shard)
             if start < end and stop > begin:
                 parts.append(shard[max(start - begin, 0) : stop - begin])

@@ -23,11 +23,11 @@ PATIENCE = timedelta(hours=1)  # on gloo, for a rank that validates or compiles:
 NOTICE = timedelta(seconds=45)  # on NCCL, where nothing but time tells that a rank is gone
 
 
-class Lost(RuntimeError):
+class PeerLost(RuntimeError):
     """Another rank is gone, and with it the step."""
 
 
-class Elsewhere(Exception):
+class PeerFailed(Exception):
     """Another rank has failed and says why."""
 
     def __init__(self, rank: int):
@@ -71,7 +71,7 @@ def join(device: str = "cpu") -> World:
         raise InputError(f"rank {rank} of {size}: cannot reach the others ({_first_line(error)}); start with torchrun") from error
     atexit.register(leave)
     world = World(rank, size, device)
-    with together(world):
+    with fail_together(world):
         if device.startswith("cuda"):
             found = torch.cuda.device_count()
             if device != "cuda" or local >= found:
@@ -160,15 +160,15 @@ def wait(world: World) -> None:
             dist.barrier()
 
 
-def outlive(rank: int) -> None:
+def wait_for_end_of(rank: int) -> None:
     """Wait until another rank has ended, but no longer than NOTICE."""
     with contextlib.suppress(RuntimeError):
         dist.irecv(torch.empty(1), rank).wait(NOTICE)
 
 
 @contextlib.contextmanager
-def together(world: World):
-    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every other rank Elsewhere.
+def fail_together(world: World):
+    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every other rank PeerFailed.
 
     The block must not talk to other ranks.
     """
@@ -186,7 +186,7 @@ def together(world: World):
         if failed.item() == world.rank:
             raise error
         if failed.item() < world.size:
-            raise Elsewhere(failed.item()) from error
+            raise PeerFailed(failed.item()) from error
 
 
 @contextlib.contextmanager
@@ -220,7 +220,7 @@ def _connected():
     try:
         yield
     except RuntimeError as error:
-        raise Lost(f"another rank is gone ({_first_line(error)}); go on from the last checkpoint with --resume") from error
+        raise PeerLost(f"another rank is gone ({_first_line(error)}); go on from the last checkpoint with --resume") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from fast import chain, likelihood, masking, orders, transformer
 from fast.bytes import ByteTable, token_bytes
 from fast.data import Tokens, Windows, evaluation_windows
 from fast.likelihood import LogProbs, Score
-from fast.query import Query
+from fast.row_predictor import RowPredictor
 from fast.sizes import Plan
 from reference.recipe import InputError, Recipe
 
@@ -165,7 +165,7 @@ def measure(
             yield Part(*(np.zeros(0, np.int64),) * 5, pilot)
         bytes_N = window_bytes(group, table, first_token)
         size = batch_rows if length == filled else min(batch_rows, count)
-        if effort.estimator == "chain" and isinstance(log_probs, Query):
+        if effort.estimator == "chain" and isinstance(log_probs, RowPredictor):
             size = min(size, log_probs.most_rows(length))
         for start in range(0, count, size):
             indices, kept = np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
@@ -226,7 +226,7 @@ def _estimate(log_probs, group, vocab, effort, plan, first_row, settings):
     elif effort.trailing is not None:
         nats = chain.trailing(log_probs, ids_NL, vocab, effort.trailing, **settings)
     else:
-        along = chain.chain if isinstance(log_probs, Query) else likelihood.chain
+        along = chain.chain if isinstance(log_probs, RowPredictor) else likelihood.chain
         nats = along(log_probs, ids_NL, vocab, effort.order, seed, effort.step, effort.block, first_row, **settings)
     return nats.sum(axis=1), np.zeros(len(nats))
 
@@ -238,14 +238,14 @@ def _check_finite(nats_N):
         raise InputError(f"evaluation: {problem}; the model gives nan, or probability 0 to a token of the text: check its weights")
 
 
-def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False) -> Query | LogProbs:
+def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False) -> RowPredictor | LogProbs:
     """Return log_probs(ids_BL) -> (B, L, V) of a model: activations in the recipe's compute dtype, log-softmax in float32 or better.
 
-    A masked-diffusion model comes as a Query, which answers for single rows as well.
+    A masked-diffusion model comes as a RowPredictor, which answers for single rows as well.
     """
     dtype = getattr(torch, recipe.training.compute_dtype)
     if not recipe.model.causal:
-        return Query(params, recipe.model, dtype, device, compiled)
+        return RowPredictor(params, recipe.model, dtype, device, compiled)
     with torch.no_grad():
         weights = transformer.prepare({name: value.detach().to(device) for name, value in params.items()}, recipe.model, dtype)
 

@@ -76,34 +76,34 @@ def causal_loss(logits_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
 
 
 class _Take(torch.autograd.Function):
-    """Rows of x by place. No row is taken twice, so the gradient is a gather too: no sum whose order could vary."""
+    """Rows of x by position. No row is taken twice, so the gradient is a gather too: no sum whose order could vary."""
 
     @staticmethod
-    def forward(ctx, x_Nd, place_C, rank_N, mask_N):
-        ctx.save_for_backward(rank_N, mask_N)
-        return x_Nd[place_C]
+    def forward(ctx, x_Nd, position_C, slot_N, mask_N):
+        ctx.save_for_backward(slot_N, mask_N)
+        return x_Nd[position_C]
 
     @staticmethod
     def backward(ctx, grad_Cd):
-        rank_N, mask_N = ctx.saved_tensors
-        return grad_Cd[rank_N.clamp(0, len(grad_Cd) - 1)].where(mask_N[:, None], 0.0), None, None, None
+        slot_N, mask_N = ctx.saved_tensors
+        return grad_Cd[slot_N.clamp(0, len(grad_Cd) - 1)].where(mask_N[:, None], 0.0), None, None, None
 
 
-class Kept(NamedTuple):
-    """The masked ones of N = B L positions, in order, in C places; places left over hold some position that counts nothing."""
+class MaskedPositions(NamedTuple):
+    """The masked ones of N = B L positions, in order, in C slots; slots left over hold some position and count nothing."""
 
-    place_C: torch.Tensor  # position in each place
-    used_C: torch.Tensor  # whether the place holds a masked position
-    rank_N: torch.Tensor  # place of each masked position
+    position_C: torch.Tensor  # position in each slot
+    filled_C: torch.Tensor  # whether the slot holds a masked position
+    slot_N: torch.Tensor  # slot of each masked position
     mask_N: torch.Tensor
 
     def take(self, x_Nd: torch.Tensor) -> torch.Tensor:
-        """Return (C, d): x at the kept positions."""
-        return _Take.apply(x_Nd, self.place_C, self.rank_N, self.mask_N)
+        """Return (C, d): x at the positions of the slots."""
+        return _Take.apply(x_Nd, self.position_C, self.slot_N, self.mask_N)
 
 
-def room(rows: int, length: int) -> int:
-    """Return how many places hold the masked positions of consecutive rows all but surely (1e-12); at most all positions.
+def capacity(rows: int, length: int) -> int:
+    """Return how many slots hold the masked positions of consecutive rows all but surely (1e-12); at most all positions.
 
     Their mean differs from half of all by what the times' grid leaves open: half a row where it is even, else log2(rows) / 3 + 1 rows at
     most (van der Corput's discrepancy). Seven standard deviations, sqrt(rows length / 6) each, and up to a multiple of 128.
@@ -113,17 +113,17 @@ def room(rows: int, length: int) -> int:
     return min(rows * length, 128 * math.ceil(needed / 128))
 
 
-def keep(mask_BL: torch.Tensor, places: int) -> Kept:
-    """Return where the first masked positions are, as many as there are places; sizes depend on no value, so that it compiles."""
+def masked_positions(mask_BL: torch.Tensor, capacity: int) -> MaskedPositions:
+    """Return the first masked positions, as many as capacity; sizes depend on no value, so that it compiles."""
     mask_N = mask_BL.flatten()
     seen_N = mask_N.cumsum(0)
-    number_C = torch.arange(1, places + 1, device=mask_N.device)
-    place_C = torch.searchsorted(seen_N, number_C).clamp(max=len(seen_N) - 1)
-    return Kept(place_C, number_C <= seen_N[-1], seen_N - 1, mask_N)
+    number_C = torch.arange(1, capacity + 1, device=mask_N.device)
+    position_C = torch.searchsorted(seen_N, number_C).clamp(max=len(seen_N) - 1)
+    return MaskedPositions(position_C, number_C <= seen_N[-1], seen_N - 1, mask_N)
 
 
-def kept_loss(logits_CV: torch.Tensor, ids_BL: torch.Tensor, kept: Kept, weights_B: torch.Tensor) -> torch.Tensor:
-    """Return loss() from the logits at the kept positions alone; NaN where the masked positions found no room."""
-    nats_C = cross_entropy(logits_CV, ids_BL.flatten()[kept.place_C]).where(kept.used_C, 0.0)
-    weights_C = weights_B.to(nats_C.dtype)[kept.place_C // ids_BL.shape[1]]
-    return ((nats_C * weights_C).sum() / ids_BL.numel()).where(kept.rank_N[-1] < len(nats_C), torch.nan)
+def masked_loss(logits_CV: torch.Tensor, ids_BL: torch.Tensor, masked: MaskedPositions, weights_B: torch.Tensor) -> torch.Tensor:
+    """Return loss() from the logits of the slots alone; NaN where there are more masked positions than slots."""
+    nats_C = cross_entropy(logits_CV, ids_BL.flatten()[masked.position_C]).where(masked.filled_C, 0.0)
+    weights_C = weights_B.to(nats_C.dtype)[masked.position_C // ids_BL.shape[1]]
+    return ((nats_C * weights_C).sum() / ids_BL.numel()).where(masked.slot_N[-1] < len(nats_C), torch.nan)

@@ -17,7 +17,7 @@ import torch
 from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.data import Layout, Tokens
-from fast.distributed import Elsewhere, Lost, World
+from fast.distributed import PeerFailed, PeerLost, World
 from fast.evaluate import Effort
 from fast.journal import Follower
 from fast.likelihood import Score
@@ -77,7 +77,7 @@ def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens
     settings = {"batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)), "device": world.device}
     share = -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS  # whole batches, so that cutting them changes no number
     first, parts, plans = world.rank * share, [], {}
-    with distributed.together(world):
+    with distributed.fail_together(world):
         if first < windows:
             predict = evaluate.predictor(params, recipe, world.device, compiled=world.device.startswith("cuda"))
             if not model.causal:
@@ -96,7 +96,7 @@ def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens
 
 def score_file(path: Path | str, world: World) -> list[str]:
     """Return the lines about size and score of an artifact, read from the file; over the limit is an InputError."""
-    with distributed.together(world):
+    with distributed.fail_together(world):
         header, params = artifact.read(path)
         recipe = artifact.recipe_of(header, str(path))
         layout, tokenizer = opened(recipe)
@@ -131,10 +131,10 @@ def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log 
 
 def run(recipe: Recipe, world: World) -> None:
     """Train under the recipe, write the artifact here, read it back and score it; everything goes to logs/RUN_ID.txt."""
-    with distributed.together(world):
+    with distributed.fail_together(world):
         recipe, tokens, tokenizer, journal = begin(recipe, world)
     state = train_model(recipe, tokens, journal, world)
-    with distributed.together(world):
+    with distributed.fail_together(world):
         if world.rank == 0:
             if world.device.startswith("cuda"):
                 allocated, reserved = torch.cuda.max_memory_allocated() >> 20, torch.cuda.max_memory_reserved() >> 20
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             lines = score_file(parsed.score, world)
             if world.rank == 0:
                 print(*lines, sep="\n")
-    except (InputError, TrainingError, Lost, Elsewhere) as error:
+    except (InputError, TrainingError, PeerLost, PeerFailed) as error:
         if isinstance(error, InputError) or world.rank == 0:  # what all ranks meet is said once
             print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

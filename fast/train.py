@@ -90,12 +90,12 @@ def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, 
 
 
 def batch_loss(
-    params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows, recipe: Recipe, drawn=None, dtype=None, table=None, places=None,
+    params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows, recipe: Recipe, drawn=None, dtype=None, table=None, capacity=None,
 ):  # fmt: skip
     """Return the loss of windows (B, L + 1) in nats per token; rows are their global row indices.
 
-    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the activations. places: the head sees
-    masked positions alone, gathered into so many places (NaN where they are more).
+    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the activations. capacity: the head sees
+    masked positions alone, gathered into so many slots (NaN where they are more).
     """
     model = recipe.model
     inputs_BL, ids_BL = inputs_and_targets(ids_BS)
@@ -105,9 +105,9 @@ def batch_loss(
     rows_B = torch.as_tensor(rows, device=ids_BS.device)
     mask_BL = masking.mask(recipe.seed, step, rows_B, model.length, thresholds_B)
     corrupted_BL = masking.corrupt(ids_BL, mask_BL, model.vocab)
-    if places is not None:
-        kept = masking.keep(mask_BL, places)
-        return masking.kept_loss(transformer.forward(params, corrupted_BL, model, dtype, table, kept.take), ids_BL, kept, weights_B)
+    if capacity is not None:
+        masked = masking.masked_positions(mask_BL, capacity)
+        return masking.masked_loss(transformer.forward(params, corrupted_BL, model, dtype, table, masked.take), ids_BL, masked, weights_B)
     return masking.loss(transformer.forward(params, corrupted_BL, model, dtype, table), ids_BL, mask_BL, weights_B)
 
 
@@ -231,8 +231,8 @@ class Stepper:
         accurate = torch.promote_types(dtype, torch.float32)
         table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, self.device, accurate)
 
-        def loss(params, ids_BS, step, rows, drawn, places):
-            of_rows = batch_loss(params, ids_BS, step, rows, recipe, drawn, dtype, table, places)
+        def loss(params, ids_BS, step, rows, drawn, capacity):
+            of_rows = batch_loss(params, ids_BS, step, rows, recipe, drawn, dtype, table, capacity)
             return of_rows * (len(rows) / whole)
 
         def update(tensors, grads, loss, controls):
@@ -258,7 +258,7 @@ class Stepper:
         return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
-        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, room for masked positions."""
+        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, slots for masked positions."""
         prepared = self._prepared.pop((batch, step, rows), None)
         return self._inputs(batch, step, rows) if prepared is None else prepared
 
@@ -273,21 +273,21 @@ class Stepper:
         ids_BS = self._sent(torch.as_tensor(batch(step, own)))
         thresholds_B, weights_B = noise(self.recipe, step, own)
         rows_B = torch.from_numpy(own)
-        places = self.places(step, rows_B, thresholds_B)
-        return ids_BS, self._sent(torch.tensor(step)), self._sent(rows_B), (self._sent(thresholds_B), self._sent(weights_B)), places
+        capacity = self.capacity(step, rows_B, thresholds_B)
+        return ids_BS, self._sent(torch.tensor(step)), self._sent(rows_B), (self._sent(thresholds_B), self._sent(weights_B)), capacity
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device, without waiting for what a GPU does now."""
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
 
-    def places(self, step: int, rows: torch.Tensor, thresholds_B: torch.Tensor) -> int | None:
-        """Return the room for the masked positions of some rows, None (the head sees all) where they are too many for it, counted exactly."""
+    def capacity(self, step: int, rows: torch.Tensor, thresholds_B: torch.Tensor) -> int | None:
+        """Return how many slots hold the masked positions of some rows, None (the head sees all) where they are more, counted exactly."""
         recipe, length = self.recipe, self.recipe.model.length
-        room = masking.room(len(rows), length)
-        if recipe.model.causal or room == len(rows) * length:
+        slots = masking.capacity(len(rows), length)
+        if recipe.model.causal or slots == len(rows) * length:
             return None
         masked = masking.mask(recipe.seed, step, rows, length, thresholds_B)
-        return room if masked.sum() <= room else None
+        return slots if masked.sum() <= slots else None
 
     def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
         """Advance state in place by one step; return the tensor (loss, gradient norm, applied) without waiting for it."""

@@ -25,12 +25,12 @@ class Stopped(KeyboardInterrupt):
 
 def code_and_message(error: BaseException) -> tuple[int, str | None]:
     """Return (exit code, message); the message is None for an error that is nobody's input: let it show its traceback."""
-    from fast.distributed import Elsewhere, Lost
+    from fast.distributed import PeerFailed, PeerLost
     from fast.train import Interrupted, TrainingError
 
     if isinstance(error, InputError):
         return 2, str(error)
-    if isinstance(error, TrainingError | CheckFailed | Lost | Elsewhere):
+    if isinstance(error, TrainingError | CheckFailed | PeerLost | PeerFailed):
         return 1, str(error)
     if isinstance(error, Interrupted):
         number = signal.SIGTERM if "SIGTERM" in str(error) else signal.SIGINT

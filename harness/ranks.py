@@ -20,20 +20,20 @@ def silent(error: BaseException) -> bool:
     """Return whether another rank says what this error is: what was known before the ranks met, or what stopped all of them together."""
     from torch.distributed import is_initialized
 
-    from fast.distributed import Elsewhere, Lost
+    from fast.distributed import PeerFailed, PeerLost
     from fast.train import Interrupted, TrainingError
 
-    return rank() > 0 and (isinstance(error, Elsewhere | Lost | Interrupted | TrainingError) or not is_initialized())
+    return rank() > 0 and (isinstance(error, PeerFailed | PeerLost | Interrupted | TrainingError) or not is_initialized())
 
 
 def give_way(error: BaseException | None = None) -> None:
     """Let the rank that speaks end first: the first exit code that torchrun sees is the one it reports, and it ends all others at once."""
     from torch.distributed import is_initialized
 
-    from fast.distributed import Elsewhere, outlive
+    from fast.distributed import PeerFailed, wait_for_end_of
 
     if is_initialized():
-        outlive(error.rank if isinstance(error, Elsewhere) else 0)
+        wait_for_end_of(error.rank if isinstance(error, PeerFailed) else 0)
     else:
         time.sleep(UNTIL_ENDED)
 

@@ -15,7 +15,7 @@ import torch
 
 from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.checkpoint import NAME, write_atomic
-from fast.distributed import Lost, World
+from fast.distributed import PeerLost, World
 from fast.journal import Follower, Journal, restore
 from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
 from harness import parity
@@ -103,7 +103,7 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
             stepper.warm_up(state, batch)
         try:
             state, _ = train(batch, recipe, state, stepper, Follower(stop) if world.rank else journal, world=world)
-        except (TrainingError, Lost) as error:
+        except (TrainingError, PeerLost) as error:
             if world.rank == 0:
                 journal.line(f"stopped: {error}; the last checkpoint is kept")
             raise
@@ -139,7 +139,7 @@ def run(
     """
     world, dataset = distributed.join(device), None
     with contextlib.ExitStack() as holding:
-        with distributed.together(world):
+        with distributed.fail_together(world):
             plan(recipe)
             distributed.share(recipe, world)
             if world.rank == 0:
@@ -152,7 +152,7 @@ def run(
                 else:
                     described = {"recipe": asdict(recipe), "source": source.describe()} | dataset.identity()
                     write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
-        with distributed.together(world):
+        with distributed.fail_together(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
             state = restore(out, recipe, world.device) if resume else initial_state(recipe, world.device)
         state = _train(recipe, dataset, out, state, resume, world, compiled)

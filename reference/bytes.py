@@ -39,8 +39,8 @@ def byte_table(pieces, kinds):
             f"tokenizer table: expected one kind per piece, found {len(pieces)} pieces and {len(kinds)} kinds; "
             "pass both in full"
         )
-    length_V = [piece_length(piece, kind) for piece, kind in zip(pieces, kinds)]
-    space_V = [kind == "normal" and piece.startswith(SPACE) for piece, kind in zip(pieces, kinds)]
+    length_V = [piece_length(piece, kind) for piece, kind in zip(pieces, kinds, strict=True)]
+    space_V = [kind == "normal" and piece.startswith(SPACE) for piece, kind in zip(pieces, kinds, strict=True)]
     control_V = [kind in ("control", "unknown", "unused") for kind in kinds]
     return ByteTable(np.array(length_V, np.int64), np.array(space_V, bool), np.array(control_V, bool))
 

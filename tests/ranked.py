@@ -119,10 +119,10 @@ def stopped(world) -> str:
 def failed(world) -> str:
     """Return the error of each rank where the last one alone fails."""
     try:
-        with distributed.together(world):
+        with distributed.fail_together(world):
             if world.rank == world.size - 1:
                 raise InputError("a fault of its own")
-    except (InputError, distributed.Elsewhere) as error:
+    except (InputError, distributed.PeerFailed) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 

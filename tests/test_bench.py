@@ -26,7 +26,7 @@ HEADER = {"estimator": "chain", "order": "random", "run": "somewhere", "artifact
 # benchmarks
 
 
-def test_bench_prints_its_frozen_rows(run_directory, capsys):  # noqa: F811
+def test_bench_prints_its_frozen_rows(run_directory, capsys):
     """SPEC section 13: the same fields in every row; every ratio lies in its interval and says how many times better the candidate is."""
     options = ["--repetitions", "8", "--windows", "2", "--pairs", "3", "--no-compiled", "--json", "-"]
     assert cli.main(["bench", "likelihood", str(run_directory), *options]) == 0
@@ -40,7 +40,7 @@ def test_bench_prints_its_frozen_rows(run_directory, capsys):  # noqa: F811
     assert "tokens/s" in capsys.readouterr().out
 
 
-def test_bench_refuses_what_it_cannot_measure(run_directory, capsys, monkeypatch, tmp_path):  # noqa: F811
+def test_bench_refuses_what_it_cannot_measure(run_directory, capsys, monkeypatch, tmp_path):
     """No run, too few repetitions, more windows than there are; without a name it is the demo's run that is meant."""
     monkeypatch.chdir(tmp_path)
     assert "trained run" in refused(capsys, "bench", "likelihood")
@@ -156,7 +156,7 @@ SMALL = ["--no-compiled", "--json", "-"]
 
 
 @pytest.mark.parametrize("effort", [["nelbo", "--draws", "4"], ["chain", "--order", "random", "--positions", "3"]], ids=" ".join)
-def test_ranges_scored_apart_are_the_whole(run_directory, tmp_path, capsys, effort):  # noqa: F811
+def test_ranges_scored_apart_are_the_whole(run_directory, tmp_path, capsys, effort):
     """Two ranges in two files, and the same files resumed, against one run: nats to float32 rounding, since batches differ in shape."""
 
     def scored(*options):
@@ -177,7 +177,7 @@ def test_ranges_scored_apart_are_the_whole(run_directory, tmp_path, capsys, effo
     assert resumed == scored("--from", 2, "--sequences", 3, "--partial", a) | {"seconds": resumed["seconds"]}
 
 
-def test_partial_options_that_do_not_go_together(run_directory, tmp_path, capsys):  # noqa: F811
+def test_partial_options_that_do_not_go_together(run_directory, tmp_path, capsys):
     """Several runs in one file, runs beside --merge, other settings than the file's."""
     file = tmp_path / "a.json"
     assert "expected one run, found 2" in refused(capsys, "eval", run_directory, run_directory, "--partial", file, "--no-compiled")
@@ -187,7 +187,7 @@ def test_partial_options_that_do_not_go_together(run_directory, tmp_path, capsys
     assert "--merge: expected partial files alone" in refused(capsys, "eval", run_directory, "--merge", file)
 
 
-def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, monkeypatch, capsys):
     """Ctrl-C after two batches: exit 130, a score of those windows with its error bar, and a file that goes on to the same score."""
     from fast import evaluate
 
@@ -216,7 +216,7 @@ def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, mon
     assert resumed | {"seconds": 0} == whole | {"seconds": 0}
 
 
-def test_interrupt_before_anything_is_known_is_one_line(run_directory, monkeypatch, capsys):  # noqa: F811
+def test_interrupt_before_anything_is_known_is_one_line(run_directory, monkeypatch, capsys):
     from fast import evaluate
 
     def nothing(*arguments, **keywords):

@@ -20,7 +20,7 @@ import reference.transformer
 from fast.bytes import byte_table
 from fast.data import Windows
 from fast.evaluate import Effort, evaluate, measure, predictor, total
-from fast.query import Query
+from fast.row_predictor import RowPredictor
 from reference.orders import FIXED, ORDERS
 from reference.recipe import TINY, InputError
 from tests.compare import ALGORITHM, assert_same_algorithm, rms
@@ -32,8 +32,8 @@ CHAIN = {"reference": reference.chain, "fast": fast.chain}
 NETWORK = replace(TINY.model, layers=3, vocab=7, length=6, heads=2, kv_heads=1)
 
 
-class Rounded(Query):
-    """A Query to nine decimals: when nothing is revealed yet all rows are alike in theory, and rounding errors must not choose."""
+class Rounded(RowPredictor):
+    """A RowPredictor to nine decimals: when nothing is revealed yet all rows are alike in theory, and rounding errors must not choose."""
 
     def rows(self, *arguments):
         """Rounded log-probabilities of rows."""
@@ -45,13 +45,13 @@ class Rounded(Query):
 
 
 def network(model=NETWORK, seed=0, dtype=torch.float64, compiled=False):
-    """A Query, and the same weights as the reference's log_probs; in float64 both to nine decimals."""
+    """A RowPredictor, and the same weights as the reference's log_probs; in float64 both to nine decimals."""
     params = random_params(model, np.random.default_rng(seed))
 
     def plain(ids_BL):
         return reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model)).round(9)
 
-    return (Rounded if dtype == torch.float64 else Query)(tensors(params, dtype), model, dtype, compiled=compiled), plain
+    return (Rounded if dtype == torch.float64 else RowPredictor)(tensors(params, dtype), model, dtype, compiled=compiled), plain
 
 
 class AnyLength:
@@ -78,7 +78,7 @@ def test_queried_rows_are_those_of_the_whole_pass(model, rng, data):
     """Any rows in any order, twice too, and with only the first tokens of the window in being."""
     params, ids_BL = random_params(model, rng), random_ids(model, rng, 3)
     rows_BR = rng.integers(0, model.length, (3, data.draw(st.integers(1, model.length + 1))))
-    query = Query(tensors(params), model, torch.float64)
+    query = RowPredictor(tensors(params), model, torch.float64)
     whole = reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model))
     rows = torch.from_numpy(rows_BR)
     assert_same_algorithm(query.rows(torch.from_numpy(ids_BL), rows), np.take_along_axis(whole, rows_BR[..., None], axis=1))
@@ -95,9 +95,9 @@ def test_queried_rows_round_as_the_whole_pass_does(dtype):
     model = replace(NETWORK, d=48, heads=6, kv_heads=2, layers=4, length=32)
     exact, _ = network(model)
     params = {name: value.float() for name, value in exact.params.items()}
-    query, ids_BL = Query(params, model, dtype), torch.from_numpy(random_ids(model, np.random.default_rng(1), 8))
+    query, ids_BL = RowPredictor(params, model, dtype), torch.from_numpy(random_ids(model, np.random.default_rng(1), 8))
     rows_BL = torch.arange(model.length).expand(8, -1)
-    truth = Query({name: value.double() for name, value in params.items()}, model, torch.float64)(ids_BL)
+    truth = RowPredictor({name: value.double() for name, value in params.items()}, model, torch.float64)(ids_BL)
     assert rms(query.rows(ids_BL, rows_BL) - truth) <= 2 * rms(query(ids_BL) - truth)
 
 
@@ -116,7 +116,7 @@ def test_chain_of_queries_is_the_chain_of_whole_passes(order, step):
 def test_chain_of_queries_chooses_alike_where_everything_ties():
     """A network that says the same everywhere: the lowest index decides, as in the reference."""
     params = {name: 0 * value for name, value in random_params(NETWORK, np.random.default_rng(0)).items()}
-    query, seen = Query(tensors(params), NETWORK, torch.float64), []
+    query, seen = RowPredictor(tensors(params), NETWORK, torch.float64), []
     rows = query.rows
     query.rows = lambda ids, *rest: (seen.append((ids == NETWORK.vocab).tolist()), rows(ids, *rest))[1]
     ids_NL = np.zeros((1, NETWORK.length), np.int64)
@@ -154,9 +154,9 @@ def test_compiled_passes_err_at_most_twice_as_much_as_plain_ones():
     params = {name: value.float() for name, value in exact.params.items()}
     ids_NL = np.random.default_rng(4).integers(0, NETWORK.vocab, (4, NETWORK.length))
     arguments = (ids_NL, NETWORK.vocab, "random", 0, 1, 2)
-    truth = fast.chain.chain(Query({name: value.double() for name, value in params.items()}, NETWORK, torch.float64), *arguments)
-    eager = fast.likelihood.chain(Query(params, NETWORK, torch.float32), *arguments)
-    found = fast.chain.chain(Query(params, NETWORK, torch.float32, compiled=True), *arguments)
+    truth = fast.chain.chain(RowPredictor({name: value.double() for name, value in params.items()}, NETWORK, torch.float64), *arguments)
+    eager = fast.likelihood.chain(RowPredictor(params, NETWORK, torch.float32), *arguments)
+    found = fast.chain.chain(RowPredictor(params, NETWORK, torch.float32, compiled=True), *arguments)
     assert rms(found - truth) <= 2 * rms(eager - truth) + 2.0**-24 * rms(truth)
 
 
@@ -360,6 +360,6 @@ def test_positions_need_an_order_known_in_advance(half):
 
 def test_a_masked_model_is_asked_for_rows_and_a_causal_one_is_not():
     params = {name: torch.from_numpy(value) for name, value in random_params(TINY.model, np.random.default_rng(0)).items()}
-    assert isinstance(predictor(params, TINY), Query)
+    assert isinstance(predictor(params, TINY), RowPredictor)
     causal = replace(TINY, model=replace(TINY.model, causal=True))
-    assert not isinstance(predictor({**params, "embedding": params["embedding"][:-1]}, causal), Query)
+    assert not isinstance(predictor({**params, "embedding": params["embedding"][:-1]}, causal), RowPredictor)

@@ -200,7 +200,7 @@ def test_every_truncation_of_a_shard_is_caught(tmp_path):
     path = tmp_path / "a.bin"
     write_shard(path, range(10))
     data = path.read_bytes()
-    for size in range(0, len(data)):
+    for size in range(len(data)):
         path.write_bytes(data[:size])
         with pytest.raises(InputError, match=f"{size}"):
             read_shard(path)

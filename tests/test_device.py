@@ -64,7 +64,7 @@ def batch(step, rows):
 def trained(device: str) -> train.State:
     """Return the state after a whole run on a device."""
     stepper = train.Stepper(LONGER, device, compiled=False)
-    assert stepper.places(0, torch.arange(16), train.noise(stepper.recipe, 0, np.arange(16))[0]) == masking.room(16, 32) < 512
+    assert stepper.capacity(0, torch.arange(16), train.noise(stepper.recipe, 0, np.arange(16))[0]) == masking.capacity(16, 32) < 512
     return train.train(batch, LONGER, train.initial_state(LONGER, device), stepper)[0]
 
 

@@ -165,7 +165,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(worlds, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_an_error_of_one_rank_is_raised_by_all_and_told_by_one(worlds, size):
     said = [results["failed"] for results in worlds[size]]
-    assert said == [f"Elsewhere: rank {size - 1} has failed"] * (size - 1) + ["InputError: a fault of its own"]
+    assert said == [f"PeerFailed: rank {size - 1} has failed"] * (size - 1) + ["InputError: a fault of its own"]
 
 
 def test_steps_that_cannot_be_shared_evenly_are_refused(worlds):
@@ -194,7 +194,7 @@ def test_a_process_alone_exchanges_nothing():
     world, tensors = World(), [torch.ones(2)]
     assert distributed.total(tensors, world) is tensors and distributed.decide(7, world) == 7
     distributed.wait(world)
-    with pytest.raises(InputError, match="as it is"), distributed.together(world):
+    with pytest.raises(InputError, match="as it is"), distributed.fail_together(world):
         raise InputError("as it is")
     assert not torch.distributed.is_initialized()
 
@@ -333,7 +333,7 @@ def test_what_the_arguments_cause_is_said_by_rank_0_alone(arguments, monkeypatch
 
 def test_a_lost_rank_is_named_without_the_line_of_another_program():
     """What gloo says when a connection breaks, and the exit code it becomes."""
-    with pytest.raises(distributed.Lost) as caught, distributed._connected():
+    with pytest.raises(distributed.PeerLost) as caught, distributed._connected():
         raise RuntimeError("[/src/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:4: Connection reset by peer\nmore")
     said = "another rank is gone (Read error [127.0.0.1]:4: Connection reset by peer); go on from the last checkpoint with --resume"
     assert code_and_message(caught.value) == (1, said)

@@ -49,7 +49,7 @@ def test_an_exception_in_the_fast_half_shuts_the_gate(monkeypatch):
         gate.require(("ema",))
 
 
-def test_the_command_refuses_to_time(run_directory, monkeypatch, capsys):  # noqa: F811
+def test_the_command_refuses_to_time(run_directory, monkeypatch, capsys):
     """Exit 1, one message, nothing measured."""
     plant(next(bug for bug in scoring.BUGS if "nelbo" in bug.caught_by), monkeypatch)
     monkeypatch.setattr("harness.bench.likelihood.likelihood", lambda *arguments: pytest.fail("timed"))

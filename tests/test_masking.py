@@ -287,19 +287,19 @@ def test_uniform_model_costs_log_v_times_weighted_share():
 
 @given(rngs, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6))
 def test_kept_positions_give_the_loss_and_its_gradients(rng, rows, length, spare):
-    """float64, any mask, exact room (one place at least) and room to spare: the loss and the gradient of what the head reads.
+    """float64, any mask, exact capacity (one slot at least) and slots to spare: the loss and the gradient of what the head reads.
 
     Nothing where nothing is masked.
     """
     _, ids_BL, mask_BL, weights_B = (torch.as_tensor(each) for each in random_batch(rng, rows, length, 5))
     x_BLd, head_dV = torch.from_numpy(rng.standard_normal((rows, length, 3))), torch.from_numpy(rng.standard_normal((3, 5)))
     losses, grads = [], []
-    for kept in (None, fast.masking.keep(mask_BL, max(1, int(mask_BL.sum()) + spare))):
+    for masked in (None, fast.masking.masked_positions(mask_BL, max(1, int(mask_BL.sum()) + spare))):
         leaves = x_BLd.clone().requires_grad_(), head_dV.clone().requires_grad_()
-        if kept is None:
+        if masked is None:
             loss = fast.masking.loss(leaves[0] @ leaves[1], ids_BL, mask_BL, weights_B)
         else:
-            loss = fast.masking.kept_loss(kept.take(leaves[0].flatten(0, 1)) @ leaves[1], ids_BL, kept, weights_B)
+            loss = fast.masking.masked_loss(masked.take(leaves[0].flatten(0, 1)) @ leaves[1], ids_BL, masked, weights_B)
         losses.append(loss.detach())
         grads.append(torch.autograd.grad(loss, leaves))
     assert relative_error(losses[1].numpy(), losses[0].numpy()) < 1e-12
@@ -311,27 +311,27 @@ def test_kept_positions_give_the_loss_and_its_gradients(rng, rows, length, spare
 def test_masked_positions_without_room_are_not_dropped_in_silence():
     mask_BL = torch.tensor([[True, False, True], [False, True, True]])
     ids_BL, weights_B = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2)
-    for places in range(1, 7):
-        kept = fast.masking.keep(mask_BL, places)
-        loss = fast.masking.kept_loss(torch.zeros(places, 4), ids_BL, kept, weights_B)
-        assert loss.isnan() == (places < 4) and kept.used_C.sum() == min(places, 4)
-        assert kept.place_C[: min(places, 4)].tolist() == [0, 2, 4, 5][:places]
-        x_BLd = torch.ones(2, 3, 1, requires_grad=True)  # what found no room has no gradient of its own, and asks for none behind the end
-        assert torch.autograd.grad(kept.take(x_BLd.flatten(0, 1)).sum(), x_BLd)[0].shape == x_BLd.shape
+    for slots in range(1, 7):
+        masked = fast.masking.masked_positions(mask_BL, slots)
+        loss = fast.masking.masked_loss(torch.zeros(slots, 4), ids_BL, masked, weights_B)
+        assert loss.isnan() == (slots < 4) and masked.filled_C.sum() == min(slots, 4)
+        assert masked.position_C[: min(slots, 4)].tolist() == [0, 2, 4, 5][:slots]
+        x_BLd = torch.ones(2, 3, 1, requires_grad=True)  # what found no slot has no gradient of its own, and asks for none behind the end
+        assert torch.autograd.grad(masked.take(x_BLd.flatten(0, 1)).sum(), x_BLd)[0].shape == x_BLd.shape
 
 
 @pytest.mark.parametrize(("rows", "length"), [(32, 128), (64, 32), (24, 128), (48, 64), (3, 400)])
 def test_the_room_suffices_and_is_little_more_than_half(rows, length):
     """Thirty steps of consecutive rows, whose grid is even where their number is a power of two."""
-    room = fast.masking.room(rows, length)
+    slots = fast.masking.capacity(rows, length)
     for step in range(30):
         for first in (0, rows):
             at = np.arange(first, first + rows)
             thresholds_B = torch.from_numpy(fast.masking.thresholds(fast.masking.times(7, step, at, EPSILON)))
-            assert fast.masking.mask(7, step, torch.from_numpy(at), length, thresholds_B).sum() <= room <= rows * length
+            assert fast.masking.mask(7, step, torch.from_numpy(at), length, thresholds_B).sum() <= slots <= rows * length
     if rows == 32:
-        assert room <= 0.58 * rows * length
+        assert slots <= 0.58 * rows * length
 
 
 def test_room_is_never_more_than_all():
-    assert [fast.masking.room(rows, length) for rows, length in ((1, 1), (1, 1024), (2, 8), (64, 1024))] == [1, 1024, 16, 34048]
+    assert [fast.masking.capacity(rows, length) for rows, length in ((1, 1), (1, 1024), (2, 8), (64, 1024))] == [1, 1024, 16, 34048]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import fast.orders
 import reference.orders
 from reference.recipe import InputError
-from tests.compare import OnlyStableSorts, assert_same_algorithm
+from tests.compare import OnlyStableSorts
 
 every_order = pytest.mark.parametrize("order", reference.orders.ORDERS)
 

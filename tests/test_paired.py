@@ -79,12 +79,12 @@ def test_artifacts_that_do_not_pair_are_refused():
      (["--positions", "4"], "--positions"), (["--trailing", "0"], "--trailing"), (["--estimator", "nelbo-grid"], "nelbo-grid"),
      (["--plot", "p.xyz"], ".xyz"), (["--plot", "nowhere/p.png"], "no folder")],
 )  # fmt: skip
-def test_comparison_that_cannot_be_is_one_message_before_anything_is_scored(options, said, run_directory, capsys):  # noqa: F811
+def test_comparison_that_cannot_be_is_one_message_before_anything_is_scored(options, said, run_directory, capsys):
     """What does not go with --compare is refused rather than left out of account."""
     assert said in refused(capsys, "eval", run_directory, run_directory, "--compare", "--no-compiled", *options)
 
 
-def test_runs_on_texts_of_their_own_are_refused(run_directory, corpus, tmp_path, capsys):  # noqa: F811
+def test_runs_on_texts_of_their_own_are_refused(run_directory, corpus, tmp_path, capsys):
     """Neither a pair nor a mean nor a test holds between two texts of one tokenizer; --data names one for all."""
     twin, other = tmp_path / "twin", tmp_path / "other"
     shutil.copytree(run_directory, twin)
@@ -99,12 +99,12 @@ def test_runs_on_texts_of_their_own_are_refused(run_directory, corpus, tmp_path,
     assert cli.main(["eval", str(run_directory), str(twin), "--data", str(corpus), *common]) == 0
 
 
-def test_batches_without_windows_are_one_message(run_directory, capsys):  # noqa: F811
+def test_batches_without_windows_are_one_message(run_directory, capsys):
     """--batch-rows 0 is refused before the pilot runs."""
     assert "--batch-rows" in refused(capsys, "eval", run_directory, "--batch-rows", "0", "--no-compiled")
 
 
-def test_command_compares_diffusion_with_autoregression(run_directory, corpus, tmp_path, capsys):  # noqa: F811
+def test_command_compares_diffusion_with_autoregression(run_directory, corpus, tmp_path, capsys):
     """Both whole scores are those that eval prints alone; the plot is an image."""
     causal = tmp_path / "causal"
     assert cli.main(["train", *TINY, "--model.causal", "true", "--data", str(corpus), "--out", str(causal)]) == 0
@@ -127,7 +127,7 @@ def test_command_compares_diffusion_with_autoregression(run_directory, corpus, t
     assert "--compare" in refused(capsys, "eval", run_directory, "--plot", tmp_path / "q.png", "--no-compiled")
 
 
-def test_command_prints_mean_deviation_and_test(run_directory, capsys):  # noqa: F811
+def test_command_prints_mean_deviation_and_test(run_directory, capsys):
     """Equal runs do not vary: deviation 0, no verdict; the JSON keeps both sets."""
     runs, common = [str(run_directory)] * 2, ["--no-compiled", "--sequences", "6"]
     assert cli.main(["eval", *runs, "--against", *runs, *common, "--json", "-"]) == 0

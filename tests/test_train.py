@@ -270,17 +270,17 @@ def test_shadow_is_seeded_at_its_moment(start):
 
 
 def test_the_head_sees_masked_positions_while_they_have_room(monkeypatch):
-    """Rooms that always suffice, sometimes, and never: the same loss and gradients in float64, and the room is used where it suffices."""
+    """Capacities that always suffice, sometimes, and never: one loss, one gradient in float64, and slots are used where they suffice."""
     long = replace(EXACT, model=replace(EXACT.model, length=16))
     recipe = replace(long, training=replace(long.training, tokens_per_step=256, micro_batch_tokens=128))
     ids_BS = np.random.default_rng(0).integers(0, recipe.model.vocab, (16, 17))
     params = fast.train.initial_state(recipe, dtype=torch.float64).params
     results, seen = [], []
-    for room in (128, 127, 64, 1):
-        monkeypatch.setattr(fast.masking, "room", lambda rows, length, room=room: room)
+    for slots in (128, 127, 64, 1):
+        monkeypatch.setattr(fast.masking, "capacity", lambda rows, length, slots=slots: slots)
         stepper = fast.train.Stepper(recipe, compiled=False)
         halves = [np.arange(first, first + 8) for first in (0, 8)]
-        seen.append([stepper.places(5, torch.from_numpy(rows), fast.train.noise(stepper.recipe, 5, rows)[0]) for rows in halves])
+        seen.append([stepper.capacity(5, torch.from_numpy(rows), fast.train.noise(stepper.recipe, 5, rows)[0]) for rows in halves])
         results.append(stepper.gradients(params, lambda step, rows: ids_BS[rows], 5))
     assert seen[0] == [None, None] and seen[1] == [127, 127] and sorted(map(str, seen[2])) == ["64", "None"] and seen[3] == [None, None]
     for loss, grads in results[1:]:

@@ -36,13 +36,13 @@ def verdicts(folder: Path, **options) -> dict[str, dict]:
     return {row["check"]: row for row in validate.validate(folder, **options)}
 
 
-def unchanged(folder: Path, good: Path, pattern: str) -> bool:  # noqa: F811
+def unchanged(folder: Path, good: Path, pattern: str) -> bool:
     """Return whether the files of a pattern are those of the good folder."""
     here, there = ({path.name: path.read_bytes() for path in place.glob(pattern)} for place in (folder, good))
     return here == there
 
 
-def test_good_folder_passes_every_check(packed, corpus):  # noqa: F811
+def test_good_folder_passes_every_check(packed, corpus):
     """Nothing fails, and nothing is left open but what needs --run."""
     rows = verdicts(packed, data=corpus)
     assert {name: row["evidence"] for name, row in rows.items() if row["verdict"] == "fail"} == {}
@@ -50,7 +50,7 @@ def test_good_folder_passes_every_check(packed, corpus):  # noqa: F811
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
-def test_defect_is_caught_by_its_check_alone(defect, good, packed):  # noqa: F811
+def test_defect_is_caught_by_its_check_alone(defect, good, packed):
     """The intended check fails; of the others only those fail that see the same fact by construction."""
     folder = defect.plant(good) or good
     checks = tuple(check for check in validate.CHECKS if check.name not in READS or not unchanged(folder, packed, READS[check.name]))
@@ -82,7 +82,7 @@ def test_checks_are_named_once_and_explained():
         assert set(explained) == {"check", "group", "what", "caught", "fix"} and all(len(text) >= 3 for text in explained.values())
 
 
-def test_json_has_its_frozen_shape(packed, capsys):  # noqa: F811
+def test_json_has_its_frozen_shape(packed, capsys):
     """SPEC section 13: a list of check, verdict, evidence; more fields may be added, none may go."""
     assert cli.main(["validate", str(packed), "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -91,7 +91,7 @@ def test_json_has_its_frozen_shape(packed, capsys):  # noqa: F811
         assert set(row) >= {"check", "group", "verdict", "evidence"} and row["verdict"] in VERDICTS and isinstance(row["evidence"], str)
 
 
-def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_path):  # noqa: F811
+def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_path):
     """--data embedded is the text that ships with Python; a folder of that name comes first."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.corpus.prepare.embedded", lambda: corpus)
@@ -103,7 +103,7 @@ def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_p
         assert arguments[1] in capsys.readouterr().err
 
 
-def test_exit_codes(packed, good, tmp_path, capsys):  # noqa: F811
+def test_exit_codes(packed, good, tmp_path, capsys):
     """0 when nothing failed, 1 when a check failed, 2 for no folder, a file, an unknown check; the table goes with all of them."""
     assert cli.main(["validate", str(packed), "--json", str(tmp_path / "rows.json")]) == 0
     assert json.loads((tmp_path / "rows.json").read_text())[0]["verdict"] == "pass"
@@ -126,7 +126,7 @@ def test_explain_prints_a_check_and_lists_the_names(capsys):
     assert all(check.name in capsys.readouterr().err for check in validate.CHECKS[:1])
 
 
-def test_a_check_that_raises_cannot_tell(packed):  # noqa: F811
+def test_a_check_that_raises_cannot_tell(packed):
     """The command goes on; the exception is named."""
 
     def broken(folder):
@@ -138,7 +138,7 @@ def test_a_check_that_raises_cannot_tell(packed):  # noqa: F811
     assert other["verdict"] == "pass"
 
 
-def test_evidence_is_one_printable_line(packed):  # noqa: F811
+def test_evidence_is_one_printable_line(packed):
     """Whatever a folder holds, terminal and JSON get text: no control characters, no lone surrogates, no megabytes."""
     check = Check("planted", "folder", lambda folder: failed("a\x1b[31m\udc80\n" + "b" * 5000), Explain("", "", ""))
     [row] = validate.validate(packed, checks=(check,))
@@ -196,7 +196,7 @@ def test_what_is_called_eval_and_is_none_is_no_secret():
     assert not found.unread and set(found.reached) == {"train_gpt.py", "helper.py"}
 
 
-def test_exec_of_what_is_not_there_cannot_be_read(good):  # noqa: F811
+def test_exec_of_what_is_not_there_cannot_be_read(good):
     """Text from the network or the environment is said to be unread; a decompression bomb too."""
     for source in (
         "import os\nexec(os.environ['X'])",
@@ -214,7 +214,7 @@ def test_exec_of_what_is_not_there_cannot_be_read(good):  # noqa: F811
     assert verdicts(good, checks=STATIC)["readable code"]["verdict"] == "cannot tell"
 
 
-def test_unsafe_loading_is_told(good):  # noqa: F811
+def test_unsafe_loading_is_told(good):
     """weights_only=False: nobody can say what it executes unless the pickles are here and harmless."""
     import torch
 
@@ -327,7 +327,7 @@ def test_archives_within_archives_are_bounded_together(monkeypatch):
         list(pickles.contents("a.zip", inner, []))
 
 
-def test_binary_files_of_no_known_format_are_not_passed_over(good):  # noqa: F811
+def test_binary_files_of_no_known_format_are_not_passed_over(good):
     """A pickle may lie in a stream that nobody here unpacks; images, tokenizers and token shards are no such thing."""
     (good / "figure.png").write_bytes(b"\x89PNG\r\n" + bytes(99))
     assert verdicts(good, checks=STATIC)["pickles"]["verdict"] == "pass"
@@ -335,7 +335,7 @@ def test_binary_files_of_no_known_format_are_not_passed_over(good):  # noqa: F81
     assert verdicts(good, checks=STATIC)["pickles"]["verdict"] == "cannot tell"
 
 
-def test_files_as_other_systems_write_them(good):  # noqa: F811
+def test_files_as_other_systems_write_them(good):
     """Logs and requirements in UTF-16, lines that end in CR LF, hashes that pip freeze writes: as good as ours."""
     for path in (*good.glob("*.log"), good / "requirements.txt"):
         path.write_bytes(path.read_text().replace("\n", "\r\n").encode("utf-16"))
@@ -345,7 +345,7 @@ def test_files_as_other_systems_write_them(good):  # noqa: F811
 
 
 @pytest.mark.parametrize("field", ["bytes_total", "bytes_model"])
-def test_one_size_without_the_artifact_cannot_be_told(good, field):  # noqa: F811
+def test_one_size_without_the_artifact_cannot_be_told(good, field):
     """A JSON that states nothing but one size, and no file to compare it with."""
     (good / "final_model.mgolf").unlink()
     (good / "submission.json").write_text(json.dumps({"val_bpb": 1.5, field: 6012}))
@@ -353,7 +353,7 @@ def test_one_size_without_the_artifact_cannot_be_told(good, field):  # noqa: F81
     assert row["verdict"] == "cannot tell" and f"{field} 6,012" in row["evidence"]
 
 
-def test_a_digit_that_is_no_number_is_no_step(good):  # noqa: F811
+def test_a_digit_that_is_no_number_is_no_step(good):
     """str.isdigit says yes to a superscript, int says no."""
     for path in good.glob("*.log"):
         path.write_text(path.read_text().replace("started_step:", "started_step:\u00b2"))
@@ -416,7 +416,7 @@ HARD_JSON = [
 
 
 @pytest.mark.parametrize("text", HARD_JSON, ids=range(len(HARD_JSON)))
-def test_hard_json_is_an_answer_not_a_crash(text, good):  # noqa: F811
+def test_hard_json_is_an_answer_not_a_crash(text, good):
     """Deep nesting, numbers that overflow, members of other types."""
     (good / "submission.json").write_text(text)
     assert not [row["evidence"] for row in verdicts(good, checks=STATIC).values() if row["evidence"].startswith("the check itself failed")]

@@ -20,7 +20,7 @@ PATIENCE = 6000.0  # seconds: what is scored does not depend on how busy the mac
 
 
 @pytest.fixture(scope="session")
-def judged(packed, corpus) -> tuple[dict, dict]:  # noqa: F811
+def judged(packed, corpus) -> tuple[dict, dict]:
     """Return what every check says of the good folder with data and --run, and its executions by name."""
     run_defects.DATA["corpus"] = corpus
     submission = Submission(packed, Options(corpus, None, True, PATIENCE))
@@ -38,7 +38,7 @@ OTHER_TEXT = tuple(check for check in UNSCORED if check not in score.CHECKS)  # 
 
 
 @pytest.fixture(scope="session")
-def spaced(corpus, tmp_path_factory) -> Path:  # noqa: F811
+def spaced(corpus, tmp_path_factory) -> Path:
     """Return the corpus with one more document of validation text, which begins with a space."""
     folder = Path(shutil.copytree(corpus, tmp_path_factory.mktemp("spaced") / "corpus"))
     layout = find_layout(folder)
@@ -60,19 +60,19 @@ def test_the_good_folder_passes_every_check(judged):
     assert {name: found for name, found in judged[0].items() if found.verdict != "pass"} == {}
 
 
-def test_the_replaying_program_passes(judged, good, corpus):  # noqa: F811
+def test_the_replaying_program_passes(judged, good, corpus):
     run_defects.Replay("pass")(good)
     rows = validate.validate(good, corpus, None, True, PATIENCE, execution.CHECKS)
     assert {row["check"] for row in rows if row["verdict"] != "pass"} == set()
 
 
-def test_a_right_table_as_the_challenge_builds_it_passes(good, corpus):  # noqa: F811
+def test_a_right_table_as_the_challenge_builds_it_passes(good, corpus):
     run_defects.with_luts()(good)
     [row] = validate.validate(good, corpus, None, True, PATIENCE, script_table.CHECKS)
     assert row["verdict"] == "pass" and "build_sentencepiece_luts" in row["evidence"] and "token_bytes" in row["evidence"]
 
 
-def test_a_claim_is_measured_by_the_estimator_that_it_names(good, corpus):  # noqa: F811
+def test_a_claim_is_measured_by_the_estimator_that_it_names(good, corpus):
     state(good, val_bpb_estimator="chain left-to-right")
     [row] = validate.validate(good, corpus, checks=[check for check in validate.CHECKS if check.name == "rescored"])
     assert " by chain on " in row["evidence"]
@@ -87,14 +87,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("defect", "checks", "run"), CASES, ids=lambda value: getattr(value, "name", ""))
-def test_each_defect_is_caught_by_its_check_alone(defect, checks, run, judged, good, corpus):  # noqa: F811
+def test_each_defect_is_caught_by_its_check_alone(defect, checks, run, judged, good, corpus):
     defect.plant(good)
     found = failures(good, corpus, checks, run)
     assert defect.check in found and found <= {defect.check, *defect.also}
 
 
 @pytest.mark.parametrize("defect", run_defects.AFTER_BOUNDARY, ids=lambda defect: defect.name)
-def test_a_space_after_a_boundary_is_caught_where_a_document_begins_with_one(defect, judged, good, corpus, spaced):  # noqa: F811
+def test_a_space_after_a_boundary_is_caught_where_a_document_begins_with_one(defect, judged, good, corpus, spaced):
     """Elsewhere it changes no count, but the table is not called right either."""
     defect.plant(good)
     assert failures(good, spaced, OTHER_TEXT, True) == {defect.check}
@@ -102,13 +102,13 @@ def test_a_space_after_a_boundary_is_caught_where_a_document_begins_with_one(def
     assert row["verdict"] == "cannot tell" and ("boundary of" in row["evidence"] or "leading space of" in row["evidence"])
 
 
-def test_a_script_that_hangs_is_stopped(judged, good, corpus):  # noqa: F811
+def test_a_script_that_hangs_is_stopped(judged, good, corpus):
     run_defects.HANGS.plant(good)
     found = failures(good, corpus, execution.CHECKS, True, time_limit=9.0)
     assert run_defects.HANGS.check in found and found <= {run_defects.HANGS.check, *run_defects.HANGS.also}
 
 
-def test_nothing_is_executed_without_run(judged, good, corpus):  # noqa: F811
+def test_nothing_is_executed_without_run(judged, good, corpus):
     marker = good.parent / "ran"
     run_defects.Replay(f"open({str(marker)!r}, 'w')")(good)
     rows = validate.validate(good, corpus)

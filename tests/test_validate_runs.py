@@ -160,7 +160,7 @@ def test_a_charge_that_is_not_the_distributions_is_caught(discount):
     assert found.verdict == "fail" and "off the distribution" in found.evidence
 
 
-def test_windows_that_miss_repeat_or_alter_tokens_are_counted(stream):  # noqa: F811
+def test_windows_that_miss_repeat_or_alter_tokens_are_counted(stream):
     ids = np.arange(1, 24)
     groups = evaluation_windows(stream(ids[:9], ids[9:]), 5, None)
     assert probes.uncovered(groups, ids) == 0
@@ -237,7 +237,7 @@ def test_disguises_are_seen_through(disguise):
     assert longest.anchors >= 640 // hidden.BLOCK - 2
 
 
-def test_readable_is_what_the_tokenizer_decodes(layout):  # noqa: F811
+def test_readable_is_what_the_tokenizer_decodes(layout):
     from fast.bytes import load_tokenizer
 
     tokenizer = load_tokenizer(layout.tokenizer)
@@ -293,7 +293,7 @@ def test_bits_per_token_alone_are_not_called_right():
     assert tables.constants(ast.parse("val_bpb = val_loss.item() / math.log(2.0)\n")) == ([], ["val_bpb (line 1)"], 0)
 
 
-def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):  # noqa: F811
+def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):
     from fast.bytes import load_tokenizer, token_bytes
 
     tokenizer = load_tokenizer(layout.tokenizer)

@@ -24,7 +24,7 @@ SCRIPT = "import numpy as np\n" + LUTS + "\n_count_bytes\n"
 def extracted(code: str, *wanted: str) -> dict:
     """Return what the program of some names defines."""
     space: dict = {"__name__": "taken"}
-    exec(compile(extract(ast.parse(code), wanted or ("f",)), "taken", "exec"), space)  # noqa: S102
+    exec(compile(extract(ast.parse(code), wanted or ("f",)), "taken", "exec"), space)
     return space
 
 
@@ -86,7 +86,7 @@ def test_code_nested_too_deeply_is_said():
 
 
 @given(st.lists(st.integers(0, 1023), min_size=1, max_size=50))
-def test_tables_count_as_our_function_does(embedded_tokenizer, ids):  # noqa: F811
+def test_tables_count_as_our_function_does(embedded_tokenizer, ids):
     length_V, space_V, control_V = embedded_tokenizer.table
     found = script_table.Tables(length_V.astype(np.float64), space_V, control_V)
     previous = np.array([-1, *ids[:-1]])
@@ -101,7 +101,7 @@ def test_other_things_than_three_tables_are_not_judged(data):
         script_table.read(b"[[1],[1],[0]]", 2, "f")
 
 
-def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, embedded_tokenizer):  # noqa: F811
+def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, embedded_tokenizer):
     """Tokens that no document holds: as many bytes, but no pass."""
     length_V, space_V, control_V = embedded_tokenizer.table
     ids = np.asarray(Tokens(embedded_layout.validation).read(0, 2000), np.int64)
@@ -118,7 +118,7 @@ def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, e
 
 
 @pytest.fixture
-def asked(tmp_path, embedded_layout):  # noqa: F811
+def asked(tmp_path, embedded_layout):
     """Return a function that gives the row of the check for a folder of these files."""
 
     def ask(files: dict[str, str] | str, run: bool = True, time_limit: float = 600.0) -> dict:

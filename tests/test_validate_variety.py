@@ -115,7 +115,7 @@ def test_the_limit_may_stand_for_a_time_just_below_it(tmp_path):
         assert ask(tmp_path, "training time", claim | log(seconds)).verdict == verdict, seconds
 
 
-def test_a_tokenizer_of_another_size_says_nothing_about_the_byte_table(tmp_path, embedded_layout):  # noqa: F811
+def test_a_tokenizer_of_another_size_says_nothing_about_the_byte_table(tmp_path, embedded_layout):
     """The table that is checked is that of the tokenizer given; a submission of another vocabulary has another one."""
     folder = tmp_path / "2026-03-20_Mine"
     folder.mkdir()

@@ -79,7 +79,7 @@ def _graphs():
 
 @contextmanager
 def _whole_head():
-    with deterministic(), mock.patch.object(masking, "room", lambda rows, length: rows * length):
+    with deterministic(), mock.patch.object(masking, "capacity", lambda rows, length: rows * length):
         yield
 
 

@@ -75,7 +75,7 @@ def pack_raw(raw: list[tuple[int, bytes]]) -> bytes:
     if not raw:
         return _varint(0)
     befores = [0, *(before for before, _ in raw)]
-    table = b"".join(_varint(before - last) + _varint(len(part)) for last, (before, part) in zip(befores, raw))
+    table = b"".join(_varint(before - last) + _varint(len(part)) for last, (before, part) in zip(befores, raw, strict=False))
     plain = _varint(len(raw)) + table + b"".join(part for _, part in raw)
     coded = {STORED: plain, LZMA: lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)}
     codec = min(coded, key=lambda codec: len(coded[codec]))

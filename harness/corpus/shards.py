@@ -1,7 +1,7 @@
 """What shards hold: counts, bytes of text, and the text itself. The core of `maskgolf data`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def piece_texts(tokenizer: Tokenizer) -> tuple[list[bytes], list[bytes]]:
             spaced.append(bytes([int(piece[3:5], 16)]))
         else:
             spaced.append(piece.replace(SPACE, " ").encode())
-    return spaced, [text[1:] if space else text for text, space in zip(spaced, table.space_V)]
+    return spaced, [text[1:] if space else text for text, space in zip(spaced, table.space_V, strict=True)]
 
 
 def raw_text(ids: np.ndarray, tokenizer: Tokenizer, previous: int = -1) -> bytes:

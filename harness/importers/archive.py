@@ -49,7 +49,8 @@ def decompress(data: bytes, where: str) -> tuple[bytes, str]:
         codec, machine = "zstd", None
     else:
         return data, "none"
-    unpack = machine.decompress if machine else lambda data, _, reader=_zstandard(where): reader(data)
+    reader = None if machine else _zstandard(where)
+    unpack = machine.decompress if machine else lambda data, _: reader(data)
     try:
         content = unpack(data, MAX_BYTES + 1)
     except Exception as error:  # each codec has an error of its own

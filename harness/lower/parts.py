@@ -18,7 +18,7 @@ CALLERS = (
 )  # choose, and call the network: what they do themselves is a choice
 RULES = (  # (part, pattern of "file:function: code", one line per frame); the first match wins
     (UPDATE, r"^(muon|adam|ema):|:_updated?_?:"),
-    ("masks and random draws", r"^philox:|^masking:(mask|corrupt|keep):"),
+    ("masks and random draws", r"^philox:|^masking:(mask|corrupt|masked_positions):"),
     ("RoPE and heads", r":\w*(rope|rotat|head|atten|project|split|shared)\w*:"),
     ("relu² and MLP", r":\w*(mlp|relu)\w*:|relu"),
     ("loss and head", r"^masking:|softcap|logits"),

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 from fast import chain, evaluate, orders, sample, train, transformer
-from fast.query import Query
+from fast.row_predictor import RowPredictor
 from harness.lower import attention
 from reference.recipe import Recipe
 
@@ -165,8 +165,8 @@ def training(recipe: Recipe, kernel: str) -> list[Trace]:
     return [passes, update]
 
 
-class FirstPass(Query):
-    """A Query whose first pass is traced; then it leaves the loop that asked for it."""
+class FirstPass(RowPredictor):
+    """A RowPredictor whose first pass is traced; then it leaves the loop that asked for it."""
 
     mode = None
 

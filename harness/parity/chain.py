@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import fast.chain
-import fast.query
+import fast.row_predictor
 import fast.sample
 import reference.chain
 import reference.likelihood
@@ -38,7 +38,7 @@ def query(seed: int, model: Model, count: int, rows: list[int], visible: int | N
     def compare(setting: Setting) -> list[Difference]:
         given, at_BR = (setting.tensors(params), setting.tensor(seen_BL)), setting.tensor(rows_BR)
         limit = None if visible is None else torch.tensor([visible], device=setting.device)
-        asked = fast.query.Query(given[0], model, setting.dtype, setting.device)
+        asked = fast.row_predictor.RowPredictor(given[0], model, setting.dtype, setting.device)
         found = setting.run(asked.rows, setting.tensor(ids_BL), at_BR, limit)
         return twice(setting, found, exact, lambda: plain.forward(*given, model, setting.dtype).log_softmax(-1)[:, rows], setting.master)
 
@@ -51,7 +51,7 @@ def queried(seed: int, model: Model, order: str, count: int, step: int, block: i
     exact = reference.likelihood.chain(_reference_log_probs(params, model), ids_NL, model.vocab, order, seed, step, block, first_row)
 
     def compare(setting: Setting) -> list[Difference]:
-        asked = fast.query.Query(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
+        asked = fast.row_predictor.RowPredictor(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
         where = {"batch_rows": batch_rows, "device": setting.device}
         return [relative(fast.chain.chain(asked, ids_NL, model.vocab, order, seed, step, block, first_row, **where), exact)]
 
@@ -81,7 +81,7 @@ def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -
     exact = reference.chain.trailing(_reference_log_probs(params, model), ids_NL, model.vocab, masks)
 
     def compare(setting: Setting) -> list[Difference]:
-        asked = fast.query.Query(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
+        asked = fast.row_predictor.RowPredictor(setting.tensors(params), model, setting.dtype, setting.device, setting.compiled)
         where = {"batch_rows": batch_rows, "device": setting.device}
         return [relative(fast.chain.trailing(asked, ids_NL, model.vocab, masks, **where), exact)]
 

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 import fast.bytes
 import fast.data

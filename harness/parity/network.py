@@ -157,7 +157,7 @@ def predictor(seed: int, model: Model, length: int) -> Compare:
 def gradients(seed: int, model: Model, step: int, rows: list[int], spare: int | None = None) -> Compare:
     """Autograd of the whole fast loss against the complex step of the reference, every parameter; the loss too.
 
-    spare: the head sees masked positions alone, with so many places left over.
+    spare: the head sees masked positions alone, with so many slots left over.
     """
     training = replace(TINY.training, tokens_per_step=model.length, micro_batch_tokens=model.length)
     recipe = check(replace(TINY, seed=seed, model=model, training=training))
@@ -171,14 +171,14 @@ def gradients(seed: int, model: Model, step: int, rows: list[int], spare: int | 
     value, exact = np.array(of_params(params)), reference.gradient.gradient(of_params, params)
     thresholds_B = reference.masking.thresholds(reference.masking.times(seed, step, rows, recipe.diffusion.epsilon))
     masked = int(reference.masking.mask(seed, step, rows, model.length, thresholds_B).sum())
-    places = None if spare is None else masked + spare
+    capacity = None if spare is None else masked + spare
 
     def compare(setting: Setting) -> list[Difference]:
         leaves = {name: leaf.requires_grad_() for name, leaf in setting.tensors(params).items()}
         drawn = fast.train.noise(recipe, step, np.array(rows), setting.device)
 
         def fast_loss(leaves, ids_BS, step, rows_B, drawn):
-            return fast.train.batch_loss(leaves, ids_BS, step, rows_B, recipe, drawn, setting.dtype, places=places)
+            return fast.train.batch_loss(leaves, ids_BS, step, rows_B, recipe, drawn, setting.dtype, capacity=capacity)
 
         at = torch.tensor(step, device=setting.device)
         found = setting.run(fast_loss, leaves, setting.tensor(ids_BS), at, setting.tensor(np.array(rows)), drawn)

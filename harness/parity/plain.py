@@ -31,7 +31,7 @@ def rotated(x_BLHh: torch.Tensor, base: float) -> torch.Tensor:
 
 def attention(x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model) -> torch.Tensor:
     """Return the attention output, one query head at a time."""
-    (_, L, d), width = x_BLd.shape, model.d // model.heads
+    (_, L, _), width = x_BLd.shape, model.d // model.heads
     heads = []
     for head in range(model.heads):
         q_rows = slice(head * width, (head + 1) * width)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from harness.validate import rescore
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, judged, passed
-from harness.validate.opened import MOST_TOKENS, model, once, text, together
+from harness.validate.opened import MOST_TOKENS, once, text, together
 from harness.validate.submission import Submission, number
 
 OFFICIAL_TOKENS, OFFICIAL_BYTES, OFFICIAL_PIECES = 62_021_845, 151_080_891, 1024  # fineweb10B_sp1024's validation set

@@ -130,6 +130,6 @@ BUGS = [
     Bug("targets-not-shifted", "fast.train.inputs_and_targets", "ids_BS[:, :-1].clamp(min=0), ids_BS[:, 1:]",
         "ids_BS[:, 1:], ids_BS[:, 1:]",
         "the causal baseline copies its input", ("gradients",)),
-    Bug("room-counted-on-the-host", "fast.masking.keep", ", device=mask_N.device", "",
+    Bug("slots-counted-on-the-host", "fast.masking.masked_positions", ", device=mask_N.device", "",
         "right on a CPU; elsewhere counts and mask are on two devices", ("tests/test_device.py::test_a_run_trains_and_ships_there",)),
 ]  # fmt: skip

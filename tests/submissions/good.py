@@ -10,7 +10,7 @@ from tests.test_commands import corpus  # noqa: F401
 
 
 @pytest.fixture
-def good(packed, tmp_path) -> Path:  # noqa: F811
+def good(packed, tmp_path) -> Path:
     """Return a copy of the packed folder, to spoil."""
     (tmp_path / "records").mkdir()
     return Path(shutil.copytree(packed, tmp_path / "records" / packed.name))

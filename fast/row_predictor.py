@@ -40,7 +40,7 @@ def tables(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) ->
     return Tables(embedded, mixed, transformer.rmsnorm(q, eps), transformer.rmsnorm(k, eps), v)
 
 
-class Query:
+class RowPredictor:
     """A bidirectional network that answers for a few rows; __call__ is the plain forward pass of every row, the oracle."""
 
     def __init__(self, params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype, device="cpu", compiled: bool = False):
@@ -127,7 +127,7 @@ class Query:
         return F.linear(y, self.params[prefix + "o"].to(self.dtype))
 
 
-def _whole(query: Query, ids_BL: torch.Tensor) -> torch.Tensor:
+def _whole(query: RowPredictor, ids_BL: torch.Tensor) -> torch.Tensor:
     return masking.log_softmax(transformer.forward(query.prepared, ids_BL, query.model, query.dtype, query.rotation))
 
 
