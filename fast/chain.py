@@ -1,7 +1,7 @@
 """Parity: bitwise for the drawn positions, algebra for the nats (float64 sums over whatever dtype log_probs returns).
 
-log_probs is a function ids_BL -> (B, L, V), or a row_predictor.RowPredictor, which answers for single rows and is compiled once per shape. A pass is one
-call of one function on tensors that stay where they are: its index is a tensor, and nothing is read back before a batch of windows is done.
+log_probs is a function ids_BL -> (B, L, V), or a RowPredictor, which answers for single rows and is compiled once per shape. A pass is
+one call of one function on tensors that stay where they are: its index is a tensor, and nothing is read back before a batch of windows is done.
 """
 
 from collections.abc import Callable

@@ -249,8 +249,8 @@ def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", com
     with torch.no_grad():
         weights = transformer.prepare({name: value.detach().to(device) for name, value in params.items()}, recipe.model, dtype)
 
-    model, accurate = recipe.model, torch.promote_types(dtype, torch.float32)
-    table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, device, accurate)
+    model = recipe.model
+    table = transformer.table_for(model, model.length, dtype, device)
 
     def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
         return masking.log_softmax(transformer.forward(weights, ids_BL, model, dtype, table))

@@ -48,11 +48,10 @@ class RowPredictor:
         self.compiled, self.device, self._graphs = compiled, torch.device(device), {}
         self.params = {name: value.detach().to(device) for name, value in params.items()}
         self.model, self.dtype = model, dtype
-        accurate = torch.promote_types(dtype, torch.float32)
         with torch.no_grad():
             self.prepared = transformer.prepare(self.params, model, dtype)
             self.tables = tables(self.params, model, dtype)
-            self.rotation = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, device, accurate)
+            self.rotation = transformer.table_for(model, model.length, dtype, device)
 
     @torch.no_grad()
     def __call__(self, ids_BL: torch.Tensor) -> torch.Tensor:

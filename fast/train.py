@@ -228,8 +228,7 @@ class Stepper:
         self.rows, self.micro_rows = distributed.share(recipe, self.world)
         whole = training.tokens_per_step // model.length
         dtype = getattr(torch, training.compute_dtype)
-        accurate = torch.promote_types(dtype, torch.float32)
-        table = transformer.rope_table(model.length, model.d // model.heads, model.rope_base, self.device, accurate)
+        table = transformer.table_for(model, model.length, dtype, self.device)
 
         def loss(params, ids_BS, step, rows, drawn, capacity):
             of_rows = batch_loss(params, ids_BS, step, rows, recipe, drawn, dtype, table, capacity)
@@ -258,7 +257,7 @@ class Stepper:
         return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
-        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, slots for masked positions."""
+        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, capacity()."""
         prepared = self._prepared.pop((batch, step, rows), None)
         return self._inputs(batch, step, rows) if prepared is None else prepared
 

@@ -65,7 +65,7 @@ def unstack(stacked: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _written_for_gpus(device: torch.device) -> bool:
-    """Return whether the forms for GPUs are taken where there are two. They are fewer kernels; CPUs want vectors and what is in the cache."""
+    """Return whether forms for GPUs are taken where there are two: fewer kernels. CPUs want vectors and what is in the cache."""
     return device.type != "cpu"
 
 
@@ -116,6 +116,11 @@ def rope_table(length: int, width: int, base: float, device=None, dtype=torch.fl
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)]).to(device=device, dtype=dtype)
 
 
+def table_for(model: Model, length: int, dtype: torch.dtype, device=None) -> torch.Tensor:
+    """Return rope_table() of a model for windows of a length; dtype is that of the activations."""
+    return rope_table(length, model.d // model.heads, model.rope_base, device, _accurate(dtype))
+
+
 def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -> torch.Tensor:
     """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or better.
 
@@ -153,9 +158,9 @@ def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torc
 
 def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
     """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q, softmax scale 1/sqrt(h)."""
-    _, L, d = x_BLd.shape
+    L = x_BLd.shape[1]
     if table is None:
-        table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
+        table = table_for(model, L, x_BLd.dtype, x_BLd.device)
     qkv, o = (matrix.to(x_BLd.dtype) for matrix in (torch.cat([q, k, v]), o))
     return _attention(x_BLd.flatten(0, 1), qkv, o, query_gain, model, table).view_as(x_BLd)
 
@@ -207,9 +212,9 @@ def _block(x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: t
 
 def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
-    _, L, d = x_BLd.shape
+    L = x_BLd.shape[1]
     if table is None:
-        table = rope_table(L, d // model.heads, model.rope_base, x_BLd.device, _accurate(x_BLd.dtype))
+        table = table_for(model, L, x_BLd.dtype, x_BLd.device)
     weights = _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, x_BLd.dtype)
     return _block(x_BLd.flatten(0, 1), x0_BLd.flatten(0, 1), weights, model, table).view_as(x_BLd)
 
@@ -256,10 +261,9 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
     """
     if "blocks" not in params:
         params = _prepare(params, model, dtype or params["embedding"].dtype)
-    accurate = _accurate(params["table"].dtype)
     length = ids_BL.shape[1]
     if table is None or table.shape[1] < length:
-        table = rope_table(length, model.d // model.heads, model.rope_base, ids_BL.device, accurate)
+        table = table_for(model, length, params["table"].dtype, ids_BL.device)
     ids_N = ids_BL.flatten()
     ids_N = ids_N.as_strided(ids_N.shape, ids_N.stride())  # the compiler stores the ids, and does not draw the masks wherever one is read
     x = x0 = _Embed.apply(params["table"], ids_N)
@@ -271,5 +275,6 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
         if i < half:
             pushed.append(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["head"])
+    accurate = _accurate(logits.dtype)
     logits = model.softcap * torch.tanh(logits.to(accurate) / model.softcap)
     return logits if pick is not None else logits.view(*ids_BL.shape, -1)

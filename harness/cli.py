@@ -1,4 +1,7 @@
-"""The maskgolf command: it reads the arguments, runs one of harness/commands, shows or writes what that returns; exit 0 on success, 1 when a check fails, 2 on bad input."""
+"""The maskgolf command: reads the arguments, runs one of harness/commands, shows or writes what that returns.
+
+Exit 0 on success, 1 when a check fails, 2 on bad input.
+"""
 
 import json
 import os

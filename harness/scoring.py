@@ -125,7 +125,8 @@ def every(runs, source: Source, estimate: Estimate, device: str, compiled: bool,
             so_far = [*scores, stop.result] if isinstance(stop, Stopped) else scores
             if not so_far:
                 raise
-            raise Stopped(str(stop) or "stopped", so_far if len(runs) > 1 else so_far[0], lambda known=so_far: report.scores(known)) from None
+            result = so_far if len(runs) > 1 else so_far[0]
+            raise Stopped(str(stop) or "stopped", result, lambda known=so_far: report.scores(known)) from None
         _check_one_text(scores[0], scores[-1])
     return scores
 

@@ -74,7 +74,8 @@ def main(out: Path) -> None:
         (folder / "short.txt").write_text(text[:400])
 
         def run(label: str, *arguments: str) -> None:
-            done = subprocess.run([sys.executable, "-m", "harness", *arguments], cwd=folder, env=environment, text=True, capture_output=True)
+            command = [sys.executable, "-m", "harness", *arguments]
+            done = subprocess.run(command, cwd=folder, env=environment, text=True, capture_output=True)
             said = f"exit {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
             (out / f"{label}.txt").write_text(masked(said, folder))
             print(label, done.returncode, flush=True)

@@ -327,15 +327,21 @@ def test_both_ways_compute_the_same_gradients(toy):
     )
 
 
-def test_every_lever_compiles_anew(monkeypatch):
-    """The same function under two levers reaches the compiler twice, with the options of each, and the first graph stays its own."""
-    compiled = []
+@pytest.fixture
+def compiled_with(monkeypatch) -> list[dict]:
+    """Return the options of every graph that reaches the compiler under a lever; the graph then runs as it is."""
+    options = []
 
     def compile_fx(graph, examples, config_patches):
-        compiled.append(config_patches)
+        options.append(config_patches)
         return graph.forward
 
     monkeypatch.setattr(levers, "compile_fx", compile_fx)
+    return options
+
+
+def test_every_lever_compiles_anew(compiled_with):
+    """The same function under two levers reaches the compiler twice, with the options of each, and the first graph stays its own."""
 
     def double(x):
         return 2 * x
@@ -345,7 +351,7 @@ def test_every_lever_compiles_anew(monkeypatch):
         with levers.pulled(levers.Lever("x", options=option)):
             made.append(torch.compile(double, dynamic=False))
             assert made[-1](torch.ones(3)).tolist() == [2, 2, 2]
-    assert made[0](torch.ones(3)).tolist() == [2, 2, 2] and compiled == [{"a": 1}, {"b": 2}]
+    assert made[0](torch.ones(3)).tolist() == [2, 2, 2] and compiled_with == [{"a": 1}, {"b": 2}]
 
 
 def test_the_chosen_kernel_is_the_only_one():
@@ -518,17 +524,10 @@ def test_gpu_code_is_where_it_belongs():
     assert sorted(path.name for path in folder.glob("*.py") if "torch.cuda" in path.read_text()) == ["device.py", "measure.py"]
 
 
-def test_a_lever_changes_productions_options_and_keeps_the_others(monkeypatch):
+def test_a_lever_changes_productions_options_and_keeps_the_others(compiled_with):
     """On a GPU production compiles under options of its own: a lever's come on top."""
-    seen = []
-
-    def compiled(graph, examples, config_patches):
-        seen.append(config_patches)
-        return graph.forward
-
-    monkeypatch.setattr(levers, "compile_fx", compiled)
     with levers.pulled(levers.Lever("library", options={"max_autotune_gemm": False})):
         own = {"max_autotune_gemm": True, "epilogue_fusion_first": True}
         assert torch.compile(lambda x: x + 1, options=own)(torch.ones(2)).tolist() == [2.0, 2.0]
         assert torch.compile(lambda x: x + 2, options={})(torch.ones(2)).tolist() == [3.0, 3.0]
-    assert seen == [{"max_autotune_gemm": False, "epilogue_fusion_first": True}, {"max_autotune_gemm": False}]
+    assert compiled_with == [{"max_autotune_gemm": False, "epilogue_fusion_first": True}, {"max_autotune_gemm": False}]
