@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed-test
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=$(JSON) --benchmark-columns=median,iqr,rounds
@@ -49,16 +49,16 @@ wheels:
 venv: $(VENV)/installed
 
 exhaustive: $(VENV)/installed-test
-	$(BIN)/python -m tests.exhaustive
+	$(BIN)/python -m tests.scripts.exhaustive
 
 soak: $(VENV)/installed-test
-	$(BIN)/python -m tests.soak
+	$(BIN)/python -m tests.scripts.soak
 
 golden: $(VENV)/installed-test
-	$(BIN)/python -m tests.golden $(OUT)
+	$(BIN)/python -m tests.scripts.golden $(OUT)
 
 mutate: $(VENV)/installed-mutate
-	$(BIN)/python -m tests.mutate $(PIECES)
+	$(BIN)/python -m tests.scripts.mutate $(PIECES)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

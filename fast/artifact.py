@@ -1,4 +1,5 @@
-"""Parity: bitwise. The artifact of a run: weights quantised and packed, written so that no half file is left, read back, and weighed.
+"""Parity: bitwise. The artifact of a run: weights quantised and packed, written so that no half
+file is left, read back, and weighed.
 
 What it weighs is code and container together, against the challenge's limit.
 """
@@ -20,11 +21,22 @@ HEAVIEST = 5  # tensors that an error about the size names
 
 def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, str]:
     """The storage format of every tensor under the recipe."""
-    return {name: quantize.choose_format(name, tuple(shape), recipe.quantization) for name, shape in shapes.items()}
+    return {
+        name: quantize.choose_format(name, tuple(shape), recipe.quantization)
+        for name, shape in shapes.items()
+    }
 
 
-def write(path: Path | str, params: dict[str, torch.Tensor], recipe: Recipe, extra: dict | None = None, codec: str = "best") -> int:
-    """Quantise, pack and write; returns the size in bytes. A full disk is an InputError and leaves no file."""
+def write(
+    path: Path | str,
+    params: dict[str, torch.Tensor],
+    recipe: Recipe,
+    extra: dict | None = None,
+    codec: str = "best",
+) -> int:
+    """Quantise, pack and write; returns the size in bytes. A full disk is an InputError and leaves
+    no file.
+    """
     formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
     data = container.pack(params, formats, {**(extra or {}), "recipe": asdict(recipe)}, codec)
     write_atomic(Path(path), data)
@@ -32,16 +44,24 @@ def write(path: Path | str, params: dict[str, torch.Tensor], recipe: Recipe, ext
 
 
 def read(path: Path | str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Header and float32 tensors of an artifact; whatever is wrong with the file is an InputError that names it."""
+    """Header and float32 tensors of an artifact; whatever is wrong with the file is an InputError
+    that names it.
+    """
     most = container.PREFIX.size + container.MAX_HEADER + container.MAX_RAW
     try:
         size = Path(path).stat().st_size
         if size > most or is_special(Path(path)):
             found = f"{size:,}" if size > most else "no file"
-            raise InputError(f"{path}: expected an artifact of at most {most:,} bytes, found {found}; name an artifact.mgolf")
+            raise InputError(
+                f"{path}: expected an artifact of at most {most:,} bytes, found {found}; name an"
+                " artifact.mgolf"
+            )
         data = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: expected a readable artifact, found none ({error.strerror}); name an artifact.mgolf") from error
+        raise InputError(
+            f"{path}: expected a readable artifact, found none ({error.strerror}); name an"
+            " artifact.mgolf"
+        ) from error
     return container.unpack(data, str(path))
 
 
@@ -58,36 +78,57 @@ def check_tokenizer(header: dict, tokenizer: Tokenizer) -> None:
     expected = header.get("tokenizer_sha256")
     if expected and expected != tokenizer.sha256:
         raise InputError(
-            f"{tokenizer.path}: expected the tokenizer the model was trained with (SHA-256 {expected[:12]}...), "
-            f"found {tokenizer.sha256[:12]}...; pass --data and --tokenizer of the training run"
+            f"{tokenizer.path}: expected the tokenizer the model was trained with (SHA-256"
+            f" {expected[:12]}...), found {tokenizer.sha256[:12]}...; pass --data and --tokenizer"
+            " of the training run"
         )
 
 
 def size_report(header: dict, file_bytes: int, code: dict[str, int]) -> list[dict]:
-    """Rows part, kind, format, bytes, stored: tensors heaviest first, then header and code. `bytes` is before the codec.
+    """Rows part, kind, format, bytes, stored: tensors heaviest first, then header and code. `bytes`
+    is before the codec.
 
-    `stored` adds up to file_bytes plus the code: a tensor's is its share of the compressed payload in proportion to its bytes.
+    `stored` adds up to file_bytes plus the code: a tensor's is its share of the compressed payload
+    in proportion to its bytes.
     """
     rows, raw, payload = [], max(header["raw_bytes"], 1), header["payload_bytes"]
     for tensor in header["tensors"]:
         end = tensor["offset"] + tensor["bytes"]
         stored = payload * end // raw - payload * tensor["offset"] // raw
-        rows.append({"part": tensor["name"], "kind": "tensor", "format": tensor["format"], "bytes": tensor["bytes"], "stored": stored})
+        rows.append(
+            {
+                "part": tensor["name"],
+                "kind": "tensor",
+                "format": tensor["format"],
+                "bytes": tensor["bytes"],
+                "stored": stored,
+            }
+        )
     rows.sort(key=lambda row: (-row["bytes"], row["part"]))
     head = file_bytes - payload
-    rows.append({"part": "header", "kind": "header", "format": "json", "bytes": head, "stored": head})
+    rows.append(
+        {"part": "header", "kind": "header", "format": "json", "bytes": head, "stored": head}
+    )
     files = sorted(code.items(), key=lambda item: (-item[1], item[0]))
-    return rows + [{"part": file, "kind": "code", "format": "python", "bytes": size, "stored": size} for file, size in files]
+    return rows + [
+        {"part": file, "kind": "code", "format": "python", "bytes": size, "stored": size}
+        for file, size in files
+    ]
 
 
 def check_size(header: dict, file_bytes: int, code: dict[str, int], limit: int = LIMIT) -> int:
-    """Code and container together, in bytes; over the limit is an InputError that says by how much and which tensors weigh most."""
+    """Code and container together, in bytes; over the limit is an InputError that says by how much
+    and which tensors weigh most.
+    """
     total = file_bytes + sum(code.values())
     if total > limit:
-        heaviest = [row for row in size_report(header, file_bytes, code) if row["kind"] == "tensor"][:HEAVIEST]
+        heaviest = [
+            row for row in size_report(header, file_bytes, code) if row["kind"] == "tensor"
+        ][:HEAVIEST]
         named = ", ".join(f"{row['part']} {row['stored']:,} ({row['format']})" for row in heaviest)
         raise InputError(
-            f"artifact: expected at most {limit:,} bytes, found {total:,} (container {file_bytes:,}, code {total - file_bytes:,}), "
-            f"{total - limit:,} over; heaviest tensors: {named}; choose a smaller quantization.format or a smaller model"
+            f"artifact: expected at most {limit:,} bytes, found {total:,} (container"
+            f" {file_bytes:,}, code {total - file_bytes:,}), {total - limit:,} over; heaviest"
+            f" tensors: {named}; choose a smaller quantization.format or a smaller model"
         )
     return total

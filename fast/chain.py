@@ -1,7 +1,9 @@
-"""Parity: bitwise for the drawn positions, algebra for the nats (float64 sums over whatever dtype log_probs returns).
+"""Parity: bitwise for the drawn positions, algebra for the nats (float64 sums over whatever dtype
+log_probs returns).
 
-log_probs is a function ids_BL -> (B, L, V), or a RowPredictor, which answers for single rows and is compiled once per shape. A pass is
-one call of one function on tensors that stay where they are: its index is a tensor, and nothing is read back before a batch of windows is done.
+log_probs is a function ids_BL -> (B, L, V), or a RowPredictor, which answers for single rows and is
+compiled once per shape. A pass is one call of one function on tensors that stay where they are: its
+index is a tensor, and nothing is read back before a batch of windows is done.
 """
 
 from collections.abc import Callable
@@ -16,20 +18,28 @@ from fast.row_predictor import RowPredictor
 from reference.recipe import InputError, Stream
 
 GRID = 2**24
-POSITIONS = 0xFFFFFFE0  # Philox step of the drawn positions; the masks of the other estimators use other steps
+# Philox step of the drawn positions; the masks of the other estimators use other steps
+POSITIONS = 0xFFFFFFE0
 BUCKETS = 2  # shapes of a compiled pass whose number of rows or tokens changes
 
 
 def check_fixed(order: str) -> None:
-    """Raise InputError unless the order is known before anything is revealed: only then can single positions stand for the rest."""
+    """Raise InputError unless the order is known before anything is revealed: only then can single
+    positions stand for the rest.
+    """
     orders.check_order(order)
     if order not in orders.FIXED:
         fixed = ", ".join(orders.FIXED)
-        raise InputError(f"positions: expected an order fixed in advance ({fixed}), found {order!r}; choose one, or drop positions")
+        raise InputError(
+            f"positions: expected an order fixed in advance ({fixed}), found {order!r}; choose one,"
+            " or drop positions"
+        )
 
 
 def draw_positions(seed: int, rows, length: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (drawn_NK, weight_NK): one place in the order from each of K strata of nearly equal size, and 1 / its probability."""
+    """Return (drawn_NK, weight_NK): one place in the order from each of K strata of nearly equal
+    size, and 1 / its probability.
+    """
     edges_K = np.arange(count + 1) * length // count
     size_K = np.diff(edges_K)
     draws_NK = philox.words(seed, Stream.EVALUATION, POSITIONS, rows, count).numpy() >> 8
@@ -39,7 +49,9 @@ def draw_positions(seed: int, rows, length: int, count: int) -> tuple[np.ndarray
 
 
 class _Every:
-    """The rows of a plain log_probs: the whole pass, then a look-up. Here only the first `visible` tokens are passed on."""
+    """The rows of a plain log_probs: the whole pass, then a look-up. Here only the first `visible`
+    tokens are passed on.
+    """
 
     compiled = False
 
@@ -64,31 +76,52 @@ def _asker(log_probs):
 def _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK):
     """Charge the chosen positions and reveal them, in place."""
     target_BK = ids_BL.gather(1, chosen_BK)
-    nats_BL.scatter_(1, chosen_BK, -log_probs_BKV.gather(-1, target_BK[..., None]).squeeze(-1).to(nats_BL.dtype))
+    nats_BL.scatter_(
+        1, chosen_BK, -log_probs_BKV.gather(-1, target_BK[..., None]).squeeze(-1).to(nats_BL.dtype)
+    )
     current_BL.scatter_(1, chosen_BK, target_BK)
 
 
 def _fixed_pass(ask, step, ids_BL, sequence_BL, current_BL, nats_BL, index):
-    """One pass along an order known in advance: ask for its next `step` positions. Behind the end the last one is asked for again."""
-    place_K = (index * step + torch.arange(step, device=ids_BL.device)).clamp(max=ids_BL.shape[1] - 1)
+    """One pass along an order known in advance: ask for its next `step` positions. Behind the end
+    the last one is asked for again.
+    """
+    place_K = (index * step + torch.arange(step, device=ids_BL.device)).clamp(
+        max=ids_BL.shape[1] - 1
+    )
     chosen_BK = sequence_BL.index_select(1, place_K)
     _reveal(ask.rows(current_BL, chosen_BK), ids_BL, current_BL, nats_BL, chosen_BK)
     index.add_(1)
 
 
 def _adaptive_pass(ask, order, step, waiting, vocab, ids_BL, priority_BL, current_BL, nats_BL):
-    """One pass along an order that the model decides: ask for `waiting` rows, all masked ones among them, and reveal the best `step`."""
+    """One pass along an order that the model decides: ask for `waiting` rows, all masked ones among
+    them, and reveal the best `step`.
+    """
     masked_BL = current_BL == vocab
-    rows_BR = masked_BL.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :waiting]
+    rows_BR = (
+        masked_BL.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices[:, :waiting]
+    )
     log_probs_BRV = ask.rows(current_BL, rows_BR)
     masked_BR = masked_BL.gather(1, rows_BR)
-    best_BK = orders.next_positions(order, log_probs_BRV, masked_BR, priority_BL.gather(1, rows_BR), step)
+    best_BK = orders.next_positions(
+        order, log_probs_BRV, masked_BR, priority_BL.gather(1, rows_BR), step
+    )
     chosen_BK = rows_BR.gather(1, best_BK)
     target_BK = ids_BL.gather(1, chosen_BK)
     at_BKV = best_BK[..., None].expand(-1, -1, log_probs_BRV.shape[-1])
-    nll_BK = -log_probs_BRV.gather(1, at_BKV).gather(-1, target_BK[..., None]).squeeze(-1).to(nats_BL.dtype)
+    nll_BK = (
+        -log_probs_BRV.gather(1, at_BKV)
+        .gather(-1, target_BK[..., None])
+        .squeeze(-1)
+        .to(nats_BL.dtype)
+    )
     # The last pass may choose more than is masked: what was revealed keeps its cost.
-    nats_BL.scatter_(1, chosen_BK, torch.where(masked_BR.gather(1, best_BK), nll_BK, nats_BL.gather(1, chosen_BK)))
+    nats_BL.scatter_(
+        1,
+        chosen_BK,
+        torch.where(masked_BR.gather(1, best_BK), nll_BK, nats_BL.gather(1, chosen_BK)),
+    )
     current_BL.scatter_(1, chosen_BK, target_BK)
 
 
@@ -103,10 +136,14 @@ def _sampled_pass(ask, vocab, ids_BL, sequence_BL, rank_BL, drawn_BK, nats_BK, i
 
 
 def _trailing_pass(ask, masks, length, ids_BL, current_BL, nats_BL, index):
-    """One pass from left to right that hides what lies more than `masks` behind position `index`; length: tokens passed on, no less."""
+    """One pass from left to right that hides what lies more than `masks` behind position `index`;
+    length: tokens passed on, no less.
+    """
     chosen_B1 = index.expand(len(ids_BL), 1)
     visible = (index + 1 + masks).clamp(max=ids_BL.shape[1])
-    _reveal(ask.rows(current_BL[:, :length], chosen_B1, visible), ids_BL, current_BL, nats_BL, chosen_B1)
+    _reveal(
+        ask.rows(current_BL[:, :length], chosen_B1, visible), ids_BL, current_BL, nats_BL, chosen_B1
+    )
     index.add_(1)
 
 
@@ -118,25 +155,44 @@ def _bucket(needed: int, length: int) -> int:
 
 @torch.no_grad()
 def chain(
-    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, order: str, seed: int, step: int, block: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NL (float64), what likelihood.chain returns, asking only for the rows that the order needs."""
+    log_probs: LogProbs | RowPredictor,
+    ids_NL,
+    vocab: int,
+    order: str,
+    seed: int,
+    step: int,
+    block: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NL (float64), what likelihood.chain returns, asking only for the rows that the
+    order needs.
+    """
     orders.check_order(order)
     ask, (count, length) = _asker(log_probs), ids_NL.shape
     step, nats_NL = min(step, length), np.empty((count, length))
     for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
         ids_BL = _ids(ids_NL, indices, device)
-        priority_BL = orders.priorities(order, seed, first_row + indices, length, block, device=ids_BL.device).contiguous()
+        priority_BL = orders.priorities(
+            order, seed, first_row + indices, length, block, device=ids_BL.device
+        ).contiguous()
         sequence_BL = priority_BL.sort(dim=1, stable=True).indices
-        current_BL, nats_BL = torch.full_like(ids_BL, vocab), torch.zeros_like(ids_BL, dtype=torch.float64)
+        current_BL, nats_BL = (
+            torch.full_like(ids_BL, vocab),
+            torch.zeros_like(ids_BL, dtype=torch.float64),
+        )
         index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
         for done in range(0, length, step):
             if order in orders.FIXED:
                 ask.run(_fixed_pass, length, step)(ids_BL, sequence_BL, current_BL, nats_BL, index)
             else:
                 waiting = max(_bucket(length - done, length), step)
-                ask.run(_adaptive_pass, length, order, step, waiting, vocab)(ids_BL, priority_BL, current_BL, nats_BL)
+                ask.run(_adaptive_pass, length, order, step, waiting, vocab)(
+                    ids_BL, priority_BL, current_BL, nats_BL
+                )
             if on_pass:
                 on_pass(kept)
         nats_NL[indices[:kept]] = nats_BL[:kept].cpu().numpy()
@@ -145,18 +201,38 @@ def chain(
 
 @torch.no_grad()
 def sampled(
-    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, order: str, seed: int, positions: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NK (float64), K = positions, whose sum over k is an unbiased estimate of window n's chain-rule nats; exact for K = L."""
+    log_probs: LogProbs | RowPredictor,
+    ids_NL,
+    vocab: int,
+    order: str,
+    seed: int,
+    positions: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NK (float64), K = positions, whose sum over k is an unbiased estimate of window
+    n's chain-rule nats; exact for K = L.
+    """
     check_fixed(order)
     ask, (count, length) = _asker(log_probs), ids_NL.shape
     nats_NK = np.empty((count, positions))
     for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
         ids_BL = _ids(ids_NL, indices, device)
         drawn_BK, weight_BK = draw_positions(seed, first_row + indices, length, positions)
-        sequence_BL = orders.priorities(order, seed, first_row + indices, length, 1, device=ids_BL.device).sort(dim=1, stable=True).indices
-        tensors = (ids_BL, sequence_BL, sequence_BL.argsort(dim=1), torch.from_numpy(drawn_BK).to(ids_BL.device))
+        sequence_BL = (
+            orders.priorities(order, seed, first_row + indices, length, 1, device=ids_BL.device)
+            .sort(dim=1, stable=True)
+            .indices
+        )
+        tensors = (
+            ids_BL,
+            sequence_BL,
+            sequence_BL.argsort(dim=1),
+            torch.from_numpy(drawn_BK).to(ids_BL.device),
+        )
         nats_BK = torch.zeros((len(ids_BL), positions), dtype=torch.float64, device=ids_BL.device)
         index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
         for _ in range(positions):
@@ -168,7 +244,9 @@ def sampled(
 
 
 def sampled_variance(nats_NK: np.ndarray, length: int) -> np.ndarray:
-    """Return variance_N of the sum over K >= 2 strata of a window of `length` places: neighbouring strata in pairs, 0 for K = L."""
+    """Return variance_N of the sum over K >= 2 strata of a window of `length` places: neighbouring
+    strata in pairs, 0 for K = L.
+    """
     count = nats_NK.shape[1]
     first = 3 * (count % 2)
     total_N = np.square(nats_NK[:, first::2] - nats_NK[:, first + 1 :: 2]).sum(axis=1)
@@ -179,18 +257,29 @@ def sampled_variance(nats_NK: np.ndarray, length: int) -> np.ndarray:
 
 @torch.no_grad()
 def trailing(
-    log_probs: LogProbs | RowPredictor, ids_NL, vocab: int, masks: int,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NL (float64) left to right, each token predicted from those before it and `masks` mask tokens behind it.
+    log_probs: LogProbs | RowPredictor,
+    ids_NL,
+    vocab: int,
+    masks: int,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NL (float64) left to right, each token predicted from those before it and `masks`
+    mask tokens behind it.
 
-    A code for every fixed number of masks. Fewer masks cost less and are off the training distribution.
+    A code for every fixed number of masks. Fewer masks cost less and are off the training
+    distribution.
     """
     ask, (count, length) = _asker(log_probs), ids_NL.shape
     nats_NL = np.empty((count, length))
     for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
         ids_BL = _ids(ids_NL, indices, device)
-        current_BL, nats_BL = torch.full_like(ids_BL, vocab), torch.zeros_like(ids_BL, dtype=torch.float64)
+        current_BL, nats_BL = (
+            torch.full_like(ids_BL, vocab),
+            torch.zeros_like(ids_BL, dtype=torch.float64),
+        )
         index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
         for i in range(length):
             needed = min(i + 1 + masks, length)

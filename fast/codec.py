@@ -1,7 +1,9 @@
-"""Parity: bitwise (zlib and lzma give the reference's bytes). Lossless codecs for the payload of an artifact.
+"""Parity: bitwise (zlib and lzma give the reference's bytes). Lossless codecs for the payload of an
+artifact.
 
-A codec is a pair compress(raw, boundaries) -> bytes and decompress(data, raw_bytes, boundaries) -> bytes, where boundaries are the ends of
-the tensors in raw. A decoder makes at most raw_bytes + 1 bytes and raises InputError unless it makes exactly raw_bytes.
+A codec is a pair compress(raw, boundaries) -> bytes and decompress(data, raw_bytes, boundaries) ->
+bytes, where boundaries are the ends of the tensors in raw. A decoder makes at most raw_bytes + 1
+bytes and raises InputError unless it makes exactly raw_bytes.
 """
 
 import lzma
@@ -17,7 +19,9 @@ from reference.recipe import InputError
 
 LZMA_MEMORY = 1 << 26  # bytes the decoder may take; preset 6 needs 9 MB
 STRIDES = (1, 2, 4)  # an entropy model per byte position in elements of one, two or four bytes
-TOTAL = 1 << 18  # counts are scaled to about this sum: all sums are exact in float32, so that every machine builds the same model
+# counts are scaled to about this sum: all sums are exact in float32, so that every machine builds
+# the same model
+TOTAL = 1 << 18
 PIECE = 1 << 22  # symbols coded at a time, which bounds the memory for their int32 form
 
 
@@ -35,7 +39,9 @@ def require(package: str, codec: str) -> ModuleType:
         return import_module(package)
     except ImportError as error:
         name = package.split(".")[0]
-        raise InputError(f"codec {codec}: expected the package {name}, found none; pip install {name}") from error
+        raise InputError(
+            f"codec {codec}: expected the package {name}, found none; pip install {name}"
+        ) from error
 
 
 def damaged(codec: str, expected: object, found: object) -> InputError:
@@ -66,12 +72,16 @@ def decompress_zlib(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes
 
 def decompress_lzma(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
     """Inverse of lzma.compress."""
-    return read_stream(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY), data, raw_bytes, "lzma")
+    return read_stream(
+        lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY), data, raw_bytes, "lzma"
+    )
 
 
 def compress_lz4(raw: bytes, boundaries: list[int]) -> bytes:
     """lz4 block at the highest level: large, and the fastest to open."""
-    return require("lz4.block", "lz4").compress(raw, mode="high_compression", compression=12, store_size=False)
+    return require("lz4.block", "lz4").compress(
+        raw, mode="high_compression", compression=12, store_size=False
+    )
 
 
 def decompress_lz4(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
@@ -85,7 +95,9 @@ def decompress_lz4(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
 
 
 def weight_of(code: np.ndarray) -> np.ndarray:
-    """Weight of a one-byte code: 0 to 15 as they are, then (16 + low bits) 2^(high bits - 1): within 3 % of any count up to 507,904."""
+    """Weight of a one-byte code: 0 to 15 as they are, then (16 + low bits) 2^(high bits - 1):
+    within 3 % of any count up to 507,904.
+    """
     code = code.astype(np.int64)
     return np.where(code < 16, code, (16 + code % 16) << np.maximum(code // 16 - 1, 0))
 
@@ -94,7 +106,9 @@ WEIGHTS = weight_of(np.arange(256))
 
 
 def table_of(counts: np.ndarray) -> np.ndarray:
-    """One-byte codes (256,) of the scaled counts, nearest below; a symbol that occurs keeps at least weight 1."""
+    """One-byte codes (256,) of the scaled counts, nearest below; a symbol that occurs keeps at
+    least weight 1.
+    """
     scaled = np.where(counts > 0, np.maximum(counts * TOTAL // max(int(counts.sum()), 1), 1), 0)
     return (np.searchsorted(WEIGHTS, scaled, side="right") - 1).astype(np.uint8)
 
@@ -105,22 +119,30 @@ def table_bytes(codes: np.ndarray) -> bytes:
 
 
 def model_of(codes: np.ndarray) -> object:
-    """The entropy model over the symbols that occur; None where only one does, which costs nothing."""
+    """The entropy model over the symbols that occur; None where only one does, which costs
+    nothing.
+    """
     weights = WEIGHTS[codes[codes > 0]]
     if len(weights) == 1:
         return None
-    return require("constriction", "entropy").stream.model.Categorical(weights.astype(np.float32), perfect=False)
+    return require("constriction", "entropy").stream.model.Categorical(
+        weights.astype(np.float32), perfect=False
+    )
 
 
 def bits_of(counts: np.ndarray, codes: np.ndarray) -> float:
     """Expected size in bits of the symbols and their table."""
     weights = WEIGHTS[codes].astype(np.float64)
     used = counts > 0
-    return float((counts[used] * np.log2(weights.sum() / weights[used])).sum()) + 8 * len(table_bytes(codes))
+    return float((counts[used] * np.log2(weights.sum() / weights[used])).sum()) + 8 * len(
+        table_bytes(codes)
+    )
 
 
 def choose_stride(piece: np.ndarray) -> tuple[int, list[np.ndarray]]:
-    """Stride and tables with the smallest expected size for one tensor; stride 0 and no table where plain bytes are smaller."""
+    """Stride and tables with the smallest expected size for one tensor; stride 0 and no table where
+    plain bytes are smaller.
+    """
     best, choice = 8.0 * len(piece), (0, [])
     for stride in STRIDES:
         if stride > len(piece):
@@ -134,13 +156,17 @@ def choose_stride(piece: np.ndarray) -> tuple[int, list[np.ndarray]]:
 
 
 def compress_entropy(raw: bytes, boundaries: list[int]) -> bytes:
-    """Asymmetric numeral systems (Duda 2013) over byte statistics: stride and tables (or plain bytes) of each tensor, then the words."""
+    """Asymmetric numeral systems (Duda 2013) over byte statistics: stride and tables (or plain
+    bytes) of each tensor, then the words.
+    """
     constriction = require("constriction", "entropy")
     pieces = np.split(np.frombuffer(raw, np.uint8), boundaries[:-1])
     head, jobs = [], []
     for piece in pieces:
         stride, tables = choose_stride(piece)
-        head.append(bytes([stride]) + (b"".join(map(table_bytes, tables)) if stride else piece.tobytes()))
+        head.append(
+            bytes([stride]) + (b"".join(map(table_bytes, tables)) if stride else piece.tobytes())
+        )
         jobs += [(piece[phase::stride], table) for phase, table in enumerate(tables)]
     coder = constriction.stream.stack.AnsCoder()
     for symbols, table in reversed(jobs):  # the coder is a stack: what goes in last comes out first
@@ -203,7 +229,10 @@ def decompress_entropy(data: bytes, raw_bytes: int, boundaries: list[int]) -> by
 
 
 CODECS = {
-    "none": Codec(lambda raw, boundaries: bytes(raw), lambda data, raw_bytes, boundaries: exactly(data, raw_bytes, True, "none")),
+    "none": Codec(
+        lambda raw, boundaries: bytes(raw),
+        lambda data, raw_bytes, boundaries: exactly(data, raw_bytes, True, "none"),
+    ),
     "zlib": Codec(lambda raw, boundaries: zlib.compress(raw, 9), decompress_zlib),
     "lzma": Codec(lambda raw, boundaries: lzma.compress(raw, preset=6), decompress_lzma),
     "lz4": Codec(compress_lz4, decompress_lz4, "lz4.block"),
@@ -227,12 +256,16 @@ def available() -> list[str]:
 def get_codec(codec: str) -> Codec:
     """A codec by name; an unknown one is an InputError."""
     if codec not in CODECS:
-        raise InputError(f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)} or best")
+        raise InputError(
+            f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)} or best"
+        )
     return CODECS[codec]
 
 
 def compress(raw: bytes, boundaries: list[int], codec: str = "best") -> tuple[bytes, str]:
-    """Compressed bytes and the codec that made them: the one asked for, or the smallest of all available ("best"; ties go to the first)."""
+    """Compressed bytes and the codec that made them: the one asked for, or the smallest of all
+    available ("best"; ties go to the first).
+    """
     names = available() if codec == "best" else [codec]
     results = [(get_codec(name).compress(raw, boundaries), name) for name in names]
     return min(results, key=lambda pair: len(pair[0]))

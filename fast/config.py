@@ -1,4 +1,6 @@
-"""Parity: bitwise. A recipe read back from JSON: the shipped code scores an artifact by the recipe in its header."""
+"""Parity: bitwise. A recipe read back from JSON: the shipped code scores an artifact by the recipe
+in its header.
+"""
 
 from dataclasses import fields, is_dataclass
 from math import isfinite
@@ -8,16 +10,28 @@ from reference.recipe import InputError, Recipe, check
 
 
 def read_value(value: object, kind: type, where: str) -> object:
-    """One field as the type that the recipe declares; JSON's lists become tuples and whole numbers become floats, nothing else changes."""
+    """One field as the type that the recipe declares; JSON's lists become tuples and whole numbers
+    become floats, nothing else changes.
+    """
     if is_dataclass(kind):
         return read_fields(value, kind, where)
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
         if not isinstance(value, list | tuple) or len(value) != len(kinds):
-            raise InputError(f"{where}: expected a list of {len(kinds)} values, found {value!r:.200}")
-        return tuple(read_value(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, kinds, strict=True)))
+            raise InputError(
+                f"{where}: expected a list of {len(kinds)} values, found {value!r:.200}"
+            )
+        return tuple(
+            read_value(item, each, f"{where}[{i}]")
+            for i, (item, each) in enumerate(zip(value, kinds, strict=True))
+        )
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+    if (
+        kind is float
+        and isinstance(value, int)
+        and not isinstance(value, bool)
+        and abs(value) < 2**53
+    ):
         value, right = float(value), True
     if not right or (kind is float and not isfinite(value)):
         raise InputError(f"{where}: expected {kind.__name__}, found {value!r:.200}")
@@ -29,14 +43,28 @@ def read_fields(values: object, kind: type, where: str) -> object:
     if not isinstance(values, dict):
         raise InputError(f"{where}: expected an object with fields, found {values!r:.200}")
     names = [field.name for field in fields(kind)]
-    missing, unknown = [name for name in names if name not in values], [name for name in values if name not in names]
+    missing, unknown = (
+        [name for name in names if name not in values],
+        [name for name in values if name not in names],
+    )
     if missing or unknown:
-        parts = [f"{word} {', '.join(map(str, some))}" for word, some in (("misses", missing), ("has the unknown", unknown)) if some]
-        raise InputError(f"{where}: expected the fields of {kind.__name__}, but it {' and '.join(parts):.400}; another release wrote it")
+        parts = [
+            f"{word} {', '.join(map(str, some))}"
+            for word, some in (("misses", missing), ("has the unknown", unknown))
+            if some
+        ]
+        raise InputError(
+            f"{where}: expected the fields of {kind.__name__}, but it {' and '.join(parts):.400};"
+            " another release wrote it"
+        )
     hints = get_type_hints(kind)
-    return kind(**{name: read_value(values[name], hints[name], f"{where}.{name}") for name in names})
+    return kind(
+        **{name: read_value(values[name], hints[name], f"{where}.{name}") for name in names}
+    )
 
 
 def recipe_from_dict(values: dict) -> Recipe:
-    """The recipe that dataclasses.asdict turned into `values`, checked; InputError on a field that is unknown, missing or mistyped."""
+    """The recipe that dataclasses.asdict turned into `values`, checked; InputError on a field that
+    is unknown, missing or mistyped.
+    """
     return check(read_fields(values, Recipe, "recipe"))

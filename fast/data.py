@@ -1,4 +1,6 @@
-"""Parity: bitwise. Token shards on disk, read through memory maps, and batches as a pure function of (step, global row)."""
+"""Parity: bitwise. Token shards on disk, read through memory maps, and batches as a pure function
+of (step, global row).
+"""
 
 import bisect
 import functools
@@ -22,7 +24,9 @@ TOKEN_BYTES = 2  # little-endian uint16
 
 
 class Layout(NamedTuple):
-    """What a data directory holds: sorted shards of both splits, and its tokenizer (None when it has none)."""
+    """What a data directory holds: sorted shards of both splits, and its tokenizer (None when it
+    has none).
+    """
 
     train: list[Path]
     validation: list[Path]
@@ -30,7 +34,9 @@ class Layout(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Evaluation windows of one length, and the true token before each window (-1: the stream starts there)."""
+    """Evaluation windows of one length, and the true token before each window (-1: the stream
+    starts there).
+    """
 
     ids_NL: np.ndarray
     previous_N: np.ndarray
@@ -41,15 +47,17 @@ def write_shard(path: str | Path, tokens) -> None:
     path, tokens = Path(path), np.asarray(tokens)
     if tokens.ndim != 1 or tokens.size == 0 or tokens.min() < 0 or tokens.max() > 0xFFFF:
         raise InputError(
-            f"shard {path}: expected a flat, non-empty list of token ids in 0..65535, found shape {tokens.shape}; "
-            "nothing was written"
+            f"shard {path}: expected a flat, non-empty list of token ids in 0..65535, found shape"
+            f" {tokens.shape}; nothing was written"
         )
     header = np.zeros(HEADER_WORDS, "<i4")
     header[:3] = MAGIC, VERSION, tokens.size
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
             temporary = file.name
             file.write(header.tobytes())
             file.write(tokens.astype("<u2").tobytes())
@@ -70,21 +78,28 @@ def write_shard(path: str | Path, tokens) -> None:
 
 
 def read_shard(path: str | Path) -> np.memmap:
-    """Return the tokens of a shard as a read-only uint16 memory map; InputError on anything but a well-formed shard."""
+    """Return the tokens of a shard as a read-only uint16 memory map; InputError on anything but a
+    well-formed shard.
+    """
     path = Path(path)
     try:
         size = path.stat().st_size
         header = np.fromfile(path, "<i4", count=HEADER_WORDS)
     except OSError as error:
-        raise InputError(f"shard {path}: expected a readable shard, found none ({error.strerror}); check --data") from None
+        raise InputError(
+            f"shard {path}: expected a readable shard, found none ({error.strerror}); check --data"
+        ) from None
     if len(header) < HEADER_WORDS:
         raise InputError(
-            f"shard {path}: expected a header of {HEADER_BYTES} bytes, found a file of {size} bytes; "
-            "it is cut short: fetch it again"
+            f"shard {path}: expected a header of {HEADER_BYTES} bytes, found a file of {size}"
+            " bytes; it is cut short: fetch it again"
         )
     magic, version, count = (int(word) for word in header[:3])
     if magic != MAGIC:
-        raise InputError(f"shard {path}: expected magic {MAGIC} in its {size} bytes, found {magic}; this is not a token shard")
+        raise InputError(
+            f"shard {path}: expected magic {MAGIC} in its {size} bytes, found {magic}; this is not"
+            " a token shard"
+        )
     if version != VERSION:
         raise InputError(
             f"shard {path}: expected version {VERSION} in its {size} bytes, found {version}; "
@@ -92,10 +107,20 @@ def read_shard(path: str | Path) -> np.memmap:
         )
     expected = HEADER_BYTES + TOKEN_BYTES * count
     if count < 1:
-        raise InputError(f"shard {path}: expected at least one token, found a count of {count} in {size} bytes; build it again")
+        raise InputError(
+            f"shard {path}: expected at least one token, found a count of {count} in {size} bytes;"
+            " build it again"
+        )
     if size != expected:
-        what = f"truncated by {expected - size}" if size < expected else f"followed by {size - expected} stray"
-        raise InputError(f"shard {path}: expected {expected} bytes ({count} tokens), found {size}: {what} bytes; fetch or build it again")
+        what = (
+            f"truncated by {expected - size}"
+            if size < expected
+            else f"followed by {size - expected} stray"
+        )
+        raise InputError(
+            f"shard {path}: expected {expected} bytes ({count} tokens), found {size}: {what} bytes;"
+            " fetch or build it again"
+        )
     return np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
 
 
@@ -107,9 +132,11 @@ def _one(found: list[Path], what: str, where: Path, advice: str) -> Path:
 
 
 def find_layout(path: str | Path, tokenizer: str | Path | None = None) -> Layout:
-    """Find shards (`*_train_*.bin`, `*_val_*.bin`) and tokenizer under PATH or PATH/datasets/NAME (the official layout).
+    """Find shards (`*_train_*.bin`, `*_val_*.bin`) and tokenizer under PATH or PATH/datasets/NAME
+    (the official layout).
 
-    PATH may be the NAME directory itself. A tokenizer given by the caller wins; None is returned where there is none.
+    PATH may be the NAME directory itself. A tokenizer given by the caller wins; None is returned
+    where there is none.
     """
     path = Path(path)
     if not path.is_dir():
@@ -118,16 +145,32 @@ def find_layout(path: str | Path, tokenizer: str | Path | None = None) -> Layout
             f"data {path}: expected a directory of shards, found {found}; "
             "pass the directory that holds datasets/ and tokenizers/"
         )
-    candidates = [path] if any(path.glob("*.bin")) else sorted({shard.parent for shard in path.glob("datasets/*/*.bin")})
-    home = _one(candidates, "one directory of *.bin shards, itself or in datasets/*/", path, "pass the one you mean")
+    candidates = (
+        [path]
+        if any(path.glob("*.bin"))
+        else sorted({shard.parent for shard in path.glob("datasets/*/*.bin")})
+    )
+    home = _one(
+        candidates,
+        "one directory of *.bin shards, itself or in datasets/*/",
+        path,
+        "pass the one you mean",
+    )
     train, validation = sorted(home.glob("*_train_*.bin")), sorted(home.glob("*_val_*.bin"))
     if not train and not validation:
-        raise InputError(f"data {home}: expected shards named *_train_*.bin or *_val_*.bin, found other *.bin files; rename them")
+        raise InputError(
+            f"data {home}: expected shards named *_train_*.bin or *_val_*.bin, found other *.bin"
+            " files; rename them"
+        )
     if tokenizer is not None:
         return Layout(train, validation, Path(tokenizer))
     root = home.parent.parent if home.parent.name == "datasets" else home
     models = sorted([*root.glob("*.model"), *root.glob("tokenizers/*.model")])
-    return Layout(train, validation, _one(models, "one tokenizer *.model", root, "name it with --tokenizer") if models else None)
+    return Layout(
+        train,
+        validation,
+        _one(models, "one tokenizer *.model", root, "name it with --tokenizer") if models else None,
+    )
 
 
 class Tokens:
@@ -143,14 +186,19 @@ class Tokens:
 
     @classmethod
     def open(cls, path: str | Path, split: str) -> "Tokens":
-        """Open split `train` or `val` of a data directory (see find_layout), or every shard that a glob pattern matches."""
+        """Open split `train` or `val` of a data directory (see find_layout), or every shard that a
+        glob pattern matches.
+        """
         if any(letter in str(path) for letter in "*?["):
             paths = sorted(glob.glob(str(path)))
         else:
             layout = find_layout(path)
             paths = {"train": layout.train, "val": layout.validation}[split]
         if not paths:
-            raise InputError(f"data {path}: expected at least one *_{split}_*.bin shard, found none; build or fetch the {split} split")
+            raise InputError(
+                f"data {path}: expected at least one *_{split}_*.bin shard, found none; build or"
+                f" fetch the {split} split"
+            )
         return cls(paths)
 
     def __len__(self) -> int:
@@ -158,7 +206,9 @@ class Tokens:
         return self.ends[-1]
 
     def locate(self, position: int) -> tuple[Path, int]:
-        """Return the shard that holds a position of the stream, and the position inside that shard."""
+        """Return the shard that holds a position of the stream, and the position inside that
+        shard.
+        """
         shard = bisect.bisect_right(self.ends, position)
         return self.paths[shard], position - (self.ends[shard] - len(self.shards[shard]))
 
@@ -166,8 +216,8 @@ class Tokens:
         """Return tokens start..stop of the stream as int64, across shard borders."""
         if not 0 <= start <= stop <= len(self):
             raise InputError(
-                f"data {self.paths[0].parent}: expected a range inside 0..{len(self)}, found {start}..{stop}; "
-                "ask for tokens that exist"
+                f"data {self.paths[0].parent}: expected a range inside 0..{len(self)}, found"
+                f" {start}..{stop}; ask for tokens that exist"
             )
         parts = []
         for shard, end in zip(self.shards, self.ends, strict=True):
@@ -192,15 +242,18 @@ def count_windows(tokens: Tokens, length: int) -> int:
     """Return how many whole windows the stream holds; InputError when it is shorter than one."""
     if length < 1 or len(tokens) < length:
         raise InputError(
-            f"data {tokens.paths[0].parent}: expected at least one window of {length} tokens, found {len(tokens)} tokens "
-            f"in {len(tokens.paths)} shards; add text or set a smaller --model.length"
+            f"data {tokens.paths[0].parent}: expected at least one window of {length} tokens, found"
+            f" {len(tokens)} tokens in {len(tokens.paths)} shards; add text or set a smaller"
+            " --model.length"
         )
     return len(tokens) // length
 
 
 @functools.lru_cache(maxsize=2)  # a batch may lie across the border of two epochs
 def permutation(seed: int, epoch: int, windows: int) -> np.ndarray:
-    """Return the order of the windows in one epoch: the stable argsort of that epoch's Philox words."""
+    """Return the order of the windows in one epoch: the stable argsort of that epoch's Philox
+    words.
+    """
     order = np.argsort(words(seed, Stream.DATA, epoch, [0], windows)[0].numpy(), kind="stable")
     order.flags.writeable = False
     return order
@@ -213,11 +266,20 @@ def window_index(step: int, row: int, rows: int, windows: int, seed: int, shuffl
 
 
 def batch(
-    tokens: Tokens, length: int, rows: Sequence[int], step: int, seed: int, shuffle: bool, global_rows: int, vocab: int | None = None
+    tokens: Tokens,
+    length: int,
+    rows: Sequence[int],
+    step: int,
+    seed: int,
+    shuffle: bool,
+    global_rows: int,
+    vocab: int | None = None,
 ) -> np.ndarray:
-    """Return int64 (len(rows), length + 1): column 0 the token before the window (-1: none), then the window.
+    """Return int64 (len(rows), length + 1): column 0 the token before the window (-1: none), then
+    the window.
 
-    rows are global row indices of a batch of global_rows; training drops the remainder of the stream.
+    rows are global row indices of a batch of global_rows; training drops the remainder of the
+    stream.
     """
     windows = count_windows(tokens, length)
     ids = np.full((len(rows), length + 1), -1, np.int64)
@@ -231,21 +293,32 @@ def batch(
 
 
 def batches(tokens: Tokens, recipe: Recipe) -> Callable:
-    """Return batch(step, rows): what train() reads, the windows of some global rows under the recipe."""
+    """Return batch(step, rows): what train() reads, the windows of some global rows under the
+    recipe.
+    """
     model, training = recipe.model, recipe.training
-    settings = (recipe.seed, training.shuffle, training.tokens_per_step // model.length, model.vocab)
+    settings = (
+        recipe.seed,
+        training.shuffle,
+        training.tokens_per_step // model.length,
+        model.vocab,
+    )
     return lambda step, rows: batch(tokens, model.length, rows, step, *settings)
 
 
-def evaluation_windows(tokens: Tokens, length: int, vocab: int | None, first: int = 0, count: int | None = None) -> list[Windows]:
-    """Return windows first..first+count that cover every token once: the full ones, then the shorter tail if any."""
+def evaluation_windows(
+    tokens: Tokens, length: int, vocab: int | None, first: int = 0, count: int | None = None
+) -> list[Windows]:
+    """Return windows first..first+count that cover every token once: the full ones, then the
+    shorter tail if any.
+    """
     full = count_windows(tokens, length)
     total = -(-len(tokens) // length)
     stop = total if count is None else min(total, first + count)
     if not 0 <= first < stop:
         raise InputError(
-            f"data {tokens.paths[0].parent}: expected windows inside 0..{total}, found first {first}, count {count}; "
-            "ask for fewer"
+            f"data {tokens.paths[0].parent}: expected windows inside 0..{total}, found first"
+            f" {first}, count {count}; ask for fewer"
         )
     begin, end = first * length, min(stop * length, len(tokens))
     ids = tokens.read(begin, end)
@@ -253,7 +326,9 @@ def evaluation_windows(tokens: Tokens, length: int, vocab: int | None, first: in
     before = tokens.read(begin - 1, begin) if begin else np.array([-1])
     previous = np.concatenate([before, ids[length - 1 : -1 : length]])
     whole = min(stop, full) - first
-    result = [Windows(ids[: whole * length].reshape(whole, length), previous[:whole])] if whole else []
+    result = (
+        [Windows(ids[: whole * length].reshape(whole, length), previous[:whole])] if whole else []
+    )
     if stop > full:
         result.append(Windows(ids[whole * length :].reshape(1, -1), previous[whole:]))
     return result

@@ -1,7 +1,8 @@
-"""Parity: bitwise. Several processes take one step together, under torchrun: sums, decisions and failures that all of them share.
+"""Parity: bitwise. Several processes take one step together, under torchrun: sums, decisions and
+failures that all of them share.
 
-A sum is taken as a binary tree over the global batch, so that ranks only cut branches off it: the same bits at any number of ranks, where
-that and the number of micro-batches are powers of two.
+A sum is taken as a binary tree over the global batch, so that ranks only cut branches off it: the
+same bits at any number of ranks, where that and the number of micro-batches are powers of two.
 """
 
 import atexit
@@ -19,7 +20,8 @@ import torch.distributed as dist
 
 from reference.recipe import InputError, Recipe
 
-PATIENCE = timedelta(hours=1)  # on gloo, for a rank that validates or compiles: one that dies closes its connections and is noticed at once
+# On gloo, for a rank that validates or compiles; a rank that dies is noticed at once.
+PATIENCE = timedelta(hours=1)
 NOTICE = timedelta(seconds=45)  # on NCCL, where nothing but time tells that a rank is gone
 
 
@@ -38,12 +40,15 @@ class PeerFailed(Exception):
 
 @dataclass
 class World:
-    """This process among those that train one model; the default is a process alone, which never touches torch.distributed."""
+    """This process among those that train one model; the default is a process alone, which never
+    touches torch.distributed.
+    """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    links: "dist.ProcessGroup | None" = None  # over which gradients travel: NCCL on GPUs, None for the gloo group of everything else
+    # over which gradients travel: NCCL on GPUs, None for the gloo group of everything else
+    links: "dist.ProcessGroup | None" = None
     asked: int = 0  # the signal that asked this process to stop
     agreed: int = 0  # the signal on which all ranks stop at the same step
 
@@ -51,31 +56,50 @@ class World:
 def environment() -> tuple[int, int, int]:
     """Return (rank, size, local rank) as torchrun tells its processes; (0, 1, 0) without it."""
     try:
-        rank, size, local = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
+        rank, size, local = (
+            int(os.environ.get(name, default))
+            for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        )
     except ValueError as error:
-        raise InputError(f"RANK, WORLD_SIZE, LOCAL_RANK: expected the numbers that torchrun sets ({error}); start with torchrun") from None
+        raise InputError(
+            f"RANK, WORLD_SIZE, LOCAL_RANK: expected the numbers that torchrun sets ({error});"
+            " start with torchrun"
+        ) from None
     if size > 1 and not 0 <= rank < size:
-        raise InputError(f"RANK: expected one of 0 ... {size - 1}, as WORLD_SIZE is {size}, found {rank}; start with torchrun")
+        raise InputError(
+            f"RANK: expected one of 0 ... {size - 1}, as WORLD_SIZE is {size}, found {rank}; start"
+            " with torchrun"
+        )
     return (rank, size, local) if size > 1 else (0, 1, 0)
 
 
 def join(device: str = "cpu") -> World:
-    """Return the world of this process once every rank is there; `cuda` becomes the GPU of the local rank."""
+    """Return the world of this process once every rank is there; `cuda` becomes the GPU of the
+    local rank.
+    """
     rank, size, local = environment()
     if size == 1:
         return World(device=device)
-    importlib.import_module("torch.distributed.nn")  # its functions keep the group that they find at import, out of reach of leave()
+    importlib.import_module(
+        "torch.distributed.nn"
+    )  # its functions keep the group that they find at import, out of reach of leave()
     try:
         dist.init_process_group("gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"rank {rank} of {size}: cannot reach the others ({_first_line(error)}); start with torchrun") from error
+        raise InputError(
+            f"rank {rank} of {size}: cannot reach the others ({_first_line(error)}); start with"
+            " torchrun"
+        ) from error
     atexit.register(leave)
     world = World(rank, size, device)
     with fail_together(world):
         if device.startswith("cuda"):
             found = torch.cuda.device_count()
             if device != "cuda" or local >= found:
-                raise InputError(f"--device {device}: expected cuda and a GPU for each of the processes, found {found}; lower --nproc_per_node")
+                raise InputError(
+                    f"--device {device}: expected cuda and a GPU for each of the processes, found"
+                    f" {found}; lower --nproc_per_node"
+                )
             world.device = f"cuda:{local}"
             torch.cuda.set_device(world.device)
     if device == "cuda":
@@ -84,32 +108,41 @@ def join(device: str = "cpu") -> World:
 
 
 def leave() -> None:
-    """Close the connections and end their threads, which abort the process if they outlive the interpreter."""
+    """Close the connections and end their threads, which abort the process if they outlive the
+    interpreter.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def share(recipe: Recipe, world: World) -> tuple[range, int]:
-    """Return (the global rows of this rank, rows of its micro-batches); InputError where a step cannot be cut evenly."""
+    """Return (the global rows of this rank, rows of its micro-batches); InputError where a step
+    cannot be cut evenly.
+    """
     length, training = recipe.model.length, recipe.training
-    rows, micro_rows = training.tokens_per_step // length, max(1, training.micro_batch_tokens // length)
+    rows, micro_rows = (
+        training.tokens_per_step // length,
+        max(1, training.micro_batch_tokens // length),
+    )
     if rows % world.size:
         raise InputError(
-            f"{rows} rows per step: expected a multiple of the {world.size} ranks, so that each has the same share; "
-            "change --nproc_per_node or training.tokens_per_step"
+            f"{rows} rows per step: expected a multiple of the {world.size} ranks, so that each has"
+            " the same share; change --nproc_per_node or training.tokens_per_step"
         )
     own = rows // world.size
     micro_rows = min(own, micro_rows)
     if own % micro_rows:
         raise InputError(
-            f"{own} rows on each of {world.size} ranks: expected a multiple of the {micro_rows} rows of a micro-batch; "
-            "change --nproc_per_node or training.micro_batch_tokens"
+            f"{own} rows on each of {world.size} ranks: expected a multiple of the {micro_rows}"
+            " rows of a micro-batch; change --nproc_per_node or training.micro_batch_tokens"
         )
     return range(world.rank * own, (world.rank + 1) * own), micro_rows
 
 
 def branches(rows: range, micro_rows: int) -> tuple[range, range]:
-    """Return the two parts of more than one micro-batch whose sums are added: the first is the largest power of two that leaves a second."""
+    """Return the two parts of more than one micro-batch whose sums are added: the first is the
+    largest power of two that leaves a second.
+    """
     half = 1 << ((len(rows) // micro_rows - 1).bit_length() - 1)
     return rows[: half * micro_rows], rows[half * micro_rows :]
 
@@ -129,7 +162,9 @@ def total(tensors: list[torch.Tensor], world: World) -> list[torch.Tensor]:
 
 
 def _total(flat: torch.Tensor, world: World) -> torch.Tensor:
-    """Sum a flat tensor: every rank adds up one slice of it, in a fixed order that all_reduce does not promise, and hands out the result."""
+    """Sum a flat tensor: every rank adds up one slice of it, in a fixed order that all_reduce does
+    not promise, and hands out the result.
+    """
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % world.size))
     received = torch.empty_like(padded)
     with _connected():
@@ -137,13 +172,17 @@ def _total(flat: torch.Tensor, world: World) -> torch.Tensor:
         slices = list(received.chunk(world.size))
         while len(slices) > 1:
             odd = slices[-1:] if len(slices) % 2 else []
-            slices = [one + other for one, other in zip(slices[0::2], slices[1::2], strict=False)] + odd
+            slices = [
+                one + other for one, other in zip(slices[0::2], slices[1::2], strict=False)
+            ] + odd
         dist.all_gather(list(padded.chunk(world.size)), slices[0], group=world.links)
     return padded[: len(flat)]
 
 
 def decide(remaining: int, world: World) -> int:
-    """Return rank 0's number of remaining steps, on every rank, and agree on stopping. Waits for a rank 0 that validates or saves."""
+    """Return rank 0's number of remaining steps, on every rank, and agree on stopping. Waits for a
+    rank 0 that validates or saves.
+    """
     if world.size == 1:
         return remaining
     said = torch.tensor([remaining if world.rank == 0 else 0, world.asked])
@@ -168,7 +207,8 @@ def wait_for_end_of(rank: int) -> None:
 
 @contextlib.contextmanager
 def fail_together(world: World):
-    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every other rank PeerFailed.
+    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every
+    other rank PeerFailed.
 
     The block must not talk to other ranks.
     """
@@ -191,7 +231,8 @@ def fail_together(world: World):
 
 @contextlib.contextmanager
 def stop_everywhere(world: World):
-    """Yield a function that returns the name of the signal on which to stop (SIGINT, SIGTERM), or None; handlers are restored after.
+    """Yield a function that returns the name of the signal on which to stop (SIGINT, SIGTERM), or
+    None; handlers are restored after.
 
     Of several ranks all are told of it at the same step, the one after decide().
     """
@@ -220,7 +261,10 @@ def _connected():
     try:
         yield
     except RuntimeError as error:
-        raise PeerLost(f"another rank is gone ({_first_line(error)}); go on from the last checkpoint with --resume") from error
+        raise PeerLost(
+            f"another rank is gone ({_first_line(error)}); go on from the last checkpoint with"
+            " --resume"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,5 @@
-"""Parity: algebra + rounding. The shadow is float32 whatever the live dtype: a bfloat16 shadow would round (1 - decay) w away.
+"""Parity: algebra + rounding. The shadow is float32 whatever the live dtype: a bfloat16 shadow
+would round (1 - decay) w away.
 
 Bound: two products and a sum per update, so 3 unit roundoffs of max(|shadow|, |weight|) each step.
 """
@@ -7,7 +8,9 @@ import torch
 
 
 def ema_update(shadow: torch.Tensor, weight: torch.Tensor, decay) -> torch.Tensor:
-    """Return decay * shadow + (1 - decay) * weight; decay is a float or a 0-d tensor, 0 seeds the shadow from the weight."""
+    """Return decay * shadow + (1 - decay) * weight; decay is a float or a 0-d tensor, 0 seeds the
+    shadow from the weight.
+    """
     return decay * shadow + (1 - decay) * weight.to(shadow.dtype)
 
 

@@ -1,4 +1,6 @@
-"""Parity: algebra, by the estimators it calls. One score from a model and the windows of a stream."""
+"""Parity: algebra, by the estimators it calls. One score from a model and the windows of a
+stream.
+"""
 
 import math
 import time
@@ -36,42 +38,82 @@ class Effort:
     forced_below: float = 0.01  # nelbo-grid: position 0 is hidden at times below
     step: int = 1  # chain: positions revealed per pass
     block: int = 32  # chain along block: tokens per block
-    positions: int | None = None  # chain along an order fixed in advance: places drawn per window instead of all
-    trailing: int | None = None  # chain left to right: mask tokens kept behind the queried position instead of all
+    positions: int | None = (
+        None  # chain along an order fixed in advance: places drawn per window instead of all
+    )
+    trailing: int | None = (
+        None  # chain left to right: mask tokens kept behind the queried position instead of all
+    )
 
     def check(self) -> None:
-        """Raise InputError for an unknown name, a number out of range or options that do not go together."""
+        """Raise InputError for an unknown name, a number out of range or options that do not go
+        together.
+        """
         if self.estimator not in ESTIMATORS:
-            raise InputError(f"unknown estimator {self.estimator!r}: expected one of {', '.join(ESTIMATORS)}; choose one of these")
+            raise InputError(
+                f"unknown estimator {self.estimator!r}: expected one of {', '.join(ESTIMATORS)};"
+                " choose one of these"
+            )
         if self.estimator == "chain":
             orders.check_order(self.order)
         elif self.order is not None:
-            raise InputError(f"estimator {self.estimator!r}: expected no order, found {self.order!r}; drop it, or use --estimator chain")
-        for name, least in {"draws": 2, "points": 2, "step": 1, "block": 1, "positions": 2, "trailing": 0}.items():
+            raise InputError(
+                f"estimator {self.estimator!r}: expected no order, found {self.order!r}; drop it,"
+                " or use --estimator chain"
+            )
+        for name, least in {
+            "draws": 2,
+            "points": 2,
+            "step": 1,
+            "block": 1,
+            "positions": 2,
+            "trailing": 0,
+        }.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise InputError(f"evaluation: expected {name} of at least {least}, found {value}; raise it")
+                raise InputError(
+                    f"evaluation: expected {name} of at least {least}, found {value}; raise it"
+                )
         if not 0 < self.epsilon < 1:
-            raise InputError(f"evaluation: expected epsilon between 0 and 1, found {self.epsilon}; 0.001 is usual")
+            raise InputError(
+                f"evaluation: expected epsilon between 0 and 1, found {self.epsilon}; 0.001 is"
+                " usual"
+            )
         given = [name for name in ("positions", "trailing") if getattr(self, name) is not None]
         if given and self.estimator != "chain":
-            raise InputError(f"estimator {self.estimator!r}: expected no --{given[0]}, found one; drop it, or use --estimator chain")
+            raise InputError(
+                f"estimator {self.estimator!r}: expected no --{given[0]}, found one; drop it, or"
+                " use --estimator chain"
+            )
         if len(given) == 2 or given and self.step != 1:
             others = "--trailing" if len(given) == 2 else f"--step {self.step}"
-            raise InputError(f"--{given[0]}: expected one position per pass and one such option, found {others} as well; drop one")
+            raise InputError(
+                f"--{given[0]}: expected one position per pass and one such option, found {others}"
+                " as well; drop one"
+            )
         if self.positions is not None:
             chain.check_fixed(self.order)
         if self.trailing is not None and self.order != "left-to-right":
-            raise InputError(f"--trailing: expected order left-to-right, found {self.order!r}; drop one")
+            raise InputError(
+                f"--trailing: expected order left-to-right, found {self.order!r}; drop one"
+            )
 
     def passes(self, length: int) -> int:
         """Return how many forward passes one window takes, the pilot's aside."""
-        along = min(self.positions or length, length) if self.step == 1 else math.ceil(length / self.step)
-        return {"nelbo": self.draws, "nelbo-grid": self.points, "chain": along, "causal": 1}[self.estimator]
+        along = (
+            min(self.positions or length, length)
+            if self.step == 1
+            else math.ceil(length / self.step)
+        )
+        return {"nelbo": self.draws, "nelbo-grid": self.points, "chain": along, "causal": 1}[
+            self.estimator
+        ]
 
 
 class Part(NamedTuple):
-    """What is known of some windows: totals in nats, how far other masks would move them, and the forward passes that took."""
+    """What is known of some windows: totals in nats, how far other masks would move them, and the
+    forward passes that took.
+    """
 
     rows_N: np.ndarray
     nats_N: np.ndarray
@@ -82,14 +124,22 @@ class Part(NamedTuple):
 
 
 def window_bytes(windows: Windows, table: ByteTable, first_token: str = "stream") -> np.ndarray:
-    """Return bytes_N of text in each window; first_token "control" treats the token before each window as a control token."""
-    before_N = np.asarray(windows.previous_N, np.int64) if first_token == "stream" else np.full(len(windows.previous_N), -1)
+    """Return bytes_N of text in each window; first_token "control" treats the token before each
+    window as a control token.
+    """
+    before_N = (
+        np.asarray(windows.previous_N, np.int64)
+        if first_token == "stream"
+        else np.full(len(windows.previous_N), -1)
+    )
     previous_NL = np.concatenate([before_N[:, None], windows.ids_NL[:, :-1]], axis=1)
     return token_bytes(windows.ids_NL, previous_NL, table).sum(axis=1)
 
 
 def pilot_passes(windows: int, draws: int) -> int:
-    """Return the pilot's passes per fold: together one in sixteen of the estimate's own, within 16 ... 512."""
+    """Return the pilot's passes per fold: together one in sixteen of the estimate's own, within 16
+    ... 512.
+    """
     return min(max(windows * draws // 16, 16), 512) // 2
 
 
@@ -107,13 +157,20 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     **effort,
 ) -> Score:
-    """Return the Score of all windows (groups of one length each; rows count on from first_row, group after group).
+    """Return the Score of all windows (groups of one length each; rows count on from first_row,
+    group after group).
 
-    effort: the other fields of Effort. on_progress(done, total) counts forward passes of single windows, as `forwards` does.
+    effort: the other fields of Effort. on_progress(done, total) counts forward passes of single
+    windows, as `forwards` does.
     """
     started = time.perf_counter()
     chosen = Effort(estimator, order, **effort)
-    settings = {"first_token": first_token, "first_row": first_row, "batch_rows": batch_rows, "device": device}
+    settings = {
+        "first_token": first_token,
+        "first_row": first_row,
+        "batch_rows": batch_rows,
+        "device": device,
+    }
     parts = list(measure(log_probs, windows, table, chosen, **settings, on_progress=on_progress))
     return total(parts, chosen, time.perf_counter() - started)
 
@@ -122,32 +179,70 @@ def total(parts: list[Part], effort: Effort, seconds: float) -> Score:
     """Return the Score of all windows measured so far."""
     columns = [np.concatenate(column) for column in list(zip(*parts, strict=True))[1:5]]
     if not columns[-1].sum():
-        raise InputError("evaluation: expected windows that hold text, found control tokens only (0 bytes); choose other windows")
+        raise InputError(
+            "evaluation: expected windows that hold text, found control tokens only (0 bytes);"
+            " choose other windows"
+        )
     named = "left-to-right" if effort.estimator == "causal" else effort.order
-    return likelihood.summarize(effort.estimator, named, *columns, sum(part.forwards for part in parts), seconds)
+    return likelihood.summarize(
+        effort.estimator, named, *columns, sum(part.forwards for part in parts), seconds
+    )
 
 
 def measure(
-    log_probs: LogProbs, windows: list[Windows], table: ByteTable, effort: Effort, *, first_token: str = "stream", first_row: int = 0,
-    batch_rows: int = 64, device=None, plans: dict[int, Plan] | None = None, filled: int | None = None,
+    log_probs: LogProbs,
+    windows: list[Windows],
+    table: ByteTable,
+    effort: Effort,
+    *,
+    first_token: str = "stream",
+    first_row: int = 0,
+    batch_rows: int = 64,
+    device=None,
+    plans: dict[int, Plan] | None = None,
+    filled: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Part]:  # fmt: skip
-    """Yield one Part per batch of windows. A window's numbers depend on its row and the plan alone, so parts of any ranges add up.
+) -> Iterator[Part]:
+    """Yield one Part per batch of windows. A window's numbers depend on its row and the plan alone,
+    so parts of any ranges add up.
 
-    plans: {window length: the plan of nelbo}; one that is missing is fitted to the group's own windows, counted in a Part without
-    windows, and added to plans. filled: the length whose batches are filled up to batch_rows however few its windows are, so that ranges
-    scored apart agree to the last bit.
+    plans: {window length: the plan of nelbo}; one that is missing is fitted to the group's own
+    windows, counted in a Part without windows, and added to plans. filled: the length whose batches
+    are filled up to batch_rows however few its windows are, so that ranges scored apart agree to
+    the last bit.
     """
     effort.check()
     if first_token not in FIRST_TOKENS:
-        raise InputError(f"unknown first_token {first_token!r}: expected one of {', '.join(FIRST_TOKENS)}; choose one of these")
+        raise InputError(
+            f"unknown first_token {first_token!r}: expected one of {', '.join(FIRST_TOKENS)};"
+            " choose one of these"
+        )
     if batch_rows < 1:
-        raise InputError(f"evaluation: expected batch_rows of at least 1, found {batch_rows}; raise it")
-    windows, plans = [group for group in windows if len(group.ids_NL)], {} if plans is None else plans
+        raise InputError(
+            f"evaluation: expected batch_rows of at least 1, found {batch_rows}; raise it"
+        )
+    windows, plans = (
+        [group for group in windows if len(group.ids_NL)],
+        {} if plans is None else plans,
+    )
     if not windows:
-        raise InputError("evaluation: expected at least one window, found none; choose a longer text or more sequences")
-    fitting = [0 if effort.estimator != "nelbo" or group.ids_NL.shape[1] in plans else _pilot_total(group, effort) for group in windows]
-    expected, done = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows) + sum(fitting), 0
+        raise InputError(
+            "evaluation: expected at least one window, found none; choose a longer text or more"
+            " sequences"
+        )
+    fitting = [
+        (
+            0
+            if effort.estimator != "nelbo" or group.ids_NL.shape[1] in plans
+            else _pilot_total(group, effort)
+        )
+        for group in windows
+    ]
+    expected, done = (
+        sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
+        + sum(fitting),
+        0,
+    )
 
     def on_pass(count: int) -> None:
         nonlocal done
@@ -168,32 +263,62 @@ def measure(
         if effort.estimator == "chain" and isinstance(log_probs, RowPredictor):
             size = min(size, log_probs.most_rows(length))
         for start in range(0, count, size):
-            indices, kept = np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
+            indices, kept = (
+                np.minimum(np.arange(start, start + size), count - 1),
+                min(size, count - start),
+            )
             batch = Windows(group.ids_NL[indices], group.previous_N[indices])
-            once = {"batch_rows": size, "device": device, "on_pass": lambda _, kept=kept: on_pass(kept)}
+            once = {
+                "batch_rows": size,
+                "device": device,
+                "on_pass": lambda _, kept=kept: on_pass(kept),
+            }
             with np.errstate(invalid="ignore"):  # what is not finite is refused on the next line
-                nats_N, variance_N = _estimate(log_probs, batch, vocab, effort, plan, first_row + start, once)
+                nats_N, variance_N = _estimate(
+                    log_probs, batch, vocab, effort, plan, first_row + start, once
+                )
             _check_finite(nats_N[:kept])
             rows_N, own = first_row + np.arange(start, start + kept), slice(start, start + kept)
-            yield Part(rows_N, nats_N[:kept], variance_N[:kept], np.full(kept, length), bytes_N[own], kept * effort.passes(length))
+            yield Part(
+                rows_N,
+                nats_N[:kept],
+                variance_N[:kept],
+                np.full(kept, length),
+                bytes_N[own],
+                kept * effort.passes(length),
+            )
         first_row += count
 
 
-def fit_plan(log_probs: LogProbs, group: Windows, vocab: int, effort: Effort, first_row: int = 0, **settings) -> Plan:
+def fit_plan(
+    log_probs: LogProbs, group: Windows, vocab: int, effort: Effort, first_row: int = 0, **settings
+) -> Plan:
     """Return the plan of nelbo fitted to a group of windows."""
     passes = pilot_passes(len(group.ids_NL), effort.draws)
-    return likelihood.pilot(log_probs, group.ids_NL, vocab, passes, effort.seed, first_row, **settings)
+    return likelihood.pilot(
+        log_probs, group.ids_NL, vocab, passes, effort.seed, first_row, **settings
+    )
 
 
-def split_plan(log_probs: LogProbs, tokens: Tokens, length: int, vocab: int, effort: Effort, **settings) -> tuple[Plan, int]:
-    """Return (plan, passes) of nelbo for a split: fitted to its first windows, so that all its ranges share one plan and add up."""
+def split_plan(
+    log_probs: LogProbs, tokens: Tokens, length: int, vocab: int, effort: Effort, **settings
+) -> tuple[Plan, int]:
+    """Return (plan, passes) of nelbo for a split: fitted to its first windows, so that all its
+    ranges share one plan and add up.
+    """
     group = evaluation_windows(tokens, length, vocab, 0, PLAN_WINDOWS)[0]
     return fit_plan(log_probs, group, vocab, effort, **settings), _pilot_total(group, effort)
 
 
-def validator(recipe: Recipe, tokens: Tokens, table: ByteTable, device="cpu") -> Callable[..., Score]:
-    """Return validate(state): the score of the averaged weights on the first windows of the validation split, as training logs it."""
-    windows = evaluation_windows(tokens, recipe.model.length, recipe.model.vocab, 0, VALIDATION_WINDOWS)
+def validator(
+    recipe: Recipe, tokens: Tokens, table: ByteTable, device="cpu"
+) -> Callable[..., Score]:
+    """Return validate(state): the score of the averaged weights on the first windows of the
+    validation split, as training logs it.
+    """
+    windows = evaluation_windows(
+        tokens, recipe.model.length, recipe.model.vocab, 0, VALIDATION_WINDOWS
+    )
     estimator = "causal" if recipe.model.causal else "nelbo"
 
     def validate(state) -> Score:
@@ -208,18 +333,24 @@ def _pilot_total(group: Windows, effort: Effort) -> int:
 
 
 def _estimate(log_probs, group, vocab, effort, plan, first_row, settings):
-    """Return (nats_N, variance_N) of one batch: its windows' totals and how far other masks would move them."""
+    """Return (nats_N, variance_N) of one batch: its windows' totals and how far other masks would
+    move them.
+    """
     ids_NL, seed = group.ids_NL, effort.seed
     length = ids_NL.shape[1]
     if effort.estimator == "nelbo":
-        nats = likelihood.nelbo(log_probs, ids_NL, vocab, effort.draws, plan, seed, first_row, **settings)
+        nats = likelihood.nelbo(
+            log_probs, ids_NL, vocab, effort.draws, plan, seed, first_row, **settings
+        )
         return nats.mean(axis=1), likelihood.mask_variance(nats)
     if effort.estimator == "nelbo-grid":
         grid = (effort.points, effort.epsilon, effort.forced_below)
         nats = likelihood.nelbo_grid(log_probs, ids_NL, vocab, *grid, seed, first_row, **settings)
         return nats.mean(axis=1), likelihood.mask_variance(nats)
     if effort.positions is not None and effort.positions < length:
-        nats = chain.sampled(log_probs, ids_NL, vocab, effort.order, seed, effort.positions, first_row, **settings)
+        nats = chain.sampled(
+            log_probs, ids_NL, vocab, effort.order, seed, effort.positions, first_row, **settings
+        )
         return nats.sum(axis=1), chain.sampled_variance(nats, length)
     if effort.estimator == "causal":
         nats = likelihood.causal_nll(log_probs, ids_NL, group.previous_N, **settings)
@@ -227,7 +358,17 @@ def _estimate(log_probs, group, vocab, effort, plan, first_row, settings):
         nats = chain.trailing(log_probs, ids_NL, vocab, effort.trailing, **settings)
     else:
         along = chain.chain if isinstance(log_probs, RowPredictor) else likelihood.chain
-        nats = along(log_probs, ids_NL, vocab, effort.order, seed, effort.step, effort.block, first_row, **settings)
+        nats = along(
+            log_probs,
+            ids_NL,
+            vocab,
+            effort.order,
+            seed,
+            effort.step,
+            effort.block,
+            first_row,
+            **settings,
+        )
     return nats.sum(axis=1), np.zeros(len(nats))
 
 
@@ -235,11 +376,17 @@ def _check_finite(nats_N):
     bad = nats_N[~np.isfinite(nats_N)]
     if len(bad):
         problem = f"expected finite losses, found {len(bad)} such as {bad[0]}"
-        raise InputError(f"evaluation: {problem}; the model gives nan, or probability 0 to a token of the text: check its weights")
+        raise InputError(
+            f"evaluation: {problem}; the model gives nan, or probability 0 to a token of the text:"
+            " check its weights"
+        )
 
 
-def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False) -> RowPredictor | LogProbs:
-    """Return log_probs(ids_BL) -> (B, L, V) of a model: activations in the recipe's compute dtype, log-softmax in float32 or better.
+def predictor(
+    params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False
+) -> RowPredictor | LogProbs:
+    """Return log_probs(ids_BL) -> (B, L, V) of a model: activations in the recipe's compute dtype,
+    log-softmax in float32 or better.
 
     A masked-diffusion model comes as a RowPredictor, which answers for single rows as well.
     """
@@ -247,7 +394,9 @@ def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", com
     if not recipe.model.causal:
         return RowPredictor(params, recipe.model, dtype, device, compiled)
     with torch.no_grad():
-        weights = transformer.prepare({name: value.detach().to(device) for name, value in params.items()}, recipe.model, dtype)
+        weights = transformer.prepare(
+            {name: value.detach().to(device) for name, value in params.items()}, recipe.model, dtype
+        )
 
     model = recipe.model
     table = transformer.table_for(model, model.length, dtype, device)
@@ -255,6 +404,9 @@ def predictor(params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", com
     def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
         return masking.log_softmax(transformer.forward(weights, ids_BL, model, dtype, table))
 
-    # One graph per window length: the last window of a stream is shorter, and short enough to run as it is.
+    # One graph per window length: the last window of a stream is shorter, and short enough to run
+    # as it is.
     fast_path = torch.compile(log_probs, dynamic=False) if compiled else log_probs
-    return torch.no_grad()(lambda ids_BL: (fast_path if ids_BL.shape[1] == recipe.model.length else log_probs)(ids_BL))
+    return torch.no_grad()(
+        lambda ids_BL: (fast_path if ids_BL.shape[1] == recipe.model.length else log_probs)(ids_BL)
+    )

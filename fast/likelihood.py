@@ -1,7 +1,9 @@
-"""Parity: bitwise for sizes and masks, algebra for the estimates: sums in float64 over whatever dtype log_probs returns.
+"""Parity: bitwise for sizes and masks, algebra for the estimates: sums in float64 over whatever
+dtype log_probs returns.
 
-log_probs(ids_BL) -> (B, L, V) natural logs, hidden positions hold id `vocab`. Every call of a group of windows has one shape: the last
-batch repeats its last window and drops the copies. Windows are never cut, filled up or mixed, so a window's nats depend on its row alone.
+log_probs(ids_BL) -> (B, L, V) natural logs, hidden positions hold id `vocab`. Every call of a group
+of windows has one shape: the last batch repeats its last window and drops the copies. Windows are
+never cut, filled up or mixed, so a window's nats depend on its row alone.
 """
 
 import math
@@ -35,7 +37,9 @@ class Score(NamedTuple):
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield (indices, kept): `size` indices per batch, the last one repeated to fill up; only the first `kept` count."""
+    """Yield (indices, kept): `size` indices per batch, the last one repeated to fill up; only the
+    first `kept` count.
+    """
     for start in range(0, count, size):
         yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
 
@@ -48,40 +52,66 @@ def _target_nll(log_probs_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tens
     return -log_probs_BLV.gather(-1, ids_BL[..., None]).squeeze(-1).to(torch.float64)
 
 
-def nll(log_probs: LogProbs, ids_BL: torch.Tensor, masked_BL: torch.Tensor, vocab: int) -> torch.Tensor:
-    """Return -log p(x_i | x outside the mask) in nats (float64) at every position; positions outside the mask cost 0."""
+def nll(
+    log_probs: LogProbs, ids_BL: torch.Tensor, masked_BL: torch.Tensor, vocab: int
+) -> torch.Tensor:
+    """Return -log p(x_i | x outside the mask) in nats (float64) at every position; positions
+    outside the mask cost 0.
+    """
     # where, not a product: an unmasked position may hold -inf.
-    return torch.where(masked_BL, _target_nll(log_probs(ids_BL.masked_fill(masked_BL, vocab)), ids_BL), 0.0)
+    return torch.where(
+        masked_BL, _target_nll(log_probs(ids_BL.masked_fill(masked_BL, vocab)), ids_BL), 0.0
+    )
 
 
 def fixed_mask(words_BL: torch.Tensor, size_B: torch.Tensor) -> torch.Tensor:
-    """Return mask_BL hiding the size_B positions of each row's smallest words, ties to the lowest index."""
+    """Return mask_BL hiding the size_B positions of each row's smallest words, ties to the lowest
+    index.
+    """
     rank_L = torch.arange(words_BL.shape[1], device=words_BL.device)
     order_BL = words_BL.sort(dim=1, stable=True).indices
-    return torch.zeros_like(words_BL, dtype=torch.bool).scatter(1, order_BL, rank_L < size_B[:, None])
+    return torch.zeros_like(words_BL, dtype=torch.bool).scatter(
+        1, order_BL, rank_L < size_B[:, None]
+    )
 
 
 @torch.no_grad()
 def chain(
-    log_probs: LogProbs, ids_NL, vocab: int, order: str, seed: int, step: int, block: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NL (float64): the cost of every token by the chain rule along an order, `step` positions revealed per pass. Exact.
+    log_probs: LogProbs,
+    ids_NL,
+    vocab: int,
+    order: str,
+    seed: int,
+    step: int,
+    block: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NL (float64): the cost of every token by the chain rule along an order, `step`
+    positions revealed per pass. Exact.
 
-    on_pass(windows) is called after each forward pass. Nothing is read back from the device before a batch of windows is done.
+    on_pass(windows) is called after each forward pass. Nothing is read back from the device before
+    a batch of windows is done.
     """
     orders.check_order(order)
     count, length = ids_NL.shape
     nats_NL = np.empty((count, length))
     for indices, kept in _batches(count, min(batch_rows, count)):
         ids_BL = _ids(ids_NL, indices, device)
-        priority_BL = orders.priorities(order, seed, first_row + indices, length, block, device=ids_BL.device)
+        priority_BL = orders.priorities(
+            order, seed, first_row + indices, length, block, device=ids_BL.device
+        )
         current_BL = torch.full_like(ids_BL, vocab)
         masked_BL = torch.ones_like(ids_BL, dtype=torch.bool)
         nats_BL = torch.zeros_like(ids_BL, dtype=torch.float64)
         for done in range(0, length, step):
             log_probs_BLV = log_probs(current_BL)
-            chosen_BK = orders.next_positions(order, log_probs_BLV, masked_BL, priority_BL, min(step, length - done))
+            chosen_BK = orders.next_positions(
+                order, log_probs_BLV, masked_BL, priority_BL, min(step, length - done)
+            )
             nats_BL.scatter_(1, chosen_BK, _target_nll(log_probs_BLV, ids_BL).gather(1, chosen_BK))
             # A new tensor: a compiled log_probs may still hold the old one.
             current_BL = current_BL.scatter(1, chosen_BK, ids_BL.gather(1, chosen_BK))
@@ -94,9 +124,16 @@ def chain(
 
 @torch.no_grad()
 def causal_nll(
-    log_probs: LogProbs, ids_NL, previous_N, *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None
+    log_probs: LogProbs,
+    ids_NL,
+    previous_N,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return nats_NL (float64) of a causal model, one pass per window: position 0 is predicted from the token before the window.
+    """Return nats_NL (float64) of a causal model, one pass per window: position 0 is predicted from
+    the token before the window.
 
     previous_N is -1 where the stream starts: no token precedes, and id 0 stands in for it.
     """
@@ -114,12 +151,22 @@ def causal_nll(
 
 @torch.no_grad()
 def pilot(
-    log_probs: LogProbs, ids_NL, vocab: int, passes: int, seed: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> sizes.Plan:  # fmt: skip
-    """Return the Plan fitted to `passes` draws per fold, their sizes even in log l: what each fold learns from the other one.
+    log_probs: LogProbs,
+    ids_NL,
+    vocab: int,
+    passes: int,
+    seed: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> sizes.Plan:
+    """Return the Plan fitted to `passes` draws per fold, their sizes even in log l: what each fold
+    learns from the other one.
 
-    A lone window learns from other masks of itself: the pilot shares no draw with the estimate, which is all that unbiasedness needs.
+    A lone window learns from other masks of itself: the pilot shares no draw with the estimate,
+    which is all that unbiasedness needs.
     """
     count, length = ids_NL.shape
     even_in_log_L = torch.from_numpy(sizes.cumulative_counts(1 / np.arange(1, length + 1)))
@@ -133,7 +180,9 @@ def pilot(
         for indices, kept in _batches(passes, min(batch_rows, count)):
             ids_BL = _ids(ids_NL, others[indices * len(others) // passes], device)
             size_B = drawn_P[indices].to(ids_BL.device)
-            words_BL = philox.words(seed, Stream.EVALUATION, sizes.PILOT + fold, indices, length, device=ids_BL.device)
+            words_BL = philox.words(
+                seed, Stream.EVALUATION, sizes.PILOT + fold, indices, length, device=ids_BL.device
+            )
             loss_B = nll(log_probs, ids_BL, fixed_mask(words_BL, size_B), vocab).sum(dim=1) / size_B
             losses_P[indices[:kept]] = loss_B[:kept].cpu().numpy()
             if on_pass:
@@ -144,12 +193,23 @@ def pilot(
 
 @torch.no_grad()
 def nelbo(
-    log_probs: LogProbs, ids_NL, vocab: int, draws: int, plan: sizes.Plan, seed: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NK (float64): the mean over the K draws of row n is an unbiased estimate of the NELBO of window n, whatever the plan.
+    log_probs: LogProbs,
+    ids_NL,
+    vocab: int,
+    draws: int,
+    plan: sizes.Plan,
+    seed: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NK (float64): the mean over the K draws of row n is an unbiased estimate of the
+    NELBO of window n, whatever the plan.
 
-    Fixed-size masks; sizes in proportion to the plan's counts, stratified over windows and draws; the plan's curve as control variate.
+    Fixed-size masks; sizes in proportion to the plan's counts, stratified over windows and draws;
+    the plan's curve as control variate.
     """
     count, length = ids_NL.shape
     nats_NK = np.empty((count, draws))
@@ -157,11 +217,15 @@ def nelbo(
         ids_BL = _ids(ids_NL, indices, device)
         rows_B = first_row + indices
         fold_B, device = rows_B % 2, ids_BL.device
-        offset_B = np.where(fold_B == 0, sizes.offset(seed, rows_B // 2, 0), sizes.offset(seed, rows_B // 2, 1))
+        offset_B = np.where(
+            fold_B == 0, sizes.offset(seed, rows_B // 2, 0), sizes.offset(seed, rows_B // 2, 1)
+        )
         cumulative_BL = torch.from_numpy(plan.cumulative_2L[fold_B]).to(device)
         curve_BL = torch.from_numpy(plan.curve_2L[fold_B]).to(device)
         size_BK = sizes.draw_sizes(cumulative_BL, torch.from_numpy(offset_B).to(device), draws)
-        weight_BL = sizes.GRID / cumulative_BL.diff(dim=1, prepend=torch.zeros_like(cumulative_BL[:, :1])).to(torch.float64)
+        weight_BL = sizes.GRID / cumulative_BL.diff(
+            dim=1, prepend=torch.zeros_like(cumulative_BL[:, :1])
+        ).to(torch.float64)
         columns = []
         for k in range(draws):
             size_B = size_BK[:, k]
@@ -178,13 +242,25 @@ def nelbo(
 
 @torch.no_grad()
 def nelbo_grid(
-    log_probs: LogProbs, ids_NL, vocab: int, points: int, epsilon: float, forced_below: float, seed: int, first_row: int = 0,
-    *, batch_rows: int = 64, device=None, on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return nats_NK (float64), one column per time: points >= 2 even times in [epsilon, 1], Bernoulli masks, weight (1 - epsilon) / t.
+    log_probs: LogProbs,
+    ids_NL,
+    vocab: int,
+    points: int,
+    epsilon: float,
+    forced_below: float,
+    seed: int,
+    first_row: int = 0,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NK (float64), one column per time: points >= 2 even times in [epsilon, 1],
+    Bernoulli masks, weight (1 - epsilon) / t.
 
-    Position 0 is hidden whenever t < forced_below. Kept because published numbers use it (forced_below 0.01); biased upward:
-    at L = 1024 by about +0.0086 bits per byte for 256 points and +0.03 for 64 (forced mask, end-point rule). Prefer nelbo.
+    Position 0 is hidden whenever t < forced_below. Kept because published numbers use it
+    (forced_below 0.01); biased upward: at L = 1024 by about +0.0086 bits per byte for 256 points
+    and +0.03 for 64 (forced mask, end-point rule). Prefer nelbo.
     """
     count, length = ids_NL.shape
     nats_NK = np.empty((count, points))
@@ -192,8 +268,17 @@ def nelbo_grid(
     for indices, kept in _batches(count, min(batch_rows, count)):
         ids_BL = _ids(ids_NL, indices, device)
         columns = []
-        for k, (t, threshold) in enumerate(zip(times_K.tolist(), masking.thresholds(times_K).tolist(), strict=True)):
-            words_BL = philox.words(seed, Stream.EVALUATION, GRID_STEP + k, first_row + indices, length, device=ids_BL.device)
+        for k, (t, threshold) in enumerate(
+            zip(times_K.tolist(), masking.thresholds(times_K).tolist(), strict=True)
+        ):
+            words_BL = philox.words(
+                seed,
+                Stream.EVALUATION,
+                GRID_STEP + k,
+                first_row + indices,
+                length,
+                device=ids_BL.device,
+            )
             masked_BL = (words_BL >> 8) < threshold
             masked_BL[:, 0] |= t < forced_below
             columns.append((1 - epsilon) / t * nll(log_probs, ids_BL, masked_BL, vocab).sum(dim=1))
@@ -204,9 +289,11 @@ def nelbo_grid(
 
 
 def mask_variance(nats_NK: np.ndarray) -> np.ndarray:
-    """Return variance_N of the mean over a window's K >= 2 draws: from second differences inside, first differences at the two ends.
+    """Return variance_N of the mean over a window's K >= 2 draws: from second differences inside,
+    first differences at the two ends.
 
-    Right where the strata's means lie on a line but for the ends, too large otherwise, so the error bar errs on the safe side.
+    Right where the strata's means lie on a line but for the ends, too large otherwise, so the error
+    bar errs on the safe side.
     """
     step_NK = nats_NK[:, 1:] - nats_NK[:, :-1]
     bend_NK = step_NK[:, 1:] - step_NK[:, :-1]
@@ -215,13 +302,21 @@ def mask_variance(nats_NK: np.ndarray) -> np.ndarray:
 
 
 def summarize(
-    estimator: str, order: str | None, nats_N: np.ndarray, variance_N: np.ndarray, tokens_N: np.ndarray, bytes_N: np.ndarray,
-    forwards: int, seconds: float,
-) -> Score:  # fmt: skip
-    """Return the Score of all windows: bpb = sum of nats / log 2 / sum of bytes, windows of any length together.
+    estimator: str,
+    order: str | None,
+    nats_N: np.ndarray,
+    variance_N: np.ndarray,
+    tokens_N: np.ndarray,
+    bytes_N: np.ndarray,
+    forwards: int,
+    seconds: float,
+) -> Score:
+    """Return the Score of all windows: bpb = sum of nats / log 2 / sum of bytes, windows of any
+    length together.
 
-    stderr_masks: these windows, other masks. stderr_sequences: other windows too, by the ratio estimator (Cochran 1977, eq. 6.13),
-    which takes windows as independent; it holds the mask noise as well, and is nan for one window.
+    stderr_masks: these windows, other masks. stderr_sequences: other windows too, by the ratio
+    estimator (Cochran 1977, eq. 6.13), which takes windows as independent; it holds the mask noise
+    as well, and is nan for one window.
     """
     count, total = len(nats_N), int(bytes_N.sum())
     bits_N = nats_N / math.log(2)

@@ -1,4 +1,6 @@
-"""Parity: bitwise for times, thresholds and masks; algebra + rounding for the loss (float32 sums of at most B L V terms)."""
+"""Parity: bitwise for times, thresholds and masks; algebra + rounding for the loss (float32 sums of
+at most B L V terms).
+"""
 
 import math
 from typing import NamedTuple
@@ -12,10 +14,20 @@ from reference.recipe import Stream
 
 
 def radical_inverse(index) -> np.ndarray:
-    """Return the base-2 van der Corput value of each index below 2**32: its bits mirrored behind the point, float64 in [0, 1)."""
+    """Return the base-2 van der Corput value of each index below 2**32: its bits mirrored behind
+    the point, float64 in [0, 1).
+    """
     bits = np.atleast_1d(np.asarray(index, np.uint32))
-    for shift, even in ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF)):
-        bits = ((bits >> np.uint32(shift)) & np.uint32(even)) | ((bits & np.uint32(even)) << np.uint32(shift))
+    for shift, even in (
+        (1, 0x55555555),
+        (2, 0x33333333),
+        (4, 0x0F0F0F0F),
+        (8, 0x00FF00FF),
+        (16, 0x0000FFFF),
+    ):
+        bits = ((bits >> np.uint32(shift)) & np.uint32(even)) | (
+            (bits & np.uint32(even)) << np.uint32(shift)
+        )
     return bits * 2.0**-32
 
 
@@ -25,7 +37,9 @@ def rotation(seed: int, step: int) -> float:
 
 
 def times(seed: int, step: int, rows, epsilon: float) -> np.ndarray:
-    """Return t_B in [epsilon, 1), float64 on the host: an even grid over any aligned power-of-two slice of rows."""
+    """Return t_B in [epsilon, 1), float64 on the host: an even grid over any aligned power-of-two
+    slice of rows.
+    """
     return epsilon + (1 - epsilon) * np.modf(rotation(seed, step) + radical_inverse(rows))[0]
 
 
@@ -34,8 +48,12 @@ def thresholds(times_B) -> np.ndarray:
     return np.ceil(np.ldexp(np.asarray(times_B), 24)).astype(np.int64)
 
 
-def mask(seed: int, step, rows: torch.Tensor, length: int, thresholds_B: torch.Tensor) -> torch.Tensor:
-    """Return mask_BL on the device of rows; step may be a 0-d tensor, so that one compiled graph serves all steps."""
+def mask(
+    seed: int, step, rows: torch.Tensor, length: int, thresholds_B: torch.Tensor
+) -> torch.Tensor:
+    """Return mask_BL on the device of rows; step may be a 0-d tensor, so that one compiled graph
+    serves all steps.
+    """
     draws_BL = philox.words(seed, Stream.MASK, step, rows, length) >> 8
     return draws_BL < thresholds_B[:, None]
 
@@ -53,7 +71,8 @@ def log_softmax(logits: torch.Tensor) -> torch.Tensor:
 def cross_entropy(logits_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
     """Return -log p(id) at every position in nats, shape (B, L), float32 or better.
 
-    The id is looked up by comparison: compiled, it needs no pass of its own, and its gradient adds nothing up.
+    The id is looked up by comparison: compiled, it needs no pass of its own, and its gradient adds
+    nothing up.
     """
     chosen_BLV = ids_BL[..., None] == torch.arange(logits_BLV.shape[-1], device=ids_BL.device)
     return -log_softmax(logits_BLV).where(chosen_BLV, 0.0).sum(-1)
@@ -64,8 +83,12 @@ def weights(times_B, max_weight: float) -> np.ndarray:
     return np.minimum(np.reciprocal(np.asarray(times_B, np.float64)), max_weight)
 
 
-def loss(logits_BLV: torch.Tensor, ids_BL: torch.Tensor, mask_BL: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
-    """Return the diffusion loss in nats per token: mean over rows of w_b (1 / L) sum over masked i of -log p(x_i | x_t)."""
+def loss(
+    logits_BLV: torch.Tensor, ids_BL: torch.Tensor, mask_BL: torch.Tensor, weights_B: torch.Tensor
+) -> torch.Tensor:
+    """Return the diffusion loss in nats per token: mean over rows of w_b (1 / L) sum over masked i
+    of -log p(x_i | x_t).
+    """
     nats_BL = cross_entropy(logits_BLV, ids_BL).where(mask_BL, 0.0)
     return (nats_BL.mean(dim=1) * weights_B.to(nats_BL.dtype)).mean()
 
@@ -76,7 +99,9 @@ def causal_loss(logits_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
 
 
 class _Take(torch.autograd.Function):
-    """Rows of x by position. No row is taken twice, so the gradient is a gather too: no sum whose order could vary."""
+    """Rows of x by position. No row is taken twice, so the gradient is a gather too: no sum whose
+    order could vary.
+    """
 
     @staticmethod
     def forward(ctx, x_Nd, position_C, slot_N, mask_N):
@@ -86,11 +111,18 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_Cd):
         slot_N, mask_N = ctx.saved_tensors
-        return grad_Cd[slot_N.clamp(0, len(grad_Cd) - 1)].where(mask_N[:, None], 0.0), None, None, None
+        return (
+            grad_Cd[slot_N.clamp(0, len(grad_Cd) - 1)].where(mask_N[:, None], 0.0),
+            None,
+            None,
+            None,
+        )
 
 
 class MaskedPositions(NamedTuple):
-    """The masked ones of N = B L positions, in order, in C slots; slots left over hold some position and count nothing."""
+    """The masked ones of N = B L positions, in order, in C slots; slots left over hold some
+    position and count nothing.
+    """
 
     position_C: torch.Tensor  # position in each slot
     filled_C: torch.Tensor  # whether the slot holds a masked position
@@ -103,10 +135,12 @@ class MaskedPositions(NamedTuple):
 
 
 def capacity(rows: int, length: int) -> int:
-    """Return how many slots hold the masked positions of consecutive rows all but surely (1e-12); at most all positions.
+    """Return how many slots hold the masked positions of consecutive rows all but surely (1e-12);
+    at most all positions.
 
-    Their mean differs from half of all by what the times' grid leaves open: half a row where it is even, else log2(rows) / 3 + 1 rows at
-    most (van der Corput's discrepancy). Seven standard deviations, sqrt(rows length / 6) each, and up to a multiple of 128.
+    Their mean differs from half of all by what the times' grid leaves open: half a row where it is
+    even, else log2(rows) / 3 + 1 rows at most (van der Corput's discrepancy). Seven standard
+    deviations, sqrt(rows length / 6) each, and up to a multiple of 128.
     """
     uneven = 0.5 if rows & (rows - 1) == 0 else math.log2(rows) / 3 + 1
     needed = (rows / 2 + uneven) * length + 7 * math.sqrt(rows * length / 6)
@@ -114,7 +148,9 @@ def capacity(rows: int, length: int) -> int:
 
 
 def masked_positions(mask_BL: torch.Tensor, capacity: int) -> MaskedPositions:
-    """Return the first masked positions, as many as capacity; sizes depend on no value, so that it compiles."""
+    """Return the first masked positions, as many as capacity; sizes depend on no value, so that it
+    compiles.
+    """
     mask_N = mask_BL.flatten()
     seen_N = mask_N.cumsum(0)
     number_C = torch.arange(1, capacity + 1, device=mask_N.device)
@@ -122,8 +158,16 @@ def masked_positions(mask_BL: torch.Tensor, capacity: int) -> MaskedPositions:
     return MaskedPositions(position_C, number_C <= seen_N[-1], seen_N - 1, mask_N)
 
 
-def masked_loss(logits_CV: torch.Tensor, ids_BL: torch.Tensor, masked: MaskedPositions, weights_B: torch.Tensor) -> torch.Tensor:
-    """Return loss() from the logits of the slots alone; NaN where there are more masked positions than slots."""
-    nats_C = cross_entropy(logits_CV, ids_BL.flatten()[masked.position_C]).where(masked.filled_C, 0.0)
+def masked_loss(
+    logits_CV: torch.Tensor, ids_BL: torch.Tensor, masked: MaskedPositions, weights_B: torch.Tensor
+) -> torch.Tensor:
+    """Return loss() from the logits of the slots alone; NaN where there are more masked positions
+    than slots.
+    """
+    nats_C = cross_entropy(logits_CV, ids_BL.flatten()[masked.position_C]).where(
+        masked.filled_C, 0.0
+    )
     weights_C = weights_B.to(nats_C.dtype)[masked.position_C // ids_BL.shape[1]]
-    return ((nats_C * weights_C).sum() / ids_BL.numel()).where(masked.slot_N[-1] < len(nats_C), torch.nan)
+    return ((nats_C * weights_C).sum() / ids_BL.numel()).where(
+        masked.slot_N[-1] < len(nats_C), torch.nan
+    )

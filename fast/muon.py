@@ -1,6 +1,8 @@
-"""Parity: algebra + rounding. Matrices of one shape are orthogonalised together; the iteration may run in a lower dtype.
+"""Parity: algebra + rounding. Matrices of one shape are orthogonalised together; the iteration may
+run in a lower dtype.
 
-Bound of the lower dtype: twice the error of the same iteration with its products associated the other way.
+Bound of the lower dtype: twice the error of the same iteration with its products associated the
+other way.
 """
 
 import math
@@ -10,8 +12,12 @@ import torch
 from reference.recipe import Optimizer
 
 
-def newton_schulz(matrix: torch.Tensor, steps: int, coefficients: tuple[float, float, float], eps: float) -> torch.Tensor:
-    """Return matrices (..., rows, columns) with the singular vectors of the input and singular values pushed near 1."""
+def newton_schulz(
+    matrix: torch.Tensor, steps: int, coefficients: tuple[float, float, float], eps: float
+) -> torch.Tensor:
+    """Return matrices (..., rows, columns) with the singular vectors of the input and singular
+    values pushed near 1.
+    """
     a, b, c = coefficients
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
@@ -23,23 +29,34 @@ def newton_schulz(matrix: torch.Tensor, steps: int, coefficients: tuple[float, f
 
 
 def orthogonalize(stacks: list[torch.Tensor], optimizer: Optimizer) -> list[torch.Tensor]:
-    """Return stacks (..., rows, columns) orthogonalised, those of one shape or its transpose as one batch."""
+    """Return stacks (..., rows, columns) orthogonalised, those of one shape or its transpose as one
+    batch.
+    """
     wide = [stack.mT if stack.shape[-2] > stack.shape[-1] else stack for stack in stacks]
     out = [None] * len(stacks)
     for shape in dict.fromkeys(x.shape[-2:] for x in wide):
         alike = [i for i, x in enumerate(wide) if x.shape[-2:] == shape]
         batch = torch.cat([wide[i].reshape(-1, *shape) for i in alike])
-        batch = newton_schulz(batch, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps)
-        for i, part in zip(alike, batch.split([wide[i].shape[:-2].numel() for i in alike]), strict=True):
+        batch = newton_schulz(
+            batch, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
+        )
+        for i, part in zip(
+            alike, batch.split([wide[i].shape[:-2].numel() for i in alike]), strict=True
+        ):
             part = part.reshape(wide[i].shape)
             out[i] = part.mT if stacks[i].shape[-2] > stacks[i].shape[-1] else part
     return out
 
 
-def muon_steps(weights: list, grads: list, buffers: list, lr, momentum, optimizer: Optimizer, dtype=None) -> tuple[list, list]:
+def muon_steps(
+    weights: list, grads: list, buffers: list, lr, momentum, optimizer: Optimizer, dtype=None
+) -> tuple[list, list]:
     """Return (weights, buffers) after one step on each stack (..., rows, columns), as muon_step."""
     after = [momentum * buffer + grad for buffer, grad in zip(buffers, grads, strict=True)]
-    nesterov = [(grad + momentum * buffer).to(dtype or grad.dtype) for buffer, grad in zip(after, grads, strict=True)]
+    nesterov = [
+        (grad + momentum * buffer).to(dtype or grad.dtype)
+        for buffer, grad in zip(after, grads, strict=True)
+    ]
     moved = []
     for weight, update in zip(weights, orthogonalize(nesterov, optimizer), strict=True):
         rows, columns = weight.shape[-2:]
@@ -47,7 +64,17 @@ def muon_steps(weights: list, grads: list, buffers: list, lr, momentum, optimize
     return moved, after
 
 
-def muon_step(weight: torch.Tensor, grad: torch.Tensor, buffer: torch.Tensor, lr, momentum, optimizer: Optimizer, dtype=None):
-    """Return (weight, buffer) after one step on (..., rows, columns); dtype is that of the iteration, default the gradient's."""
+def muon_step(
+    weight: torch.Tensor,
+    grad: torch.Tensor,
+    buffer: torch.Tensor,
+    lr,
+    momentum,
+    optimizer: Optimizer,
+    dtype=None,
+):
+    """Return (weight, buffer) after one step on (..., rows, columns); dtype is that of the
+    iteration, default the gradient's.
+    """
     weights, buffers = muon_steps([weight], [grad], [buffer], lr, momentum, optimizer, dtype)
     return weights[0], buffers[0]

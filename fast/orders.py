@@ -1,4 +1,6 @@
-"""Parity: bitwise for fixed orders and exact ties; elsewhere equal where scores differ by more than the rounding of log_probs."""
+"""Parity: bitwise for fixed orders and exact ties; elsewhere equal where scores differ by more than
+the rounding of log_probs.
+"""
 
 import torch
 
@@ -7,18 +9,26 @@ from reference.recipe import InputError, Stream
 
 FIXED = ("left-to-right", "right-to-left", "random")  # known before anything is revealed
 ORDERS = (*FIXED, "confidence", "entropy", "margin", "block")
-TIE = 2.0**-10  # scores are rounded to multiples of this: what is equal but for rounding must tie on every device
+# scores are rounded to multiples of this: what is equal but for rounding must tie on every device
+TIE = 2.0**-10
 LAST = torch.iinfo(torch.int64).max  # priority of a revealed position
 
 
 def check_order(order: str) -> None:
     """Raise InputError unless order is one of ORDERS."""
     if order not in ORDERS:
-        raise InputError(f"unknown evaluation order {order!r}: expected one of {', '.join(ORDERS)}; choose one of these")
+        raise InputError(
+            f"unknown evaluation order {order!r}: expected one of {', '.join(ORDERS)}; choose one"
+            " of these"
+        )
 
 
-def priorities(order: str, seed: int, rows, length: int, block: int, *, device=None) -> torch.Tensor:
-    """Return priority_BL (int64): positions of a smaller value are revealed first, whatever the model says."""
+def priorities(
+    order: str, seed: int, rows, length: int, block: int, *, device=None
+) -> torch.Tensor:
+    """Return priority_BL (int64): positions of a smaller value are revealed first, whatever the
+    model says.
+    """
     rows = torch.as_tensor(rows, dtype=torch.int64, device=device)
     position_L = torch.arange(length, device=rows.device)
     if order == "random":
@@ -35,7 +45,8 @@ def priorities(order: str, seed: int, rows, length: int, block: int, *, device=N
 
 
 def scores(order: str, log_probs_BLV: torch.Tensor) -> torch.Tensor:
-    """Return score_BL: among positions of equal priority the largest score is revealed first. Zeros for orders fixed in advance.
+    """Return score_BL: among positions of equal priority the largest score is revealed first. Zeros
+    for orders fixed in advance.
 
     Rounded to multiples of TIE.
     """
@@ -51,10 +62,18 @@ def scores(order: str, log_probs_BLV: torch.Tensor) -> torch.Tensor:
     return (score_BL / TIE).round() * TIE
 
 
-def next_positions(order: str, log_probs_BLV: torch.Tensor, masked_BL: torch.Tensor, priority_BL: torch.Tensor, count: int) -> torch.Tensor:
-    """Return positions (B, count) to reveal next, first one first: smallest priority, largest score, lowest index.
+def next_positions(
+    order: str,
+    log_probs_BLV: torch.Tensor,
+    masked_BL: torch.Tensor,
+    priority_BL: torch.Tensor,
+    count: int,
+) -> torch.Tensor:
+    """Return positions (B, count) to reveal next, first one first: smallest priority, largest
+    score, lowest index.
 
-    Every row must have `count` masked positions left. Two stable sorts: ties keep the lower index without looking at any value.
+    Every row must have `count` masked positions left. Two stable sorts: ties keep the lower index
+    without looking at any value.
     """
     waiting_BL = priority_BL.masked_fill(~masked_BL, LAST)
     if order in FIXED:

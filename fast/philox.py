@@ -1,4 +1,6 @@
-"""Parity: bitwise. Philox4x32-10 in int64 arithmetic, which every torch backend has and Inductor fuses into the masking kernel."""
+"""Parity: bitwise. Philox4x32-10 in int64 arithmetic, which every torch backend has and Inductor
+fuses into the masking kernel.
+"""
 
 import torch
 
@@ -8,13 +10,16 @@ LOW = 0xFFFFFFFF
 
 
 def _high_low(multiplier, value):
-    """Return the two 32-bit halves of multiplier * value: the wrapped int64 product holds the same 64 bits."""
+    """Return the two 32-bit halves of multiplier * value: the wrapped int64 product holds the same
+    64 bits.
+    """
     product = multiplier * value
     return (product >> 32) & LOW, product & LOW
 
 
 def _rounds(c0, c1, c2, c3, k0, k1):
-    # Inductor folds products of an arange into int32 index arithmetic, where the multipliers do not fit; it does not look through ^.
+    # Inductor folds products of an arange into int32 index arithmetic, where the multipliers do not
+    # fit; it does not look through ^.
     c0, c2 = c0 ^ 0, c2 ^ 0
     for _ in range(10):
         high0, low0 = _high_low(MULTIPLIERS[0], c0)
@@ -29,20 +34,27 @@ def philox4x32(counter: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
     counter: (..., 4), key: (..., 2), int64 holding unsigned 32-bit values; returns (..., 4) int64.
     """
-    return torch.stack(torch.broadcast_tensors(*_rounds(*counter.unbind(-1), *key.unbind(-1))), dim=-1)
+    return torch.stack(
+        torch.broadcast_tensors(*_rounds(*counter.unbind(-1), *key.unbind(-1))), dim=-1
+    )
 
 
 def words(seed: int, stream: int, step, rows, columns: int, device=None) -> torch.Tensor:
     """Return the 32-bit draws of some rows: int64 (len(rows), columns).
 
-    step may be an int or a 0-d int64 tensor (one compiled graph then serves all steps); rows are global row indices.
+    step may be an int or a 0-d int64 tensor (one compiled graph then serves all steps); rows are
+    global row indices.
     """
     rows = torch.as_tensor(rows, dtype=torch.int64, device=device)
     step = torch.as_tensor(step, dtype=torch.int64, device=rows.device)
     blocks = -(-columns // 4)
     block = torch.arange(blocks, dtype=torch.int64, device=rows.device)
-    lanes = _rounds(block[None, :], rows[:, None], step, int(stream), seed & LOW, (seed >> 32) & LOW)
-    return torch.stack(torch.broadcast_tensors(*lanes), dim=-1).reshape(len(rows), 4 * blocks)[:, :columns]
+    lanes = _rounds(
+        block[None, :], rows[:, None], step, int(stream), seed & LOW, (seed >> 32) & LOW
+    )
+    return torch.stack(torch.broadcast_tensors(*lanes), dim=-1).reshape(len(rows), 4 * blocks)[
+        :, :columns
+    ]
 
 
 def uniforms(words: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,12 @@
-"""Parity: algebra + rounding, as transformer. Log-probabilities at a few rows of a window: what those rows do not read is not computed.
+"""Parity: algebra + rounding, as transformer. Log-probabilities at a few rows of a window: what
+those rows do not read is not computed.
 
-Exactly true of the network: what the first block projects is a function of the token alone (a table of V + 1 rows, less the rotation by
-position), and the last block's queries, MLP and head serve only the rows that are asked for. Keys behind `visible` are hidden from all.
+Exactly true of the network: what the first block projects is a function of the token alone (a table
+of V + 1 rows, less the rotation by position), and the last block's queries, MLP and head serve only
+the rows that are asked for. Keys behind `visible` are hidden from all.
 
-B rows, L positions, R queried positions, d width, H query heads, G key/value heads, h head width, V vocabulary.
+B rows, L positions, R queried positions, d width, H query heads, G key/value heads, h head width, V
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,9 @@ import torch.nn.functional as F
 from fast import masking, transformer
 from reference.recipe import Model
 
-CACHED_TOKENS = 1024  # times a few hundred channels of float32: about a megabyte, what one core keeps at hand
+CACHED_TOKENS = (
+    1024  # times a few hundred channels of float32: about a megabyte, what one core keeps at hand
+)
 
 
 class Tables(NamedTuple):
@@ -36,14 +41,26 @@ def tables(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) ->
     mix = params["blocks.0.mix"].to(dtype)
     mixed = mix[0] * embedded + mix[1] * embedded
     normed = transformer.rmsnorm(mixed, eps)
-    q, k, v = (F.linear(normed, params[f"blocks.0.{kind}"].to(dtype)).unflatten(-1, (-1, width)) for kind in "qkv")
+    q, k, v = (
+        F.linear(normed, params[f"blocks.0.{kind}"].to(dtype)).unflatten(-1, (-1, width))
+        for kind in "qkv"
+    )
     return Tables(embedded, mixed, transformer.rmsnorm(q, eps), transformer.rmsnorm(k, eps), v)
 
 
 class RowPredictor:
-    """A bidirectional network that answers for a few rows; __call__ is the plain forward pass of every row, the oracle."""
+    """A bidirectional network that answers for a few rows; __call__ is the plain forward pass of
+    every row, the oracle.
+    """
 
-    def __init__(self, params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype, device="cpu", compiled: bool = False):
+    def __init__(
+        self,
+        params: dict[str, torch.Tensor],
+        model: Model,
+        dtype: torch.dtype,
+        device="cpu",
+        compiled: bool = False,
+    ):
         """Move the weights to the device and build the tables."""
         self.compiled, self.device, self._graphs = compiled, torch.device(device), {}
         self.params = {name: value.detach().to(device) for name, value in params.items()}
@@ -59,14 +76,24 @@ class RowPredictor:
         return self.run(_whole, ids_BL.shape[1])(ids_BL)
 
     def most_rows(self, length: int) -> int:
-        """Return how many windows of a length go through one pass of a chain at best: on a CPU, what its cache holds."""
+        """Return how many windows of a length go through one pass of a chain at best: on a CPU,
+        what its cache holds.
+        """
         return max(CACHED_TOKENS // length, 1) if self.device.type == "cpu" else 2**31
 
-    def rows(self, ids_BL: torch.Tensor, rows_BR: torch.Tensor, visible: torch.Tensor | None = None) -> torch.Tensor:
-        """Return log_probs_BRV at positions rows_BR of windows no longer than the model's; only the first `visible` positions exist."""
+    def rows(
+        self, ids_BL: torch.Tensor, rows_BR: torch.Tensor, visible: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return log_probs_BRV at positions rows_BR of windows no longer than the model's; only the
+        first `visible` positions exist.
+        """
         params, model, half = self.params, self.model, self.model.layers // 2
         length = ids_BL.shape[1]
-        mask_L = None if visible is None else (torch.arange(length, device=ids_BL.device) < visible)[None, None, None]
+        mask_L = (
+            None
+            if visible is None
+            else (torch.arange(length, device=ids_BL.device) < visible)[None, None, None]
+        )
         x0, x, pushed = self.tables.embedded[ids_BL], None, []
         for i in range(model.layers):
             prefix = f"blocks.{i}."
@@ -82,17 +109,27 @@ class RowPredictor:
                 x = mix[0] * x + mix[1] * x0
                 q, k, v = self._project(x, prefix, asked)
             x = _take(x, asked)
-            x = x + params[prefix + "attn_scale"].to(self.dtype) * self._attend(q, k, v, prefix, asked, mask_L)
-            expanded = transformer.mlp(transformer.rmsnorm(x, model.norm_eps), params[prefix + "up"], params[prefix + "down"])
+            x = x + params[prefix + "attn_scale"].to(self.dtype) * self._attend(
+                q, k, v, prefix, asked, mask_L
+            )
+            expanded = transformer.mlp(
+                transformer.rmsnorm(x, model.norm_eps),
+                params[prefix + "up"],
+                params[prefix + "down"],
+            )
             x = x + params[prefix + "mlp_scale"].to(self.dtype) * expanded
             if i < half:
                 pushed.append(x)
-        logits = F.linear(transformer.rmsnorm(x, model.norm_eps), params["embedding"][: model.vocab].to(self.dtype))
+        logits = F.linear(
+            transformer.rmsnorm(x, model.norm_eps),
+            params["embedding"][: model.vocab].to(self.dtype),
+        )
         accurate = logits.to(torch.promote_types(self.dtype, torch.float32))
         return masking.log_softmax(model.softcap * torch.tanh(accurate / model.softcap))
 
     def run(self, function: Callable, length: int, *settings) -> Callable:
-        """Return function(self, *settings, tensors...), compiled where the model is: one graph per setting and shape, kept with the model.
+        """Return function(self, *settings, tensors...), compiled where the model is: one graph per
+        setting and shape, kept with the model.
 
         The last window of a stream is shorter than the others, and short enough to run as it is.
         """
@@ -102,7 +139,9 @@ class RowPredictor:
         if key not in self._graphs:
             # Every model, setting and shape is one more entry in the same function's cache.
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-            self._graphs[key] = torch.compile(partial(function, self, *settings), dynamic=False, fullgraph=True)
+            self._graphs[key] = torch.compile(
+                partial(function, self, *settings), dynamic=False, fullgraph=True
+            )
         return self._graphs[key]
 
     def _project(self, x_BLd, prefix, asked):
@@ -110,25 +149,40 @@ class RowPredictor:
         eps, width = self.model.norm_eps, self.model.d // self.model.heads
         normed = transformer.rmsnorm(x_BLd, eps)
         inputs = {"q": _take(normed, asked), "k": normed, "v": normed}
-        q, k, v = (F.linear(inputs[kind], self.params[prefix + kind].to(self.dtype)).unflatten(-1, (-1, width)) for kind in "qkv")
+        q, k, v = (
+            F.linear(inputs[kind], self.params[prefix + kind].to(self.dtype)).unflatten(
+                -1, (-1, width)
+            )
+            for kind in "qkv"
+        )
         return transformer.rmsnorm(q, eps), transformer.rmsnorm(k, eps), v
 
     def _attend(self, q_BRHh, k_BLGh, v_BLGh, prefix, asked, mask_L):
-        """Return the attention output (B, R, d). The heads of a group stand behind one another, so that no key is copied."""
+        """Return the attention output (B, R, d). The heads of a group stand behind one another, so
+        that no key is copied.
+        """
         B, R, H, width = q_BRHh.shape
         groups, table = self.model.kv_heads, self.rotation[:, : k_BLGh.shape[1]]
         asked_table = table if asked is None else table[:, asked][:, :, None]
         q = transformer.rope(q_BRHh.transpose(1, 2), self.model.rope_base, asked_table)
         q = q * self.params[prefix + "query_gain"].to(self.dtype)[:, None, None]
         k = transformer.rope(k_BLGh.transpose(1, 2), self.model.rope_base, table)
-        y = F.scaled_dot_product_attention(q.reshape(B, groups, -1, width), k, v_BLGh.transpose(1, 2), attn_mask=mask_L)
+        y = F.scaled_dot_product_attention(
+            q.reshape(B, groups, -1, width), k, v_BLGh.transpose(1, 2), attn_mask=mask_L
+        )
         y = y.reshape(B, H, R, width).transpose(1, 2).reshape(B, R, -1)
         return F.linear(y, self.params[prefix + "o"].to(self.dtype))
 
 
 def _whole(query: RowPredictor, ids_BL: torch.Tensor) -> torch.Tensor:
-    return masking.log_softmax(transformer.forward(query.prepared, ids_BL, query.model, query.dtype, query.rotation))
+    return masking.log_softmax(
+        transformer.forward(query.prepared, ids_BL, query.model, query.dtype, query.rotation)
+    )
 
 
 def _take(x_BLd: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
-    return x_BLd if asked is None else x_BLd.gather(1, asked[..., None].expand(-1, -1, x_BLd.shape[-1]))
+    return (
+        x_BLd
+        if asked is None
+        else x_BLd.gather(1, asked[..., None].expand(-1, -1, x_BLd.shape[-1]))
+    )

@@ -10,7 +10,9 @@ FEW = 5  # timed steps below which their median says little
 
 
 def step_seconds(durations: Sequence[float]) -> float:
-    """Return the expected seconds of a step: median of the last 100 durations, their minimum while fewer than FEW, 0 for none."""
+    """Return the expected seconds of a step: median of the last 100 durations, their minimum while
+    fewer than FEW, 0 for none.
+    """
     recent = durations[-100:]
     if len(recent) < FEW:
         return min(recent, default=0.0)
@@ -18,19 +20,24 @@ def step_seconds(durations: Sequence[float]) -> float:
 
 
 def remaining_steps(step: int, elapsed: float, seconds: float, training: Training) -> int:
-    """Return how many steps are left, this one included, at least 1: by iterations or by the clock, whichever binds first.
+    """Return how many steps are left, this one included, at least 1: by iterations or by the clock,
+    whichever binds first.
 
     Before FEW steps are timed the clock says only whether this one is the last.
     """
     capped = training.max_wallclock_seconds > 0 and seconds > 0
-    by_clock = math.floor((training.max_wallclock_seconds - elapsed) / seconds) if capped else math.inf
+    by_clock = (
+        math.floor((training.max_wallclock_seconds - elapsed) / seconds) if capped else math.inf
+    )
     if step < FEW and by_clock > 1:
         by_clock = math.inf
     return int(max(1, min(training.iterations - step, by_clock)))
 
 
 def lr_multiplier(remaining: int, previous: float, training: Training) -> float:
-    """Return the multiplier of every learning rate: 1, then linear to 1/warmdown at the last step, never above the previous one."""
+    """Return the multiplier of every learning rate: 1, then linear to 1/warmdown at the last step,
+    never above the previous one.
+    """
     return min(previous, remaining / training.warmdown, 1.0) if training.warmdown > 0 else previous
 
 

@@ -1,6 +1,8 @@
-"""Parity: not a numeric piece. The program of a submission: train, ship the artifact, score it from the file.
+"""Parity: not a numeric piece. The program of a submission: train, ship the artifact, score it from
+the file.
 
-harness/packaging/bundle.py writes it and all that it reaches as one self-contained train_gpt.py, with the recipe of the packed run.
+harness/packaging/bundle.py writes it and all that it reaches as one self-contained train_gpt.py,
+with the recipe of the packed run.
 """
 
 import argparse
@@ -41,7 +43,10 @@ def setting(name: str, kind: type, default):
         return kind(text)
     except ValueError:
         word = {int: "a whole number", float: "a number"}[kind]
-        raise InputError(f"{name}: expected {word}, found {text!r}; set it to one, or leave it unset for {default}") from None
+        raise InputError(
+            f"{name}: expected {word}, found {text!r}; set it to one, or leave it unset for"
+            f" {default}"
+        ) from None
 
 
 def configured(recipe: Recipe) -> Recipe:
@@ -54,54 +59,101 @@ def configured(recipe: Recipe) -> Recipe:
 
 def opened(recipe: Recipe) -> tuple[Layout, Tokenizer]:
     """Return the shards at DATA_PATH and the tokenizer at TOKENIZER_PATH."""
-    layout = data.find_layout(os.environ.get("DATA_PATH", DATA), os.environ.get("TOKENIZER_PATH", TOKENIZER))
+    layout = data.find_layout(
+        os.environ.get("DATA_PATH", DATA), os.environ.get("TOKENIZER_PATH", TOKENIZER)
+    )
     return layout, load_tokenizer(layout.tokenizer, recipe.model.vocab)
 
 
 def train_model(recipe: Recipe, tokens: Tokens, journal: Log | Follower, world: World) -> State:
     """Return the state at the end of the budget."""
-    compiled = world.device.startswith("cuda")  # on a CPU the compiler takes longer than a short run saves
+    compiled = world.device.startswith(
+        "cuda"
+    )  # on a CPU the compiler takes longer than a short run saves
     batch = data.batches(tokens, recipe)
     with deterministic(recipe.training.repeatable):
-        stepper, state = Stepper(recipe, world.device, compiled, world), initial_state(recipe, world.device)
+        stepper, state = (
+            Stepper(recipe, world.device, compiled, world),
+            initial_state(recipe, world.device),
+        )
         if compiled:
             stepper.warm_up(state, batch)
         return train(batch, recipe, state, stepper, journal, world=world)[0]
 
 
-def score_tokens(params: dict[str, torch.Tensor], recipe: Recipe, tokens: Tokens, tokenizer: Tokenizer, world: World) -> Score:
-    """Return the score of the whole validation split, shared by the ranks: NELBO, or the one exact pass of a causal model."""
+def score_tokens(
+    params: dict[str, torch.Tensor],
+    recipe: Recipe,
+    tokens: Tokens,
+    tokenizer: Tokenizer,
+    world: World,
+) -> Score:
+    """Return the score of the whole validation split, shared by the ranks: NELBO, or the one exact
+    pass of a causal model.
+    """
     model, begun = recipe.model, time.perf_counter()
     effort = Effort("causal" if model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
     windows = -(-len(tokens) // model.length)
-    settings = {"batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)), "device": world.device}
-    share = -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS  # whole batches, so that cutting them changes no number
+    settings = {
+        "batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)),
+        "device": world.device,
+    }
+    share = (
+        -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS
+    )  # whole batches, so that cutting them changes no number
     first, parts, plans = world.rank * share, [], {}
     with distributed.fail_together(world):
         if first < windows:
-            predict = evaluate.predictor(params, recipe, world.device, compiled=world.device.startswith("cuda"))
+            predict = evaluate.predictor(
+                params, recipe, world.device, compiled=world.device.startswith("cuda")
+            )
             if not model.causal:
-                plans[model.length], _ = evaluate.split_plan(predict, tokens, model.length, model.vocab, effort, **settings)
+                plans[model.length], _ = evaluate.split_plan(
+                    predict, tokens, model.length, model.vocab, effort, **settings
+                )
             own = data.evaluation_windows(tokens, model.length, model.vocab, first, share)
-            parts = list(evaluate.measure(predict, own, tokenizer.table, effort, first_row=first, **settings, plans=plans))
+            parts = list(
+                evaluate.measure(
+                    predict, own, tokenizer.table, effort, first_row=first, **settings, plans=plans
+                )
+            )
     known_N4 = torch.zeros(windows, 4, dtype=torch.float64)
     for part in parts:
-        known_N4[part.rows_N] = torch.from_numpy(np.stack([part.nats_N, part.variance_N, part.tokens_N, part.bytes_N], axis=1).astype(np.float64))
+        known_N4[part.rows_N] = torch.from_numpy(
+            np.stack([part.nats_N, part.variance_N, part.tokens_N, part.bytes_N], axis=1).astype(
+                np.float64
+            )
+        )
     distributed.wait(world)
-    [known_N4] = distributed.total([known_N4.to(world.device)], world)  # zeros but for the rank that scored a window: the sum is exact
+    [known_N4] = distributed.total(
+        [known_N4.to(world.device)], world
+    )  # zeros but for the rank that scored a window: the sum is exact
     nats_N, variance_N, tokens_N, bytes_N = known_N4.cpu().numpy().T
-    every = evaluate.Part(np.arange(windows), nats_N, variance_N, tokens_N.astype(np.int64), bytes_N.astype(np.int64), 0)
+    every = evaluate.Part(
+        np.arange(windows),
+        nats_N,
+        variance_N,
+        tokens_N.astype(np.int64),
+        bytes_N.astype(np.int64),
+        0,
+    )
     return evaluate.total([every], effort, time.perf_counter() - begun)
 
 
 def score_file(path: Path | str, world: World) -> list[str]:
-    """Return the lines about size and score of an artifact, read from the file; over the limit is an InputError."""
+    """Return the lines about size and score of an artifact, read from the file; over the limit is
+    an InputError.
+    """
     with distributed.fail_together(world):
         header, params = artifact.read(path)
         recipe = artifact.recipe_of(header, str(path))
         layout, tokenizer = opened(recipe)
         artifact.check_tokenizer(header, tokenizer)
-        size, code, label = Path(path).stat().st_size, Path(__file__).stat().st_size, f"{recipe.quantization.format}+{header['codec']}"
+        size, code, label = (
+            Path(path).stat().st_size,
+            Path(__file__).stat().st_size,
+            f"{recipe.quantization.format}+{header['codec']}",
+        )
         artifact.check_size(header, size, {Path(__file__).name: code})
         tokens = Tokens(layout.validation)
         data.count_windows(tokens, recipe.model.length)
@@ -110,36 +162,61 @@ def score_file(path: Path | str, world: World) -> list[str]:
 
 
 def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log | Follower]:
-    """Return the recipe under the environment, its training tokens, tokenizer and journal: rank 0 writes logs/RUN_ID.txt."""
+    """Return the recipe under the environment, its training tokens, tokenizer and journal: rank 0
+    writes logs/RUN_ID.txt.
+    """
     recipe = configured(recipe)
     distributed.share(recipe, world)
     run_id = os.environ.get("RUN_ID", f"train_seed{recipe.seed}")
     if run_id in ("", ".", "..") or "/" in run_id or "\0" in run_id:
-        raise InputError(f"RUN_ID: expected a file name, found {run_id!r}; choose one without slashes")
+        raise InputError(
+            f"RUN_ID: expected a file name, found {run_id!r}; choose one without slashes"
+        )
     layout, tokenizer = opened(recipe)
     tokens, validation = Tokens(layout.train), Tokens(layout.validation)
     for split in (tokens, validation):
         data.count_windows(split, recipe.model.length)
     if world.rank:
         return recipe, tokens, tokenizer, Follower(lambda: None)
-    journal = Log(Path("logs") / f"{run_id}.txt", recipe, evaluate.validator(recipe, validation, tokenizer.table, world.device))
+    journal = Log(
+        Path("logs") / f"{run_id}.txt",
+        recipe,
+        evaluate.validator(recipe, validation, tokenizer.table, world.device),
+    )
     parameters = sum(math.prod(shape) for shape in transformer.shapes(recipe.model).values())
-    for line in log.opening_lines(recipe, log.hardware(world.device, world.size), torch.__version__, parameters, len(validation)):
+    for line in log.opening_lines(
+        recipe,
+        log.hardware(world.device, world.size),
+        torch.__version__,
+        parameters,
+        len(validation),
+    ):
         journal.line(line)
     return recipe, tokens, tokenizer, journal
 
 
 def run(recipe: Recipe, world: World) -> None:
-    """Train under the recipe, write the artifact here, read it back and score it; everything goes to logs/RUN_ID.txt."""
+    """Train under the recipe, write the artifact here, read it back and score it; everything goes
+    to logs/RUN_ID.txt.
+    """
     with distributed.fail_together(world):
         recipe, tokens, tokenizer, journal = begin(recipe, world)
     state = train_model(recipe, tokens, journal, world)
     with distributed.fail_together(world):
         if world.rank == 0:
             if world.device.startswith("cuda"):
-                allocated, reserved = torch.cuda.max_memory_allocated() >> 20, torch.cuda.max_memory_reserved() >> 20
+                allocated, reserved = (
+                    torch.cuda.max_memory_allocated() >> 20,
+                    torch.cuda.max_memory_reserved() >> 20,
+                )
                 journal.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
-            artifact.write(ARTIFACT, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": tokenizer.sha256}, CODEC)
+            artifact.write(
+                ARTIFACT,
+                transformer.unstack(state.shadow),
+                recipe,
+                {"tokenizer_sha256": tokenizer.sha256},
+                CODEC,
+            )
             for line in log.closing_lines(state, recipe):
                 journal.line(line)
     lines = score_file(ARTIFACT, world)
@@ -149,9 +226,17 @@ def run(recipe: Recipe, world: World) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train and score, or only score with --score FILE; returns the exit code, bad input is one message."""
-    parser = argparse.ArgumentParser(description="Train, ship and score a model; or score an artifact.")
-    parser.add_argument("--score", metavar="FILE", help="score this artifact on the validation split at DATA_PATH; train nothing")
+    """Train and score, or only score with --score FILE; returns the exit code, bad input is one
+    message.
+    """
+    parser = argparse.ArgumentParser(
+        description="Train, ship and score a model; or score an artifact."
+    )
+    parser.add_argument(
+        "--score",
+        metavar="FILE",
+        help="score this artifact on the validation split at DATA_PATH; train nothing",
+    )
     parsed = parser.parse_args(arguments)
     world = World()
     try:

@@ -1,6 +1,8 @@
-"""Parity: algebra + rounding. The training step (twin of reference/train.py) and the loop that ships: compiled, resumable, clock-bound.
+"""Parity: algebra + rounding. The training step (twin of reference/train.py) and the loop that
+ships: compiled, resumable, clock-bound.
 
-Bound: 50 steps of `tiny` in float64 agree with the reference to 1e-9; production dtypes inherit the bounds of their pieces.
+Bound: 50 steps of `tiny` in float64 agree with the reference to 1e-9; production dtypes inherit the
+bounds of their pieces.
 """
 
 import ctypes
@@ -32,7 +34,9 @@ class Interrupted(Exception):
 
 @dataclass
 class State:
-    """What a run carries from step to step: tensors by kind (blocks stacked) and its place in the budget."""
+    """What a run carries from step to step: tensors by kind (blocks stacked) and its place in the
+    budget.
+    """
 
     params: dict[str, torch.Tensor]
     buffers: dict[str, torch.Tensor]  # Muon momentum
@@ -53,9 +57,13 @@ class State:
     def progress(self) -> dict:
         """Return the plain values a checkpoint keeps beside the tensors."""
         return {
-            "step": self.step, "elapsed": self.elapsed, "multiplier": self.multiplier,
-            "ema_started_step": self.ema_started_step, "durations": self.durations, "finished": self.finished,
-        }  # fmt: skip
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "multiplier": self.multiplier,
+            "ema_started_step": self.ema_started_step,
+            "durations": self.durations,
+            "finished": self.finished,
+        }
 
 
 def is_matrix(name: str) -> bool:
@@ -66,7 +74,10 @@ def is_matrix(name: str) -> bool:
 def initial_state(recipe: Recipe, device="cpu", dtype=torch.float32) -> State:
     """Return the state before the first step; dtype other than float32 is for parity."""
     named = transformer.initialize(recipe.model, recipe.seed)
-    params = {name: value.to(device, dtype) for name, value in transformer.stack(named, recipe.model).items()}
+    params = {
+        name: value.to(device, dtype)
+        for name, value in transformer.stack(named, recipe.model).items()
+    }
     zeros = {name: torch.zeros_like(value) for name, value in params.items()}
     return State(
         params={name: value.requires_grad_() for name, value in params.items()},
@@ -78,63 +89,108 @@ def initial_state(recipe: Recipe, device="cpu", dtype=torch.float32) -> State:
 
 
 def inputs_and_targets(ids_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split windows of L + 1 ids into causal inputs and targets, both (B, L); id 0 stands in before a stream's first token."""
+    """Split windows of L + 1 ids into causal inputs and targets, both (B, L); id 0 stands in before
+    a stream's first token.
+    """
     return ids_BS[:, :-1].clamp(min=0), ids_BS[:, 1:]
 
 
 def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (thresholds_B int64, weights_B float64) of a step's global rows: times are drawn on the host in float64."""
+    """Return (thresholds_B int64, weights_B float64) of a step's global rows: times are drawn on
+    the host in float64.
+    """
     times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
     weights_B = masking.weights(times_B, recipe.diffusion.max_weight)
-    return torch.from_numpy(masking.thresholds(times_B)).to(device), torch.from_numpy(weights_B).to(device)
+    return torch.from_numpy(masking.thresholds(times_B)).to(device), torch.from_numpy(weights_B).to(
+        device
+    )
 
 
 def batch_loss(
-    params: dict[str, torch.Tensor], ids_BS: torch.Tensor, step, rows, recipe: Recipe, drawn=None, dtype=None, table=None, capacity=None,
-):  # fmt: skip
+    params: dict[str, torch.Tensor],
+    ids_BS: torch.Tensor,
+    step,
+    rows,
+    recipe: Recipe,
+    drawn=None,
+    dtype=None,
+    table=None,
+    capacity=None,
+):
     """Return the loss of windows (B, L + 1) in nats per token; rows are their global row indices.
 
-    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the activations. capacity: the head sees
-    masked positions alone, gathered into so many slots (NaN where they are more).
+    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the
+    activations. capacity: the head sees masked positions alone, gathered into so many slots (NaN
+    where they are more).
     """
     model = recipe.model
     inputs_BL, ids_BL = inputs_and_targets(ids_BS)
     if model.causal:
-        return masking.causal_loss(transformer.forward(params, inputs_BL, model, dtype, table), ids_BL)
+        return masking.causal_loss(
+            transformer.forward(params, inputs_BL, model, dtype, table), ids_BL
+        )
     thresholds_B, weights_B = drawn or noise(recipe, step, rows, ids_BS.device)
     rows_B = torch.as_tensor(rows, device=ids_BS.device)
     mask_BL = masking.mask(recipe.seed, step, rows_B, model.length, thresholds_B)
     corrupted_BL = masking.corrupt(ids_BL, mask_BL, model.vocab)
     if capacity is not None:
         masked = masking.masked_positions(mask_BL, capacity)
-        return masking.masked_loss(transformer.forward(params, corrupted_BL, model, dtype, table, masked.take), ids_BL, masked, weights_B)
-    return masking.loss(transformer.forward(params, corrupted_BL, model, dtype, table), ids_BL, mask_BL, weights_B)
+        return masking.masked_loss(
+            transformer.forward(params, corrupted_BL, model, dtype, table, masked.take),
+            ids_BL,
+            masked,
+            weights_B,
+        )
+    return masking.loss(
+        transformer.forward(params, corrupted_BL, model, dtype, table), ids_BL, mask_BL, weights_B
+    )
 
 
 def _updated(tensors: dict, grads: dict, multiplier, momentum, count, decay, recipe: Recipe):
-    """Return (groups of new tensors, norm). The numbers may be 0-d tensors, so that one graph serves every step."""
+    """Return (groups of new tensors, norm). The numbers may be 0-d tensors, so that one graph
+    serves every step.
+    """
     optimizer = recipe.optimizer
-    muon_dtype = torch.float64 if grads["embedding"].dtype == torch.float64 else getattr(torch, optimizer.muon_dtype)
+    muon_dtype = (
+        torch.float64
+        if grads["embedding"].dtype == torch.float64
+        else getattr(torch, optimizer.muon_dtype)
+    )
     grads, norm = adam.clip(grads, optimizer.clip)
     params, buffers = tensors["params"], tensors["buffers"]
     moved = muon.muon_steps(
-        [params[name] for name in buffers], [grads[name] for name in buffers], list(buffers.values()),
-        multiplier * optimizer.muon_lr, momentum, optimizer, muon_dtype,
-    )  # fmt: skip
+        [params[name] for name in buffers],
+        [grads[name] for name in buffers],
+        list(buffers.values()),
+        multiplier * optimizer.muon_lr,
+        momentum,
+        optimizer,
+        muon_dtype,
+    )
     new = {group: {} for group in GROUPS}
     new["params"], new["buffers"] = (dict(zip(buffers, values, strict=True)) for values in moved)
     for name in tensors["first"]:
         lr = multiplier * (optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr)
         new["params"][name], new["first"][name], new["second"][name] = adam.adam_step(
-            params[name], grads[name], tensors["first"][name], tensors["second"][name], count, lr, optimizer
+            params[name],
+            grads[name],
+            tensors["first"][name],
+            tensors["second"][name],
+            count,
+            lr,
+            optimizer,
         )
     for name in params:
         new["shadow"][name] = ema.ema_update(tensors["shadow"][name], new["params"][name], decay)
     return new, norm
 
 
-def _update_(tensors: dict, grads: dict, loss: torch.Tensor, controls: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Update every tensor in place unless loss or gradient norm is not finite; return (loss, norm, applied) as one tensor."""
+def _update_(
+    tensors: dict, grads: dict, loss: torch.Tensor, controls: torch.Tensor, recipe: Recipe
+) -> torch.Tensor:
+    """Update every tensor in place unless loss or gradient norm is not finite; return (loss, norm,
+    applied) as one tensor.
+    """
     multiplier, momentum, count, decay = controls.unbind()
     new, norm = _updated(tensors, grads, multiplier, momentum, count, decay, recipe)
     applied = torch.isfinite(norm) & torch.isfinite(loss)
@@ -145,38 +201,68 @@ def _update_(tensors: dict, grads: dict, loss: torch.Tensor, controls: torch.Ten
 
 
 def controls(state: State, multiplier: float, averaging: bool, recipe: Recipe) -> list[float]:
-    """Return what changes from step to step: multiplier, momentum, Adam's count, the shadow's decay (0 seeds it from the weights)."""
-    return [multiplier, schedule.muon_momentum(state.step, recipe.optimizer), state.step + 1, recipe.ema.decay if averaging else 0.0]
+    """Return what changes from step to step: multiplier, momentum, Adam's count, the shadow's decay
+    (0 seeds it from the weights).
+    """
+    return [
+        multiplier,
+        schedule.muon_momentum(state.step, recipe.optimizer),
+        state.step + 1,
+        recipe.ema.decay if averaging else 0.0,
+    ]
 
 
-def apply_gradients(state: State, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool, recipe: Recipe):
-    """Return (state, norm) after clip, Muon, Adam and EMA; averaging False keeps the shadow at the live weights."""
+def apply_gradients(
+    state: State, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool, recipe: Recipe
+):
+    """Return (state, norm) after clip, Muon, Adam and EMA; averaging False keeps the shadow at the
+    live weights.
+    """
     with torch.no_grad():
-        new, norm = _updated(state.tensors(), grads, *controls(state, multiplier, averaging, recipe), recipe)
+        new, norm = _updated(
+            state.tensors(), grads, *controls(state, multiplier, averaging, recipe), recipe
+        )
     return State(**new, step=state.step + 1), norm
 
 
-def train_step(state: State, ids_BS: torch.Tensor, multiplier: float, averaging: bool, recipe: Recipe):
-    """Return (state, loss, gradient norm) after one step on the global batch ids_BS (B, L + 1), written plainly: no accumulation."""
+def train_step(
+    state: State, ids_BS: torch.Tensor, multiplier: float, averaging: bool, recipe: Recipe
+):
+    """Return (state, loss, gradient norm) after one step on the global batch ids_BS (B, L + 1),
+    written plainly: no accumulation.
+    """
     params = {name: value.detach().requires_grad_() for name, value in state.params.items()}
     loss = batch_loss(params, ids_BS, state.step, torch.arange(len(ids_BS)), recipe)
-    grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), materialize_grads=True), strict=True))
+    grads = dict(
+        zip(
+            params,
+            torch.autograd.grad(loss, list(params.values()), materialize_grads=True),
+            strict=True,
+        )
+    )
     state, norm = apply_gradients(state, grads, multiplier, averaging, recipe)
     return state, loss.detach(), norm
 
 
 @contextmanager
 def deterministic(repeatable: bool = False):
-    """Hold torch to algorithms that repeat to the last bit: compiled, the embedding's gradient is otherwise summed in any order.
+    """Hold torch to algorithms that repeat to the last bit: compiled, the embedding's gradient is
+    otherwise summed in any order.
 
-    Compile inside it. On a CPU a step then repeats. On a GPU the backward pass of attention still adds up in any order, unless repeatable:
-    an operation without an algorithm that repeats is then an error, and attention runs by a kernel that has one. New memory is not
-    filled first, which torch does by default to catch reads of it: a pass over every buffer.
+    Compile inside it. On a CPU a step then repeats. On a GPU the backward pass of attention still
+    adds up in any order, unless repeatable: an operation without an algorithm that repeats is then
+    an error, and attention runs by a kernel that has one. New memory is not filled first, which
+    torch does by default to catch reads of it: a pass over every buffer.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     filled = torch.utils.deterministic.fill_uninitialized_memory
     if repeatable:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is such an operation
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # without it cuBLAS is such an operation
     torch.use_deterministic_algorithms(True, warn_only=not repeatable)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
@@ -195,32 +281,48 @@ AUTOTUNED = {  # options of Inductor
 }
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-KEPT_BYTES, LARGEST_KEPT_BLOCK = 2**31 - 1, 2**25  # the largest values that mallopt takes on 64 bits
+KEPT_BYTES, LARGEST_KEPT_BLOCK = (
+    2**31 - 1,
+    2**25,
+)  # the largest values that mallopt takes on 64 bits
 
 
 def compiler_options(training: Training, device: torch.device) -> dict:
-    """Return Inductor's options for the loss and its gradients: on a GPU, products timed with and without what follows them, once.
+    """Return Inductor's options for the loss and its gradients: on a GPU, products timed with and
+    without what follows them, once.
 
-    The update has none: every rank must compute the same weights, which timings that differ would not promise.
+    The update has none: every rank must compute the same weights, which timings that differ would
+    not promise.
     """
     return AUTOTUNED if device.type == "cuda" and not training.repeatable else {}
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that a step frees for the next one, where it is glibc: for the whole process.
+    """Have the C library keep the memory that a step frees for the next one, where it is glibc: for
+    the whole process.
 
-    It otherwise returns the gradients to the system, which hands the next step cleared pages one by one.
+    It otherwise returns the gradients to the system, which hands the next step cleared pages one by
+    one.
     """
     if mallopt := sys.platform == "linux" and getattr(ctypes.CDLL(None), "mallopt", None):
-        for parameter, value in ((M_TRIM_THRESHOLD, KEPT_BYTES), (M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK)):
+        for parameter, value in (
+            (M_TRIM_THRESHOLD, KEPT_BYTES),
+            (M_MMAP_THRESHOLD, LARGEST_KEPT_BLOCK),
+        ):
             mallopt(parameter, value)
 
 
 class Stepper:
-    """The production step: micro-batches and ranks add up, the update is in place on each of them, both compiled once per shape."""
+    """The production step: micro-batches and ranks add up, the update is in place on each of them,
+    both compiled once per shape.
+    """
 
-    def __init__(self, recipe: Recipe, device="cpu", compiled: bool = True, world: World | None = None):
-        """Prepare the share of one rank; InputError where the step's rows cannot be shared evenly."""
+    def __init__(
+        self, recipe: Recipe, device="cpu", compiled: bool = True, world: World | None = None
+    ):
+        """Prepare the share of one rank; InputError where the step's rows cannot be shared
+        evenly.
+        """
         self.recipe, self.device, self.world = recipe, torch.device(device), world or World()
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -238,12 +340,21 @@ class Stepper:
             return _update_(tensors, grads, loss, controls, recipe)
 
         def ready(function, options):
-            return torch.compile(function, dynamic=False, fullgraph=True, options=options) if compiled else function
+            return (
+                torch.compile(function, dynamic=False, fullgraph=True, options=options)
+                if compiled
+                else function
+            )
 
-        self._loss, self._update = ready(loss, compiler_options(training, self.device)), torch.no_grad()(ready(update, {}))
+        self._loss, self._update = (
+            ready(loss, compiler_options(training, self.device)),
+            torch.no_grad()(ready(update, {})),
+        )
         self._prepared = {}
 
-    def gradients(self, params: dict[str, torch.Tensor], batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def gradients(
+        self, params: dict[str, torch.Tensor], batch: Callable, step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, gradients) of one global batch, summed over micro-batches and ranks."""
         loss, *grads = distributed.total(self._sums(params, batch, step, self.rows), self.world)
         return loss, dict(zip(params, grads, strict=True))
@@ -251,18 +362,28 @@ class Stepper:
     def _sums(self, params, batch: Callable, step: int, rows: range) -> list[torch.Tensor]:
         """Return [loss, *gradients] of some rows, the micro-batches added as a tree."""
         if len(rows) > self.micro_rows:
-            left, right = (self._sums(params, batch, step, part) for part in distributed.branches(rows, self.micro_rows))
+            left, right = (
+                self._sums(params, batch, step, part)
+                for part in distributed.branches(rows, self.micro_rows)
+            )
             return torch._foreach_add(left, right)
         loss = self._loss(params, *self.inputs(batch, step, rows))
-        return [loss.detach(), *torch.autograd.grad(loss, list(params.values()), materialize_grads=True)]  # one layer has no skips to use
+        return [
+            loss.detach(),
+            *torch.autograd.grad(loss, list(params.values()), materialize_grads=True),
+        ]  # one layer has no skips to use
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
-        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step, rows, noise, capacity()."""
+        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step,
+        rows, noise, capacity().
+        """
         prepared = self._prepared.pop((batch, step, rows), None)
         return self._inputs(batch, step, rows) if prepared is None else prepared
 
     def prepare(self, batch: Callable, step: int) -> None:
-        """Read, draw and send the inputs of a step's micro-batches while the device is busy with the step before."""
+        """Read, draw and send the inputs of a step's micro-batches while the device is busy with
+        the step before.
+        """
         count = self.micro_rows
         parts = [self.rows[first : first + count] for first in range(0, len(self.rows), count)]
         self._prepared = {(batch, step, rows): self._inputs(batch, step, rows) for rows in parts}
@@ -273,14 +394,26 @@ class Stepper:
         thresholds_B, weights_B = noise(self.recipe, step, own)
         rows_B = torch.from_numpy(own)
         capacity = self.capacity(step, rows_B, thresholds_B)
-        return ids_BS, self._sent(torch.tensor(step)), self._sent(rows_B), (self._sent(thresholds_B), self._sent(weights_B)), capacity
+        return (
+            ids_BS,
+            self._sent(torch.tensor(step)),
+            self._sent(rows_B),
+            (self._sent(thresholds_B), self._sent(weights_B)),
+            capacity,
+        )
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the host on the device, without waiting for what a GPU does now."""
-        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor.to(self.device)
+        return (
+            tensor.pin_memory().to(self.device, non_blocking=True)
+            if self.device.type == "cuda"
+            else tensor.to(self.device)
+        )
 
     def capacity(self, step: int, rows: torch.Tensor, thresholds_B: torch.Tensor) -> int | None:
-        """Return how many slots hold the masked positions of some rows, None (the head sees all) where they are more, counted exactly."""
+        """Return how many slots hold the masked positions of some rows, None (the head sees all)
+        where they are more, counted exactly.
+        """
         recipe, length = self.recipe, self.recipe.model.length
         slots = masking.capacity(len(rows), length)
         if recipe.model.causal or slots == len(rows) * length:
@@ -288,27 +421,53 @@ class Stepper:
         masked = masking.mask(recipe.seed, step, rows, length, thresholds_B)
         return slots if masked.sum() <= slots else None
 
-    def __call__(self, state: State, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
-        """Advance state in place by one step; return the tensor (loss, gradient norm, applied) without waiting for it."""
-        return self.update(state, *self.gradients(state.params, batch, state.step), multiplier, averaging)
+    def __call__(
+        self, state: State, batch: Callable, multiplier: float, averaging: bool
+    ) -> torch.Tensor:
+        """Advance state in place by one step; return the tensor (loss, gradient norm, applied)
+        without waiting for it.
+        """
+        return self.update(
+            state, *self.gradients(state.params, batch, state.step), multiplier, averaging
+        )
 
-    def update(self, state: State, loss: torch.Tensor, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool) -> torch.Tensor:
+    def update(
+        self,
+        state: State,
+        loss: torch.Tensor,
+        grads: dict[str, torch.Tensor],
+        multiplier: float,
+        averaging: bool,
+    ) -> torch.Tensor:
         """Do what is left of a step once its gradients are known; return what the step returns."""
-        values = self._sent(torch.tensor(controls(state, multiplier, averaging, self.recipe), dtype=torch.float64))
+        values = self._sent(
+            torch.tensor(controls(state, multiplier, averaging, self.recipe), dtype=torch.float64)
+        )
         report = self._update(state.tensors(), grads, loss, values)
         state.step += 1
         return report
 
     def warm_up(self, state: State, batch: Callable) -> None:
-        """Compile on a copy of the state, so that the training clock starts with the first real step."""
-        copies = {group: {name: value.detach().clone() for name, value in members.items()} for group, members in state.tensors().items()}
-        copies["params"] = {name: value.requires_grad_() for name, value in copies["params"].items()}
+        """Compile on a copy of the state, so that the training clock starts with the first real
+        step.
+        """
+        copies = {
+            group: {name: value.detach().clone() for name, value in members.items()}
+            for group, members in state.tensors().items()
+        }
+        copies["params"] = {
+            name: value.requires_grad_() for name, value in copies["params"].items()
+        }
         self._sums(copies["params"], batch, state.step, self.rows[: self.micro_rows])
-        distributed.wait(self.world)  # ranks do not compile equally fast, and a sum over them does not wait long
+        distributed.wait(
+            self.world
+        )  # ranks do not compile equally fast, and a sum over them does not wait long
         self(State(**copies, step=state.step), batch, 1.0, False)
 
     def culprit(self, state: State, batch: Callable, step: int) -> str:
-        """Return what is not finite at a step whose update was withheld: the loss or the first tensor with a bad gradient."""
+        """Return what is not finite at a step whose update was withheld: the loss or the first
+        tensor with a bad gradient.
+        """
         loss, grads = self.gradients(state.params, batch, step)
         bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
         if not math.isfinite(loss):
@@ -317,13 +476,20 @@ class Stepper:
 
 
 def train(
-    batch: Callable, recipe: Recipe, state: State | None = None, stepper: Stepper | None = None, hooks=None, clock=time.perf_counter,
+    batch: Callable,
+    recipe: Recipe,
+    state: State | None = None,
+    stepper: Stepper | None = None,
+    hooks=None,
+    clock=time.perf_counter,
     world: World | None = None,
-) -> tuple[State, list[float]]:  # fmt: skip
-    """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its budget, which rank 0's clock decides.
+) -> tuple[State, list[float]]:
+    """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its
+    budget, which rank 0's clock decides.
 
-    batch(step, rows) returns the windows of some global rows, (B, L + 1) ids. hooks, if given, are told of every finished step
-    (`step_done(state, loss, norm, remaining)`), whose returned seconds are taken off the training clock.
+    batch(step, rows) returns the windows of some global rows, (B, L + 1) ids. hooks, if given, are
+    told of every finished step (`step_done(state, loss, norm, remaining)`), whose returned seconds
+    are taken off the training clock.
     """
     state, world = state or initial_state(recipe), world or World()
     stepper = stepper or Stepper(recipe, state.params["embedding"].device, False, world)
@@ -331,7 +497,9 @@ def train(
     begun = clock() - state.elapsed
     while not state.finished:
         seconds = schedule.step_seconds(state.durations)
-        remaining = distributed.decide(schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world)
+        remaining = distributed.decide(
+            schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world
+        )
         state.multiplier = schedule.lr_multiplier(remaining, state.multiplier, recipe.training)
         report = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
         if remaining > 1:
@@ -340,8 +508,13 @@ def train(
         now = clock() - begun
         if not applied:
             state.step -= 1
-            raise TrainingError(f"step {state.step + 1}: {stepper.culprit(state, batch, state.step)} is not finite; weights are as before it")
-        if state.ema_started_step is None and ema.ema_starts(state.step, remaining - 1, recipe.ema.start):
+            raise TrainingError(
+                f"step {state.step + 1}: {stepper.culprit(state, batch, state.step)} is not finite;"
+                " weights are as before it"
+            )
+        if state.ema_started_step is None and ema.ema_starts(
+            state.step, remaining - 1, recipe.ema.start
+        ):
             state.ema_started_step = state.step
         state.durations = [*state.durations[-99:], now - state.elapsed]
         state.elapsed = now

@@ -1,5 +1,5 @@
-"""Parity: algebra + rounding. Masters stay float32; matrix products and activations run in the dtype given, norms, RoPE and softcap in
-float32 or better.
+"""Parity: algebra + rounding. Masters stay float32; matrix products and activations run in the
+dtype given, norms, RoPE and softcap in float32 or better.
 
 B rows, L positions, d width, H query heads, G key/value heads, h head width, V vocabulary.
 """
@@ -21,25 +21,49 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of every parameter, in the order that numbers their initial draws."""
     d, kv, wide = model.d, model.d // model.heads * model.kv_heads, model.mlp * model.d
     block = {
-        "q": (d, d), "k": (kv, d), "v": (kv, d), "o": (d, d), "up": (wide, d), "down": (d, wide),
-        "query_gain": (model.heads,), "attn_scale": (d,), "mlp_scale": (d,), "mix": (2, d),
-    }  # fmt: skip
-    blocks = {f"blocks.{i}.{kind}": shape for i in range(model.layers) for kind, shape in block.items()}
-    return {"embedding": (model.vocab + (0 if model.causal else 1), d), **blocks, "skip": (model.layers // 2, d)}
+        "q": (d, d),
+        "k": (kv, d),
+        "v": (kv, d),
+        "o": (d, d),
+        "up": (wide, d),
+        "down": (d, wide),
+        "query_gain": (model.heads,),
+        "attn_scale": (d,),
+        "mlp_scale": (d,),
+        "mix": (2, d),
+    }
+    blocks = {
+        f"blocks.{i}.{kind}": shape for i in range(model.layers) for kind, shape in block.items()
+    }
+    return {
+        "embedding": (model.vocab + (0 if model.causal else 1), d),
+        **blocks,
+        "skip": (model.layers // 2, d),
+    }
 
 
 def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
-    """Return {name: float32 tensor} of initial weights on the CPU; they depend on the seed alone."""
+    """Return {name: float32 tensor} of initial weights on the CPU; they depend on the seed
+    alone.
+    """
     params = {}
     for index, (name, shape) in enumerate(shapes(model).items()):
         kind = name.rpartition(".")[2]
         if kind == "embedding":
-            u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], 2 * math.prod(shape))).view(*shape, 2)
-            value = model.embedding_std * (-2 * torch.log1p(-u[..., 0])).sqrt() * torch.cos(2 * math.pi * u[..., 1])
+            u = philox.uniforms(
+                philox.words(seed, Stream.INIT, 0, [index], 2 * math.prod(shape))
+            ).view(*shape, 2)
+            value = (
+                model.embedding_std
+                * (-2 * torch.log1p(-u[..., 0])).sqrt()
+                * torch.cos(2 * math.pi * u[..., 1])
+            )
         elif kind in ("o", "down"):
             value = torch.zeros(shape)
         elif kind in MATRICES:
-            u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], math.prod(shape))).view(shape)
+            u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], math.prod(shape))).view(
+                shape
+            )
             value = (2 * u - 1) / math.sqrt(shape[1])
         elif kind == "mix":
             value = torch.tensor([[1.0], [0.0]]).repeat(1, shape[1])
@@ -50,9 +74,14 @@ def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
 
 
 def stack(params: dict[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
-    """Return {kind: (layers, ...)} with the blocks' tensors stacked; embedding and skip as they are. One tensor per kind trains."""
+    """Return {kind: (layers, ...)} with the blocks' tensors stacked; embedding and skip as they
+    are. One tensor per kind trains.
+    """
     kinds = [name.rpartition(".")[2] for name in params if name.startswith("blocks.0.")]
-    stacked = {kind: torch.stack([params[f"blocks.{i}.{kind}"] for i in range(model.layers)]) for kind in kinds}
+    stacked = {
+        kind: torch.stack([params[f"blocks.{i}.{kind}"] for i in range(model.layers)])
+        for kind in kinds
+    }
     return {"embedding": params["embedding"], **stacked, "skip": params["skip"]}
 
 
@@ -60,12 +89,16 @@ def unstack(stacked: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return {name: tensor} from stacked kinds, as views, in the order of shapes."""
     kinds = [kind for kind in stacked if kind not in ("embedding", "skip")]
     rows = {kind: stacked[kind].unbind(0) for kind in kinds}
-    blocks = {f"blocks.{i}.{kind}": rows[kind][i] for i in range(len(rows[kinds[0]])) for kind in kinds}
+    blocks = {
+        f"blocks.{i}.{kind}": rows[kind][i] for i in range(len(rows[kinds[0]])) for kind in kinds
+    }
     return {"embedding": stacked["embedding"], **blocks, "skip": stacked["skip"]}
 
 
 def _written_for_gpus(device: torch.device) -> bool:
-    """Return whether forms for GPUs are taken where there are two: fewer kernels. CPUs want vectors and what is in the cache."""
+    """Return whether forms for GPUs are taken where there are two: fewer kernels. CPUs want vectors
+    and what is in the cache.
+    """
     return device.type != "cpu"
 
 
@@ -74,9 +107,11 @@ def _accurate(dtype: torch.dtype) -> torch.dtype:
 
 
 def rmsnorm(x: torch.Tensor, eps: float, gain: torch.Tensor | None = None) -> torch.Tensor:
-    """Return x / sqrt(mean(x**2) + eps) over the last axis, computed in float32 or better, in the dtype of x.
+    """Return x / sqrt(mean(x**2) + eps) over the last axis, computed in float32 or better, in the
+    dtype of x.
 
-    gain: a factor for each vector, broadcast against (..., 1). It multiplies the one number that each vector is multiplied by anyway.
+    gain: a factor for each vector, broadcast against (..., 1). It multiplies the one number that
+    each vector is multiplied by anyway.
     """
     accurate = x.to(_accurate(x.dtype))
     scale = torch.rsqrt(accurate.square().mean(-1, keepdim=True) + eps)
@@ -84,9 +119,11 @@ def rmsnorm(x: torch.Tensor, eps: float, gain: torch.Tensor | None = None) -> to
 
 
 class _NormedLinear(torch.autograd.Function):
-    """linear(rmsnorm(x), weight) for x (N, d), without storing rmsnorm(x): x times the weight, then each row times 1 / rms.
+    """linear(rmsnorm(x), weight) for x (N, d), without storing rmsnorm(x): x times the weight, then
+    each row times 1 / rms.
 
-    With g the gradient of the output, r = 1 / rms and t = (r g) weight: the gradients are (r g)' x and t - r**2 mean(t x) x.
+    With g the gradient of the output, r = 1 / rms and t = (r g) weight: the gradients are (r g)' x
+    and t - r**2 mean(t x) x.
     """
 
     @staticmethod
@@ -105,15 +142,21 @@ class _NormedLinear(torch.autograd.Function):
         return (toward_Nd - along_N1 * x).to(x_Nd.dtype), scaled_Nm.T @ x_Nd, None
 
 
-def rope_table(length: int, width: int, base: float, device=None, dtype=torch.float32) -> torch.Tensor:
-    """Return (2, L, h): cosines and signed sines of the angles position * base**(-2j/h), from float64 angles.
+def rope_table(
+    length: int, width: int, base: float, device=None, dtype=torch.float32
+) -> torch.Tensor:
+    """Return (2, L, h): cosines and signed sines of the angles position * base**(-2j/h), from
+    float64 angles.
 
-    Row 0 multiplies x and row 1 multiplies x rolled by h/2, so the sines of the second half are negative.
+    Row 0 multiplies x and row 1 multiplies x rolled by h/2, so the sines of the second half are
+    negative.
     """
     frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
     cos, sin = angle.cos(), angle.sin()
-    return torch.stack([torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)]).to(device=device, dtype=dtype)
+    return torch.stack([torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)]).to(
+        device=device, dtype=dtype
+    )
 
 
 def table_for(model: Model, length: int, dtype: torch.dtype, device=None) -> torch.Tensor:
@@ -122,10 +165,12 @@ def table_for(model: Model, length: int, dtype: torch.dtype, device=None) -> tor
 
 
 def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -> torch.Tensor:
-    """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or better.
+    """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or
+    better.
 
-    table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L, h). A GPU rolls x: one kernel. A CPU
-    computes the halves apart: vector instructions, which a roll has none of.
+    table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L,
+    h). A GPU rolls x: one kernel. A CPU computes the halves apart: vector instructions, which a
+    roll has none of.
     """
     length, width = x_BHLh.shape[-2:]
     accurate = _accurate(x_BHLh.dtype)
@@ -133,16 +178,22 @@ def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -
     x = x_BHLh.to(accurate)
     if _written_for_gpus(x.device):
         return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)
-    (left, right), (cos, _), (sin, _) = (each.unflatten(-1, (2, width // 2)).unbind(-2) for each in (x, cos, sin))
+    (left, right), (cos, _), (sin, _) = (
+        each.unflatten(-1, (2, width // 2)).unbind(-2) for each in (x, cos, sin)
+    )
     halves = left * cos + right * sin, right * cos - left * sin
     return torch.stack([half.to(x_BHLh.dtype) for half in halves], dim=-2).flatten(-2)
 
 
 def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
-    """Return attention() for N = B L positions: q, k and v projected by one matrix, weights in the dtype of x. pick: as in forward()."""
+    """Return attention() for N = B L positions: q, k and v projected by one matrix, weights in the
+    dtype of x. pick: as in forward().
+    """
     H, G, (_, L, width) = model.heads, model.kv_heads, table.shape
     q, k, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
-    in_place = _written_for_gpus(x_Nd.device)  # q and k stay (B, L, heads, h); CPUs attend faster to (B, heads, L, h)
+    in_place = _written_for_gpus(
+        x_Nd.device
+    )  # q and k stay (B, L, heads, h); CPUs attend faster to (B, heads, L, h)
     if in_place:
         table, gain = table[:, :, None], query_gain[:, None]
     else:
@@ -151,13 +202,19 @@ def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torc
     k = rope(rmsnorm(k, model.norm_eps), model.rope_base, table)
     if in_place:
         q, k = q.transpose(1, 2), k.transpose(1, 2)
-    y_BHLh = F.scaled_dot_product_attention(q, k, v_BLGh.transpose(1, 2), is_causal=model.causal, enable_gqa=True)
+    y_BHLh = F.scaled_dot_product_attention(
+        q, k, v_BLGh.transpose(1, 2), is_causal=model.causal, enable_gqa=True
+    )
     y_Nd = y_BHLh.transpose(1, 2).reshape(x_Nd.shape)
     return F.linear(y_Nd if pick is None else pick(y_Nd), o)
 
 
-def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q, softmax scale 1/sqrt(h)."""
+def attention(
+    x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q,
+    softmax scale 1/sqrt(h).
+    """
     L = x_BLd.shape[1]
     if table is None:
         table = table_for(model, L, x_BLd.dtype, x_BLd.device)
@@ -165,31 +222,54 @@ def attention(x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor |
     return _attention(x_BLd.flatten(0, 1), qkv, o, query_gain, model, table).view_as(x_BLd)
 
 
-def mlp(x_BLd: torch.Tensor, up: torch.Tensor, down: torch.Tensor, eps: float | None = None) -> torch.Tensor:
-    """Return relu(x up')**2 down'. eps: where given, x is (N, d) and rmsnorm(x) is part of the first product."""
+def mlp(
+    x_BLd: torch.Tensor, up: torch.Tensor, down: torch.Tensor, eps: float | None = None
+) -> torch.Tensor:
+    """Return relu(x up')**2 down'. eps: where given, x is (N, d) and rmsnorm(x) is part of the
+    first product.
+    """
     up, down = up.to(x_BLd.dtype), down.to(x_BLd.dtype)
     hidden = F.linear(x_BLd, up) if eps is None else _NormedLinear.apply(x_BLd, up, eps)
     return F.linear(F.relu(hidden).square(), down)
 
 
 def _ready(params: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the weights of a block, or of all blocks stacked, as _block multiplies by them: in dtype, q, k and v in one matrix.
+    """Return the weights of a block, or of all blocks stacked, as _block multiplies by them: in
+    dtype, q, k and v in one matrix.
 
-    The channel scales multiply the rows of the output projections: the same sum, and no pass over the activations.
+    The channel scales multiply the rows of the output projections: the same sum, and no pass over
+    the activations.
     """
-    out, down = (params[scale][..., None] * params[kind] for scale, kind in (("attn_scale", "o"), ("mlp_scale", "down")))
-    matrices = {"qkv": torch.cat([params[kind] for kind in "qkv"], -2), "o": out, "up": params["up"], "down": down, "mix": params["mix"]}
-    return {"query_gain": params["query_gain"], **{kind: value.to(dtype) for kind, value in matrices.items()}}
+    out, down = (
+        params[scale][..., None] * params[kind]
+        for scale, kind in (("attn_scale", "o"), ("mlp_scale", "down"))
+    )
+    matrices = {
+        "qkv": torch.cat([params[kind] for kind in "qkv"], -2),
+        "o": out,
+        "up": params["up"],
+        "down": down,
+        "mix": params["mix"],
+    }
+    return {
+        "query_gain": params["query_gain"],
+        **{kind: value.to(dtype) for kind, value in matrices.items()},
+    }
 
 
-def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> Iterator[dict[str, torch.Tensor]]:
+def _blocks(
+    params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yield the ready weights of each block.
 
-    On a GPU stacked parameters are made ready in one operation per kind. On a CPU each block's are when its turn comes: they, and later
-    their gradients, are then still in the cache.
+    On a GPU stacked parameters are made ready in one operation per kind. On a CPU each block's are
+    when its turn comes: they, and later their gradients, are then still in the cache.
     """
     if "q" in params and _written_for_gpus(params["q"].device):
-        rows = {kind: value.unbind(0) for kind, value in _ready({kind: params[kind] for kind in BLOCK}, dtype).items()}
+        rows = {
+            kind: value.unbind(0)
+            for kind, value in _ready({kind: params[kind] for kind in BLOCK}, dtype).items()
+        }
         yield from ({kind: rows[kind][i] for kind in rows} for i in range(model.layers))
         return
     if "q" in params:
@@ -198,19 +278,31 @@ def _blocks(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -
         yield _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, dtype)
 
 
-def _block(x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None) -> torch.Tensor:
+def _block(
+    x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None
+) -> torch.Tensor:
     """Return x after a block with the weights of _ready. pick: as in forward().
 
-    The N = B L positions stand in one axis, as in the matrix products, so that the compiler can append to a product what follows it.
+    The N = B L positions stand in one axis, as in the matrix products, so that the compiler can
+    append to a product what follows it.
     """
     x_Nd = weights["mix"][0] * x_Nd + weights["mix"][1] * x0_Nd
     normed_Nd = rmsnorm(x_Nd, model.norm_eps)
-    attended = _attention(normed_Nd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick)
+    attended = _attention(
+        normed_Nd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick
+    )
     x_Nd = (x_Nd if pick is None else pick(x_Nd)) + attended
     return x_Nd + mlp(x_Nd, weights["up"], weights["down"], model.norm_eps)
 
 
-def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, table: torch.Tensor | None = None) -> torch.Tensor:
+def block(
+    x_BLd,
+    x0_BLd,
+    params: dict[str, torch.Tensor],
+    i: int,
+    model: Model,
+    table: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
     L = x_BLd.shape[1]
     if table is None:
@@ -222,7 +314,8 @@ def block(x_BLd, x0_BLd, params: dict[str, torch.Tensor], i: int, model: Model, 
 class _Embed(torch.autograd.Function):
     """Rows of a table (V + 1, d) by id (N,). The gradient's sums have a fixed order.
 
-    On a GPU they are a product with one-hot ids: rows are added in turn there, and half of all ids are the mask token.
+    On a GPU they are a product with one-hot ids: rows are added in turn there, and half of all ids
+    are the mask token.
     """
 
     @staticmethod
@@ -236,28 +329,48 @@ class _Embed(torch.autograd.Function):
         [ids_N] = ctx.saved_tensors
         if not _written_for_gpus(grad_Nd.device):
             accurate = _accurate(grad_Nd.dtype)
-            sums_Vd = grad_Nd.new_zeros((ctx.rows, grad_Nd.shape[1]), dtype=accurate).index_add(0, ids_N, grad_Nd.to(accurate))
+            sums_Vd = grad_Nd.new_zeros((ctx.rows, grad_Nd.shape[1]), dtype=accurate).index_add(
+                0, ids_N, grad_Nd.to(accurate)
+            )
             return sums_Vd.to(grad_Nd.dtype), None
-        columns = torch.arange(-(-ctx.rows // 8) * 8, device=ids_N.device)  # matrix products want a multiple of 8
+        columns = torch.arange(
+            -(-ctx.rows // 8) * 8, device=ids_N.device
+        )  # matrix products want a multiple of 8
         return ((ids_N[:, None] == columns).to(grad_Nd.dtype).T @ grad_Nd)[: ctx.rows], None
 
 
 def _prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
     table, head = rmsnorm(params["embedding"], model.norm_eps), params["embedding"][: model.vocab]
-    return {"table": table.to(dtype), "blocks": _blocks(params, model, dtype), "skip": params["skip"].to(dtype), "head": head.to(dtype)}
+    return {
+        "table": table.to(dtype),
+        "blocks": _blocks(params, model, dtype),
+        "skip": params["skip"].to(dtype),
+        "head": head.to(dtype),
+    }
 
 
 def prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
-    """Return named or stacked weights as forward() multiplies by them: once for all passes where they stay as they are."""
+    """Return named or stacked weights as forward() multiplies by them: once for all passes where
+    they stay as they are.
+    """
     ready = _prepare(params, model, dtype)
     return {**ready, "blocks": list(ready["blocks"])}
 
 
-def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype=None, table=None, pick=None) -> torch.Tensor:
-    """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the activations, default the parameters'.
+def forward(
+    params: dict[str, torch.Tensor],
+    ids_BL: torch.Tensor,
+    model: Model,
+    dtype=None,
+    table=None,
+    pick=None,
+) -> torch.Tensor:
+    """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the
+    activations, default the parameters'.
 
-    params are named, stacked or prepared. pick, where given, takes activations (N, d), N = B L, to those of the positions whose logits
-    are asked for, (C, d): what follows the last attention sees no others, and the result is (C, V).
+    params are named, stacked or prepared. pick, where given, takes activations (N, d), N = B L, to
+    those of the positions whose logits are asked for, (C, d): what follows the last attention sees
+    no others, and the result is (C, V).
     """
     if "blocks" not in params:
         params = _prepare(params, model, dtype or params["embedding"].dtype)
@@ -265,13 +378,17 @@ def forward(params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model,
     if table is None or table.shape[1] < length:
         table = table_for(model, length, params["table"].dtype, ids_BL.device)
     ids_N = ids_BL.flatten()
-    ids_N = ids_N.as_strided(ids_N.shape, ids_N.stride())  # the compiler stores the ids, and does not draw the masks wherever one is read
+    ids_N = ids_N.as_strided(
+        ids_N.shape, ids_N.stride()
+    )  # the compiler stores the ids, and does not draw the masks wherever one is read
     x = x0 = _Embed.apply(params["table"], ids_N)
     half, pushed = model.layers // 2, []
     for i, weights in enumerate(params["blocks"]):
         if pushed and i >= half:
             x = x + params["skip"][i - half] * pushed.pop()
-        x = _block(x, x0, weights, model, table[:, :length], pick if i == model.layers - 1 else None)
+        x = _block(
+            x, x0, weights, model, table[:, :length], pick if i == model.layers - 1 else None
+        )
         if i < half:
             pushed.append(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["head"])

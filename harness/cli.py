@@ -1,4 +1,5 @@
-"""The maskgolf command: reads the arguments, runs one of harness/commands, shows or writes what that returns.
+"""The maskgolf command: reads the arguments, runs one of harness/commands, shows or writes what
+that returns.
 
 Exit 0 on success, 1 when a check fails, 2 on bad input.
 """
@@ -44,9 +45,12 @@ def _boolean(info):
         return word == "true"
 
     return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=(0, 1), metavar="[{true,false}]", instance_from_str=read, is_instance=lambda value: isinstance(value, bool),
+        nargs=(0, 1),
+        metavar="[{true,false}]",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, bool),
         str_from_instance=lambda value: [str(value).lower()],
-    )  # fmt: skip
+    )
 
 
 def _command(preset: str):
@@ -78,12 +82,16 @@ def _preset(arguments: list[str]) -> str:
         if name == "--preset":
             default = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
     if default not in PRESETS:
-        raise InputError(f"--preset {default!r}: expected one of {', '.join(PRESETS)}; choose one of these")
+        raise InputError(
+            f"--preset {default!r}: expected one of {', '.join(PRESETS)}; choose one of these"
+        )
     return default
 
 
 def _emit(result, show, path: str | None) -> None:
-    """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the table."""
+    """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the
+    table.
+    """
     from fast.checkpoint import write_atomic
 
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -91,7 +99,9 @@ def _emit(result, show, path: str | None) -> None:
         sys.stdout.write(text)
         return
     try:
-        show()  # first: what took long to compute must not be lost to a path that cannot be written, nor to a closed pipe
+        # first: what took long to compute must not be lost to a path that cannot be written, nor to
+        # a closed pipe
+        show()
     finally:
         if path:
             write_atomic(Path(path), text.encode())
@@ -123,5 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
         if ranks.silent(error):
             ranks.give_way(error)
         else:
-            print(f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}", file=sys.stderr)
+            print(
+                f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}",
+                file=sys.stderr,
+            )
         return code

@@ -1,4 +1,6 @@
-"""What each failure means to the person at the terminal: an exit code and one message. Anything else is a bug and keeps its traceback."""
+"""What each failure means to the person at the terminal: an exit code and one message. Anything
+else is a bug and keeps its traceback.
+"""
 
 import errno
 import signal
@@ -6,8 +8,16 @@ import signal
 from reference.recipe import InputError
 
 REFUSED = (  # what a path or a disk of the person's own can cause
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
-)  # fmt: skip
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EROFS,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 
 
 class CheckFailed(RuntimeError):
@@ -24,7 +34,9 @@ class Stopped(KeyboardInterrupt):
 
 
 def code_and_message(error: BaseException) -> tuple[int, str | None]:
-    """Return (exit code, message); the message is None for an error that is nobody's input: let it show its traceback."""
+    """Return (exit code, message); the message is None for an error that is nobody's input: let it
+    show its traceback.
+    """
     from fast.distributed import PeerFailed, PeerLost
     from fast.train import Interrupted, TrainingError
 
@@ -38,5 +50,8 @@ def code_and_message(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT, str(error) or "interrupted"
     if isinstance(error, OSError) and error.errno in REFUSED:
-        return 2, f"{error.filename or 'output'}: {error.strerror}; free space or choose another place"
+        return (
+            2,
+            f"{error.filename or 'output'}: {error.strerror}; free space or choose another place",
+        )
     return 1, None

@@ -8,17 +8,27 @@ from reference.recipe import InputError
 
 
 def summaries(runs: tuple[Path, ...]) -> list[dict]:
-    """Return the summary of each run directory, with its path under "run"; InputError where one is not finished."""
+    """Return the summary of each run directory, with its path under "run"; InputError where one is
+    not finished.
+    """
     if not runs:
-        raise InputError("report: expected at least one run directory, found none; name one, such as runs/demo")
+        raise InputError(
+            "report: expected at least one run directory, found none; name one, such as runs/demo"
+        )
     found = []
     for run in runs:
         try:
             found.append(json.loads((run / "summary.json").read_text()) | {"run": str(run)})
         except OSError as error:
-            raise InputError(f"{run}: expected a finished run, found no summary.json ({error.strerror}); train it to the end") from error
+            raise InputError(
+                f"{run}: expected a finished run, found no summary.json ({error.strerror}); train"
+                " it to the end"
+            ) from error
         except ValueError as error:
-            raise InputError(f"{run / 'summary.json'}: expected JSON, found something else ({error}); restore the file") from error
+            raise InputError(
+                f"{run / 'summary.json'}: expected JSON, found something else ({error}); restore"
+                " the file"
+            ) from error
     return found
 
 
@@ -27,26 +37,44 @@ def curve(run: Path) -> tuple[list[int], list[float]]:
     try:
         entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise InputError(f"{run / 'metrics.jsonl'}: expected one JSON object per line, found none ({error}); leave --plot out") from error
+        raise InputError(
+            f"{run / 'metrics.jsonl'}: expected one JSON object per line, found none ({error});"
+            " leave --plot out"
+        ) from error
     points = [(entry["step"], entry["train_loss"]) for entry in entries if "train_loss" in entry]
     return [step for step, _ in points], [loss for _, loss in points]
 
 
 def check_image(path: Path) -> None:
-    """Raise InputError where no image can be written to path, before what is drawn takes long to compute."""
+    """Raise InputError where no image can be written to path, before what is drawn takes long to
+    compute.
+    """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
-        raise InputError("--plot: expected matplotlib, found none; install maskgolf[plot]") from error
+        raise InputError(
+            "--plot: expected matplotlib, found none; install maskgolf[plot]"
+        ) from error
     kinds = FigureCanvasBase.get_supported_filetypes()
-    found = "a folder" if path.is_dir() else "no folder to put it in" if not path.parent.is_dir() else repr(path.suffix)
+    found = (
+        "a folder"
+        if path.is_dir()
+        else "no folder to put it in"
+        if not path.parent.is_dir()
+        else repr(path.suffix)
+    )
     if path.is_dir() or not path.parent.is_dir() or path.suffix[1:].lower() not in ("", *kinds):
-        raise InputError(f"--plot {path}: expected an image such as curves.png to write, found {found}; choose another path")
+        raise InputError(
+            f"--plot {path}: expected an image such as curves.png to write, found {found}; choose"
+            " another path"
+        )
 
 
 @contextmanager
 def figure(path: Path):
-    """Yield the axes of a plot and write it to path, an image whose suffix names its kind (matplotlib, the plot extra)."""
+    """Yield the axes of a plot and write it to path, an image whose suffix names its kind
+    (matplotlib, the plot extra).
+    """
     check_image(path)
     import matplotlib
 
@@ -59,7 +87,10 @@ def figure(path: Path):
         axes.legend()
         drawn.savefig(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: cannot write the image ({error}); choose another path, such as curves.png") from error
+        raise InputError(
+            f"--plot {path}: cannot write the image ({error}); choose another path, such as"
+            " curves.png"
+        ) from error
     finally:
         pyplot.close(drawn)
 

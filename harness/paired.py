@@ -1,4 +1,6 @@
-"""Two artifacts on the same windows: bits per byte each, the paired difference, and both by position in the window."""
+"""Two artifacts on the same windows: bits per byte each, the paired difference, and both by
+position in the window.
+"""
 
 import hashlib
 import math
@@ -18,7 +20,9 @@ from reference.recipe import InputError
 
 
 class TokenCosts(NamedTuple):
-    """Cost in bits and size in bytes of every token of some windows, one pair of (N, L) arrays per window length, and what they mean."""
+    """Cost in bits and size in bytes of every token of some windows, one pair of (N, L) arrays per
+    window length, and what they mean.
+    """
 
     run: str
     method: str
@@ -28,15 +32,25 @@ class TokenCosts(NamedTuple):
     text: str = ""  # SHA-256 of the ids
 
 
-def per_token(run: Path, source: Source, estimate: Estimate, device: str, compiled: bool) -> TokenCosts:
-    """Return the exact cost of every token: one pass of a causal model, the chain rule along estimate.order of a diffusion model."""
+def per_token(
+    run: Path, source: Source, estimate: Estimate, device: str, compiled: bool
+) -> TokenCosts:
+    """Return the exact cost of every token: one pass of a causal model, the chain rule along
+    estimate.order of a diffusion model.
+    """
     _, params, recipe, dataset = opened(run, source)
     model, order = recipe.model, estimate.order or "left-to-right"
     predict = evaluate.predictor(params, recipe, device, compiled)
-    windows = data.evaluation_windows(dataset.validation, model.length, model.vocab, estimate.from_, estimate.sequences)
+    windows = data.evaluation_windows(
+        dataset.validation, model.length, model.vocab, estimate.from_, estimate.sequences
+    )
     method = "autoregressive, one pass" if model.causal else f"chain rule, {order}"
     bits, sizes, row, done = [], [], estimate.from_, 0
-    total = sum(group.ids_NL.shape[0] * (1 if model.causal else math.ceil(group.ids_NL.shape[1] / estimate.step)) for group in windows)
+    total = sum(
+        group.ids_NL.shape[0]
+        * (1 if model.causal else math.ceil(group.ids_NL.shape[1] / estimate.step))
+        for group in windows
+    )
     with bar(f"{run}: {method}", "passes") as progress:
 
         def on_pass(count):
@@ -49,7 +63,17 @@ def per_token(run: Path, source: Source, estimate: Estimate, device: str, compil
             if model.causal:
                 nats_NL = likelihood.causal_nll(predict, ids_NL, previous_N, **settings)
             else:
-                nats_NL = chain.chain(predict, ids_NL, model.vocab, order, estimate.seed, estimate.step, estimate.block, row, **settings)
+                nats_NL = chain.chain(
+                    predict,
+                    ids_NL,
+                    model.vocab,
+                    order,
+                    estimate.seed,
+                    estimate.step,
+                    estimate.block,
+                    row,
+                    **settings,
+                )
             before_NL = np.concatenate([previous_N[:, None], ids_NL[:, :-1]], axis=1)
             bits.append(nats_NL / math.log(2))
             sizes.append(token_bytes(ids_NL, before_NL, dataset.tokenizer.table))
@@ -59,13 +83,17 @@ def per_token(run: Path, source: Source, estimate: Estimate, device: str, compil
 
 
 def ratio(bits_N: np.ndarray, bytes_N: np.ndarray) -> tuple[float | None, float | None]:
-    """Return (sum of bits / sum of bytes, its standard error over windows by the ratio estimator, Cochran 1977, eq. 6.13)."""
+    """Return (sum of bits / sum of bytes, its standard error over windows by the ratio estimator,
+    Cochran 1977, eq. 6.13).
+    """
     count, total = len(bits_N), bytes_N.sum()
     if not total:
         return None, None
     value = bits_N.sum() / total
     spread = np.square(bits_N - value * bytes_N).sum()
-    return float(value), float(math.sqrt(spread * count / (count - 1)) / total) if count > 1 else None
+    return float(value), (
+        float(math.sqrt(spread * count / (count - 1)) / total) if count > 1 else None
+    )
 
 
 def buckets(length: int) -> list[tuple[int, int]]:
@@ -75,18 +103,29 @@ def buckets(length: int) -> list[tuple[int, int]]:
 
 
 def difference(a: TokenCosts, b: TokenCosts) -> dict:
-    """Return both scores, the paired difference a - b and the same by position, each with its standard error over windows."""
-    if a.tokenizer != b.tokenizer or [bits.shape for bits in a.bits] != [bits.shape for bits in b.bits]:
+    """Return both scores, the paired difference a - b and the same by position, each with its
+    standard error over windows.
+    """
+    if a.tokenizer != b.tokenizer or [bits.shape for bits in a.bits] != [
+        bits.shape for bits in b.bits
+    ]:
         raise InputError(
-            f"--compare: expected two artifacts of one tokenizer and window length, found {a.run} with windows {[bits.shape for bits in a.bits]} "
-            f"and {b.run} with {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
+            f"--compare: expected two artifacts of one tokenizer and window length, found {a.run}"
+            f" with windows {[bits.shape for bits in a.bits]} and {b.run} with"
+            f" {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
         )
     if a.text != b.text:
-        raise InputError(f"--compare: expected two artifacts on one text, found {a.run} and {b.run} on texts of their own; name one with --data")
+        raise InputError(
+            f"--compare: expected two artifacts on one text, found {a.run} and {b.run} on texts of"
+            " their own; name one with --data"
+        )
 
     def paired(first: int, last: int) -> dict:
         span = slice(first - 1, last)
-        one, other, size = (np.concatenate([part[:, span].sum(axis=1) for part in parts]) for parts in (a.bits, b.bits, a.bytes))
+        one, other, size = (
+            np.concatenate([part[:, span].sum(axis=1) for part in parts])
+            for parts in (a.bits, b.bits, a.bytes)
+        )
         entry = {"first": first, "last": last}
         for name, bits_N in (("a", one), ("b", other), ("difference", one - other)):
             entry[name], entry[f"{name}_stderr"] = ratio(bits_N, size)
@@ -96,11 +135,19 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
     named = {"a": {"run": a.run, "method": a.method}, "b": {"run": b.run, "method": b.method}}
     tokens, size = sum(bits.size for bits in a.bits), int(sum(part.sum() for part in a.bytes))
     positions = [paired(*ends) for ends in buckets(length)]
-    return {"runs": named, "tokens": tokens, "bytes": size, "whole": paired(1, length), "positions": positions}
+    return {
+        "runs": named,
+        "tokens": tokens,
+        "bytes": size,
+        "whole": paired(1, length),
+        "positions": positions,
+    }
 
 
 def plot(result: dict, path: Path) -> None:
-    """Write bits per byte by position of both artifacts to an image (matplotlib, the plot extra)."""
+    """Write bits per byte by position of both artifacts to an image (matplotlib, the plot
+    extra).
+    """
     from harness.overview import figure
 
     with figure(path) as axes:
@@ -108,22 +155,42 @@ def plot(result: dict, path: Path) -> None:
         for name in ("a", "b"):
             shown = result["runs"][name]
             errors = [entry[f"{name}_stderr"] or 0 for entry in result["positions"]]
-            values = [math.nan if entry[name] is None else entry[name] for entry in result["positions"]]
-            axes.errorbar(last, values, errors, label=f"{shown['run']} ({shown['method']})", capsize=2)
+            values = [
+                math.nan if entry[name] is None else entry[name] for entry in result["positions"]
+            ]
+            axes.errorbar(
+                last, values, errors, label=f"{shown['run']} ({shown['method']})", capsize=2
+            )
         axes.set_xscale("log", base=2)
         axes.set(xlabel="last position of the span", ylabel="bits per byte")
 
 
-def runs(paths, source: Source, estimate: Estimate, device: str, compiled: bool, asked: bool, image: Path | None) -> dict:
+def runs(
+    paths,
+    source: Source,
+    estimate: Estimate,
+    device: str,
+    compiled: bool,
+    asked: bool,
+    image: Path | None,
+) -> dict:
     """Return the comparison of exactly two runs, drawn to an image where one is named."""
     if not asked:
-        raise InputError("--plot: expected --compare as well, found none; add it, or use maskgolf report --plot for training curves")
+        raise InputError(
+            "--plot: expected --compare as well, found none; add it, or use maskgolf report --plot"
+            " for training curves"
+        )
     if len(paths) != 2:
         raise InputError(f"--compare: expected two runs, found {len(paths)}; name two")
-    alone = [f"--{name}" for name in ("positions", "trailing") if getattr(estimate, name) is not None]
+    alone = [
+        f"--{name}" for name in ("positions", "trailing") if getattr(estimate, name) is not None
+    ]
     if alone or estimate.estimator == "nelbo-grid":
         found = alone[0] if alone else f"--estimator {estimate.estimator}"
-        raise InputError(f"--compare: expected no estimate but the exact cost of every token, found {found} as well; drop it")
+        raise InputError(
+            f"--compare: expected no estimate but the exact cost of every token, found {found} as"
+            " well; drop it"
+        )
     effort_of(replace(estimate, estimator="chain"))
     if image:
         check_image(image)

@@ -1,7 +1,9 @@
-"""What an evaluation knows so far, window by window: kept in a file, gone on with, merged with other ranges, scored at any moment.
+"""What an evaluation knows so far, window by window: kept in a file, gone on with, merged with
+other ranges, scored at any moment.
 
-A window's numbers depend on the model, the settings, the data and its own row, and are stored to the last digit: the score of merged files
-is the sum over the same windows that one run would add up. Passes and seconds are those spent.
+A window's numbers depend on the model, the settings, the data and its own row, and are stored to
+the last digit: the score of merged files is the sum over the same windows that one run would add
+up. Passes and seconds are those spent.
 """
 
 import json
@@ -20,27 +22,47 @@ COLUMNS = ("row", "nats", "variance", "tokens", "bytes")
 
 
 class Partial:
-    """Windows scored so far under one set of settings (`header`, plain JSON); rows: {row: (nats, variance, tokens, bytes)}."""
+    """Windows scored so far under one set of settings (`header`, plain JSON); rows: {row: (nats,
+    variance, tokens, bytes)}.
+    """
 
     def __init__(self, header: dict, path: Path | None = None):
-        """Start with nothing, or with what the file at path holds; InputError if it is no such file or was made with other settings."""
+        """Start with nothing, or with what the file at path holds; InputError if it is no such file
+        or was made with other settings.
+        """
         self.header, self.path = json.loads(json.dumps(header)), path
         self.rows, self.plans, self.forwards, self.seconds = {}, {}, 0, 0.0
         if path and path.exists():
             self.absorb(read(path))
 
     def absorb(self, other: "Partial") -> None:
-        """Take over the windows of another one with the same settings; InputError naming a setting or a window that stands in the way."""
-        for name in (self.header | other.header).keys() - {"run"}:  # a run may have moved: its artifact's SHA-256 says which it is
+        """Take over the windows of another one with the same settings; InputError naming a setting
+        or a window that stands in the way.
+        """
+        for name in (self.header | other.header).keys() - {
+            "run"
+        }:  # a run may have moved: its artifact's SHA-256 says which it is
             mine, theirs = (header.get(name) for header in (self.header, other.header))
             if mine != theirs:
-                raise InputError(f"{other.path}: expected {name} {mine!r}, found {theirs!r}; name another file, or use the same settings")
+                raise InputError(
+                    f"{other.path}: expected {name} {mine!r}, found {theirs!r}; name another file,"
+                    " or use the same settings"
+                )
         both = sorted(self.rows.keys() & other.rows.keys())
         if both:
-            raise InputError(f"{other.path}: expected windows of its own, found window {both[0]} again; merge disjoint ranges")
+            raise InputError(
+                f"{other.path}: expected windows of its own, found window {both[0]} again; merge"
+                " disjoint ranges"
+            )
         for length, plan in other.plans.items():
-            if any(not np.array_equal(mine, theirs) for mine, theirs in zip(self.plans.setdefault(length, plan), plan, strict=True)):
-                raise InputError(f"{other.path}: expected the plan of the other files, found another; score all ranges on one machine")
+            if any(
+                not np.array_equal(mine, theirs)
+                for mine, theirs in zip(self.plans.setdefault(length, plan), plan, strict=True)
+            ):
+                raise InputError(
+                    f"{other.path}: expected the plan of the other files, found another; score all"
+                    " ranges on one machine"
+                )
         self.rows |= other.rows
         self.forwards, self.seconds = self.forwards + other.forwards, self.seconds + other.seconds
 
@@ -54,25 +76,56 @@ class Partial:
         """Return the (first, stop) of each run of windows that is not there yet."""
         absent = [row for row in range(first, stop) if row not in self.rows]
         starts = [row for row in absent if row == first or row - 1 in self.rows]
-        return [(start, next((row for row in range(start, stop) if row in self.rows), stop)) for start in starts]
+        return [
+            (start, next((row for row in range(start, stop) if row in self.rows), stop))
+            for start in starts
+        ]
 
     def save(self) -> None:
         """Write the file, whole or not at all; nothing without a path."""
         if self.path:
-            plans = {str(length): [column.tolist() for column in plan] for length, plan in self.plans.items()}
+            plans = {
+                str(length): [column.tolist() for column in plan]
+                for length, plan in self.plans.items()
+            }
             rows = [[row, *self.rows[row]] for row in sorted(self.rows)]
-            state = {"version": VERSION, "header": self.header, "plans": plans, "columns": COLUMNS, "windows": rows}
-            write_atomic(self.path, (json.dumps(state | {"forwards": self.forwards, "seconds": self.seconds}) + "\n").encode())
+            state = {
+                "version": VERSION,
+                "header": self.header,
+                "plans": plans,
+                "columns": COLUMNS,
+                "windows": rows,
+            }
+            write_atomic(
+                self.path,
+                (
+                    json.dumps(state | {"forwards": self.forwards, "seconds": self.seconds}) + "\n"
+                ).encode(),
+            )
 
     def score(self) -> dict:
-        """Return the JSON object of the windows so far, with their count; a standard error that one window cannot have is null."""
+        """Return the JSON object of the windows so far, with their count; a standard error that one
+        window cannot have is null.
+        """
         ordered = sorted(self.rows)
-        columns = [np.array(column) for column in zip(*(self.rows[row] for row in ordered), strict=True)]
+        columns = [
+            np.array(column) for column in zip(*(self.rows[row] for row in ordered), strict=True)
+        ]
         effort = Effort(self.header["estimator"], self.header["order"])
         result = total([Part(np.array(ordered), *columns, self.forwards)], effort, self.seconds)
-        plain = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in result._asdict().items()}
-        extra = {name: self.header[name] for name in ("positions", "trailing") if self.header.get(name) is not None}
-        origin = {name: self.header.get(name) for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")}
+        plain = {
+            name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in result._asdict().items()
+        }
+        extra = {
+            name: self.header[name]
+            for name in ("positions", "trailing")
+            if self.header.get(name) is not None
+        }
+        origin = {
+            name: self.header.get(name)
+            for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")
+        }
         return plain | extra | {"windows": len(ordered)} | origin
 
 
@@ -82,19 +135,36 @@ def read(path: Path) -> Partial:
     try:
         state = json.loads(path.read_text())
         if state["version"] != VERSION:
-            raise InputError(f"{path}: expected version {VERSION} of a partial evaluation, found {state['version']}; score it again")
+            raise InputError(
+                f"{path}: expected version {VERSION} of a partial evaluation, found"
+                f" {state['version']}; score it again"
+            )
         found = Partial(state["header"])
         windows = state["windows"]
-        found.rows = {int(row): (float(nats), float(variance), int(tokens), int(size)) for row, nats, variance, tokens, size in windows}
+        found.rows = {
+            int(row): (float(nats), float(variance), int(tokens), int(size))
+            for row, nats, variance, tokens, size in windows
+        }
         plans = state["plans"].items()
-        found.plans = {int(length): Plan(np.array(counts, np.int64), np.array(curve, float)) for length, (counts, curve) in plans}
-        found.path, found.forwards, found.seconds = path, int(state["forwards"]), float(state["seconds"])
+        found.plans = {
+            int(length): Plan(np.array(counts, np.int64), np.array(curve, float))
+            for length, (counts, curve) in plans
+        }
+        found.path, found.forwards, found.seconds = (
+            path,
+            int(state["forwards"]),
+            float(state["seconds"]),
+        )
     except OSError as error:
-        raise InputError(f"{path}: expected a partial evaluation, found none ({error.strerror}); {advice}") from error
+        raise InputError(
+            f"{path}: expected a partial evaluation, found none ({error.strerror}); {advice}"
+        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path}: expected a partial evaluation, found something else ({error}); {advice}") from error
+        raise InputError(
+            f"{path}: expected a partial evaluation, found something else ({error}); {advice}"
+        ) from error
     return found
 
 

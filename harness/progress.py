@@ -1,11 +1,20 @@
-"""A progress bar with rate and ETA on a terminal, a plain line now and then elsewhere; always on stderr, so that stdout stays JSON."""
+"""A progress bar with rate and ETA on a terminal, a plain line now and then elsewhere; always on
+stderr, so that stdout stays JSON.
+"""
 
 import sys
 import time
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
 
@@ -23,7 +32,9 @@ class Bar:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def update(self, done: float, total: float, note: str = "") -> None:
-        """Show that `done` of `total` units are finished; note says what else is worth knowing, such as the rate."""
+        """Show that `done` of `total` units are finished; note says what else is worth knowing,
+        such as the rate.
+        """
         now = time.perf_counter()
         self.first = self.first or (done, now)
         if self.progress:
@@ -32,7 +43,10 @@ class Bar:
             self.shown = now
             rate = (done - self.first[0]) / max(now - self.first[1], 1e-9)
             eta = f", {(total - done) / rate:.0f} s left" if rate > 0 else ""
-            self.say(f"{self.title}: {done:,.0f} of {total:,.0f} {self.unit}{eta}{', ' + note if note else ''}")
+            self.say(
+                f"{self.title}: {done:,.0f} of {total:,.0f}"
+                f" {self.unit}{eta}{', ' + note if note else ''}"
+            )
 
 
 @contextmanager
@@ -43,8 +57,14 @@ def bar(title: str, unit: str, quiet: bool = False):
         yield Bar(title, unit, None, console)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         yield Bar(title, unit, progress, console)

@@ -1,14 +1,20 @@
-"""Several processes under torchrun, one voice: rank 0 shows results and says what all know; any other rank only what it alone knows."""
+"""Several processes under torchrun, one voice: rank 0 shows results and says what all know; any
+other rank only what it alone knows.
+"""
 
 import contextlib
 import os
 import time
 
-UNTIL_ENDED = 40.0  # seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has ended
+# seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has
+# ended
+UNTIL_ENDED = 40.0
 
 
 def rank() -> int:
-    """Return the number that torchrun gave this process; 0 without torchrun, and for what torchrun would not say."""
+    """Return the number that torchrun gave this process; 0 without torchrun, and for what torchrun
+    would not say.
+    """
     try:
         number, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
@@ -17,17 +23,24 @@ def rank() -> int:
 
 
 def silent(error: BaseException) -> bool:
-    """Return whether another rank says what this error is: what was known before the ranks met, or what stopped all of them together."""
+    """Return whether another rank says what this error is: what was known before the ranks met, or
+    what stopped all of them together.
+    """
     from torch.distributed import is_initialized
 
     from fast.distributed import PeerFailed, PeerLost
     from fast.train import Interrupted, TrainingError
 
-    return rank() > 0 and (isinstance(error, PeerFailed | PeerLost | Interrupted | TrainingError) or not is_initialized())
+    return rank() > 0 and (
+        isinstance(error, PeerFailed | PeerLost | Interrupted | TrainingError)
+        or not is_initialized()
+    )
 
 
 def give_way(error: BaseException | None = None) -> None:
-    """Let the rank that speaks end first: the first exit code that torchrun sees is the one it reports, and it ends all others at once."""
+    """Let the rank that speaks end first: the first exit code that torchrun sees is the one it
+    reports, and it ends all others at once.
+    """
     from torch.distributed import is_initialized
 
     from fast.distributed import PeerFailed, wait_for_end_of
@@ -40,11 +53,17 @@ def give_way(error: BaseException | None = None) -> None:
 
 @contextlib.contextmanager
 def one_voice():
-    """Keep every rank but 0 from printing what the arguments alone cause: help, and errors in them."""
+    """Keep every rank but 0 from printing what the arguments alone cause: help, and errors in
+    them.
+    """
     if rank() == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
         try:
             yield
         except SystemExit as end:

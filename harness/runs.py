@@ -1,4 +1,6 @@
-"""A run directory: prepare it, train into it, ship the artifact, score it from the file, write summary.json."""
+"""A run directory: prepare it, train into it, ship the artifact, score it from the file, write
+summary.json.
+"""
 
 import contextlib
 import fcntl
@@ -26,36 +28,70 @@ from harness.packaging import size
 from harness.progress import bar
 from reference.recipe import InputError, Recipe, check
 
-SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))  # what a demo prints
-DEMO_WINDOWS = 256  # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per token
-BEGUN = {"checkpoint", ".recipe.json.tmp"}  # all there is of a run that was killed before it wrote its recipe
+SCORING = (
+    ("nelbo", None),
+    ("chain", "left-to-right"),
+    ("chain", "confidence"),
+)  # what a demo prints
+# the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
+# token
+DEMO_WINDOWS = 256
+BEGUN = {
+    "checkpoint",
+    ".recipe.json.tmp",
+}  # all there is of a run that was killed before it wrote its recipe
 
 
 def hold(out: Path, holding: contextlib.ExitStack) -> None:
-    """Keep a run directory to this process while `holding` lasts; InputError where another, say an orphan of torchrun, trains into it."""
+    """Keep a run directory to this process while `holding` lasts; InputError where another, say an
+    orphan of torchrun, trains into it.
+    """
     folder = os.open(out, os.O_RDONLY)
     holding.callback(os.close, folder)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"--out {out}: another process is training into it; end that one first, or choose another --out") from None
+        raise InputError(
+            f"--out {out}: another process is training into it; end that one first, or choose"
+            " another --out"
+        ) from None
 
 
 def prepare(out: Path, resume: bool, overwrite: bool, holding: contextlib.ExitStack) -> None:
-    """Make out an empty run directory, or keep it for --resume, and hold it; InputError rather than touch what is there unasked."""
+    """Make out an empty run directory, or keep it for --resume, and hold it; InputError rather than
+    touch what is there unasked.
+    """
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: expected a directory or nothing, found a file; choose another --out")
+        raise InputError(
+            f"--out {out}: expected a directory or nothing, found a file; choose another --out"
+        )
     if resume and overwrite:
-        raise InputError("--resume: expected no --overwrite beside it, found one; drop one, since a run is continued or replaced")
+        raise InputError(
+            "--resume: expected no --overwrite beside it, found one; drop one, since a run is"
+            " continued or replaced"
+        )
     if resume:
         if not (out / "checkpoint" / NAME).exists():
-            raise InputError(f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave --resume out to start afresh")
+            raise InputError(
+                f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave"
+                " --resume out to start afresh"
+            )
         hold(out, holding)
         return
-    if out.exists() and not (out / "recipe.json").exists() and {path.name for path in out.iterdir()} - BEGUN:
-        raise InputError(f"--out {out}: expected a run directory or an empty one, found other files; choose another --out")
+    if (
+        out.exists()
+        and not (out / "recipe.json").exists()
+        and {path.name for path in out.iterdir()} - BEGUN
+    ):
+        raise InputError(
+            f"--out {out}: expected a run directory or an empty one, found other files; choose"
+            " another --out"
+        )
     if not overwrite and (out / "recipe.json").exists():
-        raise InputError(f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or another --out")
+        raise InputError(
+            f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or"
+            " another --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         hold(out, holding)
@@ -63,34 +99,62 @@ def prepare(out: Path, resume: bool, overwrite: bool, holding: contextlib.ExitSt
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (out / "checkpoint").mkdir()
     except OSError as error:
-        raise InputError(f"--out {out}: cannot create the run directory ({error.strerror}); choose another --out") from error
+        raise InputError(
+            f"--out {out}: cannot create the run directory ({error.strerror}); choose another --out"
+        ) from error
 
 
 def plan(recipe: Recipe) -> dict:
-    """Return what a run would be: parameters, FLOPs per token (6 per multiply-add of the forward pass), artifact estimate."""
+    """Return what a run would be: parameters, FLOPs per token (6 per multiply-add of the forward
+    pass), artifact estimate.
+    """
     model, shapes = check(recipe).model, transformer.shapes(recipe.model)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    matrices = sum(size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES)
-    attention = 2 * model.layers * model.length * model.d // (2 if model.causal else 1)  # q k' and p v, per token
+    matrices = sum(
+        size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES
+    )
+    attention = (
+        2 * model.layers * model.length * model.d // (2 if model.causal else 1)
+    )  # q k' and p v, per token
     products = matrices + model.vocab * model.d + attention
     code = sum(size.code_bytes(recipe).values())
     return {
-        "preset": recipe.preset, "parameters": sum(sizes.values()), "tokens_per_step": recipe.training.tokens_per_step,
-        "iterations": recipe.training.iterations, "flops_per_token": 6 * products, "flops_per_token_forward": 2 * products,
-        "artifact_bytes_estimate": size.estimate(recipe, shapes) + code, "artifact_bytes_bound": size.bound(recipe, shapes) + code,
-        "code_bytes": code, "limit": artifact.LIMIT,
-    }  # fmt: skip
+        "preset": recipe.preset,
+        "parameters": sum(sizes.values()),
+        "tokens_per_step": recipe.training.tokens_per_step,
+        "iterations": recipe.training.iterations,
+        "flops_per_token": 6 * products,
+        "flops_per_token_forward": 2 * products,
+        "artifact_bytes_estimate": size.estimate(recipe, shapes) + code,
+        "artifact_bytes_bound": size.bound(recipe, shapes) + code,
+        "code_bytes": code,
+        "limit": artifact.LIMIT,
+    }
 
 
-def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: bool, world: World, compiled: bool) -> State:
+def _train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    state: State,
+    resumed: bool,
+    world: World,
+    compiled: bool,
+) -> State:
     training, batch = recipe.training, data.batches(dataset.train, recipe)
     validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, world.device)
 
-    with deterministic(recipe.training.repeatable), distributed.stop_everywhere(world) as stop, bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress:
+    with (
+        deterministic(recipe.training.repeatable),
+        distributed.stop_everywhere(world) as stop,
+        bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress,
+    ):
 
         def on_step(state, loss, remaining):
             rate = training.tokens_per_step / max(state.durations[-1], 1e-9)
-            progress.update(state.step, state.step + remaining, f"loss {loss:.3f}, {rate:,.0f} tokens/s")
+            progress.update(
+                state.step, state.step + remaining, f"loss {loss:.3f}, {rate:,.0f} tokens/s"
+            )
 
         journal = Journal(out, recipe, validate, stop, progress.say, on_step)
         if resumed and world.rank == 0:
@@ -99,10 +163,19 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
             return state
         stepper = Stepper(recipe, world.device, compiled, world)
         if compiled:
-            progress.say("compiling the training step (the first time takes about a minute on two cores)")
+            progress.say(
+                "compiling the training step (the first time takes about a minute on two cores)"
+            )
             stepper.warm_up(state, batch)
         try:
-            state, _ = train(batch, recipe, state, stepper, Follower(stop) if world.rank else journal, world=world)
+            state, _ = train(
+                batch,
+                recipe,
+                state,
+                stepper,
+                Follower(stop) if world.rank else journal,
+                world=world,
+            )
         except (TrainingError, PeerLost) as error:
             if world.rank == 0:
                 journal.line(f"stopped: {error}; the last checkpoint is kept")
@@ -112,30 +185,66 @@ def _train(recipe: Recipe, dataset: Dataset, out: Path, state: State, resumed: b
         return state
 
 
-def score_fresh(run: Path, scoring, sequences: int | None, device: str, compiled: bool, source: Source | None = None) -> list[dict]:
-    """Score a run's artifact in fresh processes: nothing but the file can reach the score; source: other data than the run's own."""
+def score_fresh(
+    run: Path,
+    scoring,
+    sequences: int | None,
+    device: str,
+    compiled: bool,
+    source: Source | None = None,
+) -> list[dict]:
+    """Score a run's artifact in fresh processes: nothing but the file can reach the score; source:
+    other data than the run's own.
+    """
     scores = []
     for estimator, order in scoring:
-        command = [sys.executable, "-m", "harness", "eval", str(run), "--estimator", estimator, "--json", "-", "--device", device]
+        command = [
+            sys.executable,
+            "-m",
+            "harness",
+            "eval",
+            str(run),
+            "--estimator",
+            estimator,
+            "--json",
+            "-",
+            "--device",
+            device,
+        ]
         # On a CPU the compiler takes longer than it saves.
-        command += (["--order", order] if order else []) + ([] if compiled and not device.startswith("cpu") else ["--no-compiled"])
+        command += (["--order", order] if order else []) + (
+            [] if compiled and not device.startswith("cpu") else ["--no-compiled"]
+        )
         command += ["--sequences", str(sequences)] if sequences else []
         command += source.flags() if source else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:
-            raise TrainingError(f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message is above")
+            raise TrainingError(
+                f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message"
+                " is above"
+            )
         scores.append(json.loads(done.stdout))
     return scores
 
 
 def run(
-    recipe: Recipe, source: Source, out: Path, resume=False, overwrite=False, device="cpu", compiled=True, preflight=None,
-    scoring=SCORING[:1], sequences=None,
-) -> dict | None:  # fmt: skip
-    """Train, ship and score one run, on the first `sequences` windows of the validation split; return its summary (SPEC section 13).
+    recipe: Recipe,
+    source: Source,
+    out: Path,
+    resume=False,
+    overwrite=False,
+    device="cpu",
+    compiled=True,
+    preflight=None,
+    scoring=SCORING[:1],
+    sequences=None,
+) -> dict | None:
+    """Train, ship and score one run, on the first `sequences` windows of the validation split;
+    return its summary (SPEC section 13).
 
-    preflight: "compiled" or "eager" checks parity on the device before anything is written, None does not. Under torchrun every rank
-    trains, rank 0 does the rest and returns the summary, the others None.
+    preflight: "compiled" or "eager" checks parity on the device before anything is written, None
+    does not. Under torchrun every rank trains, rank 0 does the rest and returns the summary, the
+    others None.
     """
     world, dataset = distributed.join(device), None
     with contextlib.ExitStack() as holding:
@@ -150,16 +259,34 @@ def run(
                 if resume:
                     _check_data(out / "recipe.json", dataset)
                 else:
-                    described = {"recipe": asdict(recipe), "source": source.describe()} | dataset.identity()
-                    write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
+                    described = {
+                        "recipe": asdict(recipe),
+                        "source": source.describe(),
+                    } | dataset.identity()
+                    write_atomic(
+                        out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode()
+                    )
         with distributed.fail_together(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
-            state = restore(out, recipe, world.device) if resume else initial_state(recipe, world.device)
+            state = (
+                restore(out, recipe, world.device)
+                if resume
+                else initial_state(recipe, world.device)
+            )
         state = _train(recipe, dataset, out, state, resume, world, compiled)
         distributed.leave()
         if world.rank > 0:
             return None
-        return _ship(recipe, dataset, out, state, scoring if not recipe.model.causal else SCORING[:1], sequences, world.device, compiled)
+        return _ship(
+            recipe,
+            dataset,
+            out,
+            state,
+            scoring if not recipe.model.causal else SCORING[:1],
+            sequences,
+            world.device,
+            compiled,
+        )
 
 
 def _check_data(path: Path, dataset: Dataset) -> None:
@@ -168,10 +295,17 @@ def _check_data(path: Path, dataset: Dataset) -> None:
         begun = json.loads(path.read_text())
         now = {name: value for name, value in dataset.identity().items() if name in begun}
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: expected the JSON of a run, found something else ({error}); restore the file") from error
-    changed = [f"{name}: {begun[name]}, now {value}" for name, value in now.items() if value != begun[name]]
+        raise InputError(
+            f"{path}: expected the JSON of a run, found something else ({error}); restore the file"
+        ) from error
+    changed = [
+        f"{name}: {begun[name]}, now {value}" for name, value in now.items() if value != begun[name]
+    ]
     if changed:
-        raise InputError(f"--resume: {path} began with other data ({'; '.join(changed)}); pass the same --data, --tokenizer or --text")
+        raise InputError(
+            f"--resume: {path} began with other data ({'; '.join(changed)}); pass the same --data,"
+            " --tokenizer or --text"
+        )
 
 
 def _check_parity(recipe: Recipe, device: str, compiled: bool) -> None:
@@ -180,22 +314,45 @@ def _check_parity(recipe: Recipe, device: str, compiled: bool) -> None:
         parity.preflight(recipe, device, compiled, progress.say)
 
 
-def _ship(recipe: Recipe, dataset: Dataset, out: Path, state: State, scoring, sequences: int | None, device: str, compiled: bool) -> dict:
-    """Write the artifact of a finished run, score it from the file, write and return the summary."""
+def _ship(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    state: State,
+    scoring,
+    sequences: int | None,
+    device: str,
+    compiled: bool,
+) -> dict:
+    """Write the artifact of a finished run, score it from the file, write and return the
+    summary.
+    """
     file = out / "artifact.mgolf"
-    artifact.write(file, transformer.unstack(state.shadow), recipe, {"tokenizer_sha256": dataset.tokenizer.sha256})
+    artifact.write(
+        file,
+        transformer.unstack(state.shadow),
+        recipe,
+        {"tokenizer_sha256": dataset.tokenizer.sha256},
+    )
     header, params = artifact.read(file)
     code = size.code_bytes(recipe, header["codec"])
     artifact.check_size(header, file.stat().st_size, code)
     summary = {
-        "preset": recipe.preset, "parameters": sum(value.numel() for value in params.values()),
-        "steps": state.step, "seconds": state.elapsed,
-        "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed, "final_lr_multiplier": state.multiplier,
-        "ema_started_step": state.ema_started_step, "artifact_bytes": file.stat().st_size, "code_bytes": sum(code.values()),
-        "codec": header["codec"], "scores": score_fresh(out, scoring, sequences, device, compiled),
-        "baselines": _baselines(dataset, recipe.model.length, sequences), "hardware": log.hardware(device, distributed.environment()[1]),
+        "preset": recipe.preset,
+        "parameters": sum(value.numel() for value in params.values()),
+        "steps": state.step,
+        "seconds": state.elapsed,
+        "tokens_per_second": state.step * recipe.training.tokens_per_step / state.elapsed,
+        "final_lr_multiplier": state.multiplier,
+        "ema_started_step": state.ema_started_step,
+        "artifact_bytes": file.stat().st_size,
+        "code_bytes": sum(code.values()),
+        "codec": header["codec"],
+        "scores": score_fresh(out, scoring, sequences, device, compiled),
+        "baselines": _baselines(dataset, recipe.model.length, sequences),
+        "hardware": log.hardware(device, distributed.environment()[1]),
         "pytorch_version": torch.__version__,
-    }  # fmt: skip
+    }
     write_atomic(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     return summary
 

@@ -11,22 +11,50 @@ from reference.recipe import InputError
 
 
 def sample(
-    run: Path, tokenizer: Path | None, prompt: str, count: int, order: str, step: int, block: int, temperature: float, seed: int,
+    run: Path,
+    tokenizer: Path | None,
+    prompt: str,
+    count: int,
+    order: str,
+    step: int,
+    block: int,
+    temperature: float,
+    seed: int,
     device: str,
-) -> list[dict]:  # fmt: skip
-    """Return `count` windows of text, each opened by <s> and the prompt: row (of the random draws), ids, text."""
-    for name, value, least in (("count", count, 1), ("step", step, 1), ("block", block, 1), ("temperature", temperature, 0)):
+) -> list[dict]:
+    """Return `count` windows of text, each opened by <s> and the prompt: row (of the random draws),
+    ids, text.
+    """
+    for name, value, least in (
+        ("count", count, 1),
+        ("step", step, 1),
+        ("block", block, 1),
+        ("temperature", temperature, 0),
+    ):
         if not value >= least:
             raise InputError(f"--{name}: expected at least {least}, found {value}; raise it")
     model = compress.load(run, tokenizer, device)
     shape, processor = model.recipe.model, model.tokenizer.processor
     if shape.causal and order != "left-to-right":
-        raise InputError(f"--order {order}: expected left-to-right, the one order of a causal model; drop it")
+        raise InputError(
+            f"--order {order}: expected left-to-right, the one order of a causal model; drop it"
+        )
     opening = [processor.bos_id(), *prepare.encode(prompt, model.tokenizer)]
     if len(opening) >= shape.length:
-        raise InputError(f"--prompt: expected fewer than {shape.length - 1} tokens, found {len(opening) - 1}; shorten it")
+        raise InputError(
+            f"--prompt: expected fewer than {shape.length - 1} tokens, found {len(opening) - 1};"
+            " shorten it"
+        )
     ids_BL = torch.full((count, shape.length), shape.vocab)
     ids_BL[:, : len(opening)] = torch.tensor(opening)
-    drawn_BL = drawing.fill(model.log_probs, ids_BL.to(device), shape.vocab, order, seed, step, block, temperature).cpu()
-    texts = [shards.raw_text(ids_L, model.tokenizer).decode("utf-8", errors="replace") for ids_L in drawn_BL.numpy()]
-    return [{"row": row, "text": text, "ids": ids} for row, (text, ids) in enumerate(zip(texts, drawn_BL.tolist(), strict=True))]
+    drawn_BL = drawing.fill(
+        model.log_probs, ids_BL.to(device), shape.vocab, order, seed, step, block, temperature
+    ).cpu()
+    texts = [
+        shards.raw_text(ids_L, model.tokenizer).decode("utf-8", errors="replace")
+        for ids_L in drawn_BL.numpy()
+    ]
+    return [
+        {"row": row, "text": text, "ids": ids}
+        for row, (text, ids) in enumerate(zip(texts, drawn_BL.tolist(), strict=True))
+    ]

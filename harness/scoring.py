@@ -1,4 +1,6 @@
-"""Score an artifact from its file: what `maskgolf eval` prints and what a summary quotes. Live weights never come here."""
+"""Score an artifact from its file: what `maskgolf eval` prints and what a summary quotes. Live
+weights never come here.
+"""
 
 import hashlib
 import json
@@ -25,18 +27,28 @@ class Estimate:
     """Which bits per byte: the estimator, its order and its effort."""
 
     estimator: Literal["nelbo", "nelbo-grid", "chain"] = "nelbo"
-    """nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain: exact, one pass per token.
+    """nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
+    exact, one pass per token.
     A causal model is always scored by its one exact pass."""
-    order: Literal["left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"] | None = None
+    order: (
+        Literal[
+            "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
+        ]
+        | None
+    ) = None
     """Evaluation order of chain (default left-to-right)."""
     draws: int = 16  # nelbo: masks per window
     points: int = 256  # nelbo-grid: times
     step: int = 1  # chain: positions revealed per pass
     block: int = 32  # chain along block: tokens per block
     positions: int | None = None
-    """chain along left-to-right, right-to-left or random: estimate from this many drawn positions per window, with an error bar."""
+    """chain along left-to-right, right-to-left or random: estimate from this many drawn
+    positions per window, with an error bar.
+    """
     trailing: int | None = None
-    """chain left-to-right: mask tokens kept behind the queried position (default: to the end of the window)."""
+    """chain left-to-right: mask tokens kept behind the queried position (default: to the end
+    of the window).
+    """
     from_: Annotated[int, tyro.conf.arg(name="from")] = 0  # first window
     sequences: int | None = None  # how many windows (default: all)
     first_token: Literal["stream", "control"] = "stream"
@@ -46,7 +58,9 @@ class Estimate:
 
 
 def locate(run: Path) -> tuple[Path, dict]:
-    """Return (artifact file, source description) of a run directory or an artifact file; InputError if neither."""
+    """Return (artifact file, source description) of a run directory or an artifact file; InputError
+    if neither.
+    """
     if run.is_dir():
         described, file = run / "recipe.json", run / "artifact.mgolf"
         if not described.exists() or not file.exists():
@@ -58,14 +72,21 @@ def locate(run: Path) -> tuple[Path, dict]:
         try:
             return file, json.loads(described.read_text())["source"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{described}: expected the JSON of a run, found something else ({error}); restore the file") from error
+            raise InputError(
+                f"{described}: expected the JSON of a run, found something else ({error}); restore"
+                " the file"
+            ) from error
     if not run.exists():
-        raise InputError(f"{run}: expected a run directory or an artifact file, found nothing; check the path")
+        raise InputError(
+            f"{run}: expected a run directory or an artifact file, found nothing; check the path"
+        )
     return run, {}
 
 
 def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
-    """Return (artifact file, tensors, recipe, dataset) of a run or an artifact; the data is the run's own where source names none."""
+    """Return (artifact file, tensors, recipe, dataset) of a run or an artifact; the data is the
+    run's own where source names none.
+    """
     from fast import artifact
     from harness.corpus.sources import open_dataset
 
@@ -73,17 +94,27 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
     if not (source.data or source.text):
-        source = Source.restore(described | ({"tokenizer": source.tokenizer} if source.tokenizer else {}))
+        source = Source.restore(
+            described | ({"tokenizer": source.tokenizer} if source.tokenizer else {})
+        )
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
     artifact.check_tokenizer(header, dataset.tokenizer)
     return file, params, recipe, dataset
 
 
-def score(run: Path, source: Source, estimate: Estimate, device: str = "cpu", compiled: bool = True, partial: Path | None = None) -> dict:
-    """Return the JSON object of one score (SPEC section 13), read from the artifact file; stderr_sequences null for one window.
+def score(
+    run: Path,
+    source: Source,
+    estimate: Estimate,
+    device: str = "cpu",
+    compiled: bool = True,
+    partial: Path | None = None,
+) -> dict:
+    """Return the JSON object of one score (SPEC section 13), read from the artifact file;
+    stderr_sequences null for one window.
 
-    partial: a file that keeps what is known, from earlier calls too; the score covers all its windows. Ctrl-C raises Stopped with the
-    score so far.
+    partial: a file that keeps what is known, from earlier calls too; the score covers all its
+    windows. Ctrl-C raises Stopped with the score so far.
     """
     from fast import evaluate
     from harness import report
@@ -95,13 +126,27 @@ def score(run: Path, source: Source, estimate: Estimate, device: str = "cpu", co
     known = Partial(_identity(run, file, dataset, model.length, estimate, effort), partial)
     predict = evaluate.predictor(params, recipe, device, compiled)
     begun, before = time.perf_counter(), known.seconds
-    windows = min(-(-len(dataset.validation) // model.length), estimate.from_ + (estimate.sequences or 2**63))
+    windows = min(
+        -(-len(dataset.validation) // model.length), estimate.from_ + (estimate.sequences or 2**63)
+    )
     try:
-        _measure(known, predict, dataset, model, effort, estimate, windows, device, lambda: before + time.perf_counter() - begun)
+        _measure(
+            known,
+            predict,
+            dataset,
+            model,
+            effort,
+            estimate,
+            windows,
+            device,
+            lambda: before + time.perf_counter() - begun,
+        )
     except KeyboardInterrupt:
         if not known.rows:
             raise
-        kept = f"; go on with --partial {partial}" if partial else "; --partial FILE would keep them"
+        kept = (
+            f"; go on with --partial {partial}" if partial else "; --partial FILE would keep them"
+        )
         asked = windows - estimate.from_
         found = known.score()
         message = f"stopped: {len(known.rows)} windows are scored, {asked} were asked for{kept}"
@@ -109,14 +154,23 @@ def score(run: Path, source: Source, estimate: Estimate, device: str = "cpu", co
     return known.score()
 
 
-def every(runs, source: Source, estimate: Estimate, device: str, compiled: bool, partial: Path | None) -> list[dict]:
-    """Return the scores of several runs; Ctrl-C raises Stopped with those that are there, the last one so far."""
+def every(
+    runs, source: Source, estimate: Estimate, device: str, compiled: bool, partial: Path | None
+) -> list[dict]:
+    """Return the scores of several runs; Ctrl-C raises Stopped with those that are there, the last
+    one so far.
+    """
     from harness import report
 
     if not runs:
-        raise InputError("eval: expected at least one run directory or artifact file, found none; name one, such as runs/demo")
+        raise InputError(
+            "eval: expected at least one run directory or artifact file, found none; name one, such"
+            " as runs/demo"
+        )
     if partial and len(runs) > 1:
-        raise InputError(f"--partial {partial}: expected one run, found {len(runs)}; score them one by one")
+        raise InputError(
+            f"--partial {partial}: expected one run, found {len(runs)}; score them one by one"
+        )
     scores = []
     for run in runs:
         try:
@@ -126,20 +180,28 @@ def every(runs, source: Source, estimate: Estimate, device: str, compiled: bool,
             if not so_far:
                 raise
             result = so_far if len(runs) > 1 else so_far[0]
-            raise Stopped(str(stop) or "stopped", result, lambda known=so_far: report.scores(known)) from None
+            raise Stopped(
+                str(stop) or "stopped", result, lambda known=so_far: report.scores(known)
+            ) from None
         _check_one_text(scores[0], scores[-1])
     return scores
 
 
 def _check_one_text(first: dict, other: dict) -> None:
-    """Raise InputError where two scores of one tokenizer are of different text: no mean, no test holds between them."""
+    """Raise InputError where two scores of one tokenizer are of different text: no mean, no test
+    holds between them.
+    """
     if first["tokenizer_sha256"] != other["tokenizer_sha256"]:
         return  # the same text may well be other tokens
-    one, two = ([score[name] for name in ("validation_sha256", "tokens", "bytes")] for score in (first, other))
+    one, two = (
+        [score[name] for name in ("validation_sha256", "tokens", "bytes")]
+        for score in (first, other)
+    )
     if one != two:
         raise InputError(
-            f"eval: expected runs on one text, found {first['run']} scored on {one[1]:,} tokens and {other['run']} on {two[1]:,} tokens of another; "
-            "name one text with --data, and leave --from and --sequences out where the windows differ in length"
+            f"eval: expected runs on one text, found {first['run']} scored on {one[1]:,} tokens and"
+            f" {other['run']} on {two[1]:,} tokens of another; name one text with --data, and leave"
+            " --from and --sequences out where the windows differ in length"
         )
 
 
@@ -148,22 +210,31 @@ def merged(files, runs=(), partial: Path | None = None) -> dict:
     from harness.partial import merge
 
     if runs or partial:
-        raise InputError(f"--merge: expected partial files alone, found {runs[0] if runs else f'--partial {partial}'} as well; drop it")
+        raise InputError(
+            "--merge: expected partial files alone, found"
+            f" {runs[0] if runs else f'--partial {partial}'} as well; drop it"
+        )
     return merge(list(files))
 
 
 def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
-    """Return the Effort that an Estimate means for a model; InputError for what does not go together or is out of range."""
+    """Return the Effort that an Estimate means for a model; InputError for what does not go
+    together or is out of range.
+    """
     from fast.evaluate import Effort
 
     if estimate.batch_rows < 1:
-        raise InputError(f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it")
+        raise InputError(
+            f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it"
+        )
     estimator = "causal" if causal else estimate.estimator
     order = estimate.order or ("left-to-right" if estimator == "chain" else None)
     if causal and order == "left-to-right":
         order = None  # its only order
     shared = ("seed", "draws", "points", "step", "block", "positions", "trailing")
-    effort = Effort(estimator, order, epsilon=epsilon, **{name: getattr(estimate, name) for name in shared})
+    effort = Effort(
+        estimator, order, epsilon=epsilon, **{name: getattr(estimate, name) for name in shared}
+    )
     effort.check()
     return effort
 
@@ -171,33 +242,68 @@ def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
 def _identity(run, file, dataset, length, estimate, effort) -> dict:
     """Return what a window's numbers depend on, as a partial file keeps it."""
     known = dataset.identity()
-    data = {name: known[name] for name in ("tokenizer_sha256", "validation_tokens", "validation_sha256")}
-    model = {"run": str(run), "artifact_sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "length": length}
+    data = {
+        name: known[name] for name in ("tokenizer_sha256", "validation_tokens", "validation_sha256")
+    }
+    model = {
+        "run": str(run),
+        "artifact_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "length": length,
+    }
     return model | data | asdict(effort) | {"first_token": estimate.first_token}
 
 
 def _measure(known, predict, dataset, model, effort, estimate, stop, device, clock) -> None:
-    """Add to `known` every window from estimate.from_ to stop that it lacks, saving now and then. nelbo's plan comes from the first windows
-    of the split, whatever the range, so that ranges scored apart add up."""
+    """Add to `known` every window from estimate.from_ to stop that it lacks, saving now and then.
+    nelbo's plan comes from the first windows of the split, whatever the range, so that ranges
+    scored apart add up.
+    """
     from fast import data, evaluate
     from harness.progress import bar
 
     validation, table = dataset.validation, dataset.tokenizer.table
-    first = data.evaluation_windows(validation, model.length, model.vocab, estimate.from_, estimate.sequences)  # refuses an empty range
-    # What is added up with other ranges is computed in passes of one shape, which decides the last bits.
-    rows = estimate.batch_rows if known.path else min(estimate.batch_rows, max(len(group.ids_NL) for group in first))
+    first = data.evaluation_windows(
+        validation, model.length, model.vocab, estimate.from_, estimate.sequences
+    )  # refuses an empty range
+    # What is added up with other ranges is computed in passes of one shape, which decides the last
+    # bits.
+    rows = (
+        estimate.batch_rows
+        if known.path
+        else min(estimate.batch_rows, max(len(group.ids_NL) for group in first))
+    )
     saved = time.monotonic()
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
             if effort.estimator == "nelbo" and model.length not in known.plans:
-                sizes, settings = (model.length, model.vocab), {"batch_rows": rows, "device": device}
-                known.plans[model.length], passes = evaluate.split_plan(predict, validation, *sizes, effort, **settings)
+                sizes, settings = (
+                    (model.length, model.vocab),
+                    {"batch_rows": rows, "device": device},
+                )
+                known.plans[model.length], passes = evaluate.split_plan(
+                    predict, validation, *sizes, effort, **settings
+                )
                 known.forwards += passes
             for begin, end in known.missing(estimate.from_, stop):
-                windows = data.evaluation_windows(validation, model.length, model.vocab, begin, end - begin)
-                settings = {"first_token": estimate.first_token, "batch_rows": rows, "device": device, "plans": known.plans}
+                windows = data.evaluation_windows(
+                    validation, model.length, model.vocab, begin, end - begin
+                )
+                settings = {
+                    "first_token": estimate.first_token,
+                    "batch_rows": rows,
+                    "device": device,
+                    "plans": known.plans,
+                }
                 settings["filled"] = model.length if known.path else None
-                for part in evaluate.measure(predict, windows, table, effort, first_row=begin, **settings, on_progress=progress.update):
+                for part in evaluate.measure(
+                    predict,
+                    windows,
+                    table,
+                    effort,
+                    first_row=begin,
+                    **settings,
+                    on_progress=progress.update,
+                ):
                     known.add(part)
                     if time.monotonic() - saved > SAVE_EVERY:
                         known.seconds, saved = clock(), time.monotonic()

@@ -1,4 +1,6 @@
-"""Chain rule on a budget: few positions of an order known in advance, or few mask tokens behind the position that is asked for."""
+"""Chain rule on a budget: few positions of an order known in advance, or few mask tokens behind the
+position that is asked for.
+"""
 
 import numpy as np
 
@@ -6,27 +8,37 @@ from reference import orders, philox
 from reference.recipe import InputError, Stream
 
 GRID = 2**24
-POSITIONS = 0xFFFFFFE0  # Philox step of the drawn positions; the masks of the other estimators use other steps
+# Philox step of the drawn positions; the masks of the other estimators use other steps
+POSITIONS = 0xFFFFFFE0
 
 
 def check_fixed(order):
-    """Raise InputError unless the order is known before anything is revealed: only then can single positions stand for the rest."""
+    """Raise InputError unless the order is known before anything is revealed: only then can single
+    positions stand for the rest.
+    """
     orders.check_order(order)
     if order not in orders.FIXED:
         fixed = ", ".join(orders.FIXED)
-        raise InputError(f"positions: expected an order fixed in advance ({fixed}), found {order!r}; choose one, or drop positions")
+        raise InputError(
+            f"positions: expected an order fixed in advance ({fixed}), found {order!r}; choose one,"
+            " or drop positions"
+        )
 
 
 def draw_positions(seed, rows, length, count):
-    """Return (drawn_NK, weight_NK): one place in the order from each of K = count <= length nearly equal strata, and 1 / its probability.
+    """Return (drawn_NK, weight_NK): one place in the order from each of K = count <= length nearly
+    equal strata, and 1 / its probability.
 
-    A stratum of m places shares the 2**24 values of a draw as evenly as integers allow; the weights hold the exact shares.
+    A stratum of m places shares the 2**24 values of a draw as evenly as integers allow; the weights
+    hold the exact shares.
     """
     drawn_NK, weight_NK = np.zeros((len(rows), count), np.int64), np.zeros((len(rows), count))
     draws_NK = philox.words(seed, Stream.EVALUATION, POSITIONS, rows, count).astype(np.int64) >> 8
     for k in range(count):
         first, size = k * length // count, (k + 1) * length // count - k * length // count
-        begins = np.array([-(-j * GRID // size) for j in range(size + 1)])  # draws below begins[j + 1] belong to places 0..j
+        begins = np.array(
+            [-(-j * GRID // size) for j in range(size + 1)]
+        )  # draws below begins[j + 1] belong to places 0..j
         for n in range(len(rows)):
             j = int((begins[1:] <= draws_NK[n, k]).sum())
             drawn_NK[n, k] = first + j
@@ -35,9 +47,11 @@ def draw_positions(seed, rows, length, count):
 
 
 def sampled(log_probs, ids_NL, vocab, order, seed, positions, first_row=0):
-    """Return nats_NK, K = positions, whose sum over k is an unbiased estimate of window n's chain-rule nats; exact for K = L.
+    """Return nats_NK, K = positions, whose sum over k is an unbiased estimate of window n's
+    chain-rule nats; exact for K = L.
 
-    Column k holds the cost at one place of the order, drawn from stratum k, times its stratum's weight. One pass each.
+    Column k holds the cost at one place of the order, drawn from stratum k, times its stratum's
+    weight. One pass each.
     """
     check_fixed(order)
     length, rows = ids_NL.shape[1], first_row + np.arange(len(ids_NL))
@@ -55,9 +69,11 @@ def sampled(log_probs, ids_NL, vocab, order, seed, positions, first_row=0):
 
 
 def sampled_variance(nats_NK, length):
-    """Return variance_N of the sum over K >= 2 strata of `length` places: neighbouring strata in pairs (three first if K is odd).
+    """Return variance_N of the sum over K >= 2 strata of `length` places: neighbouring strata in
+    pairs (three first if K is odd).
 
-    Collapsed strata with the correction for finite strata, 1 - K / L (Cochran 1977, sections 5A.12 and 2.6); 0 for K = L.
+    Collapsed strata with the correction for finite strata, 1 - K / L (Cochran 1977, sections 5A.12
+    and 2.6); 0 for K = L.
     """
     count, total_N = nats_NK.shape[1], 0.0
     for stratum_NG in np.array_split(nats_NK, count // 2, axis=1):
@@ -66,9 +82,11 @@ def sampled_variance(nats_NK, length):
 
 
 def trailing(log_probs, ids_NL, vocab, masks):
-    """Return nats_NL left to right, each token predicted from those before it and `masks` mask tokens behind it (fewer at the end).
+    """Return nats_NL left to right, each token predicted from those before it and `masks` mask
+    tokens behind it (fewer at the end).
 
-    A code for every fixed number of masks; log_probs sees windows of masks + 1 to L tokens, of L alone for masks >= L - 1.
+    A code for every fixed number of masks; log_probs sees windows of masks + 1 to L tokens, of L
+    alone for masks >= L - 1.
     """
     nats_NL = np.zeros(ids_NL.shape)
     length = ids_NL.shape[1]

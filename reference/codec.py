@@ -1,4 +1,6 @@
-"""Lossless codecs of the standard library for the payload of an artifact. The fast half has more; these it has byte for byte."""
+"""Lossless codecs of the standard library for the payload of an artifact. The fast half has more;
+these it has byte for byte.
+"""
 
 import lzma
 import zlib
@@ -10,32 +12,49 @@ LZMA_MEMORY = 1 << 26  # bytes the decoder may take; preset 6 needs 9 MB
 
 
 def _compress_one(raw: bytes, codec: str) -> bytes:
-    """The bytes under one codec: as they are, zlib level 9, or lzma preset 6 (xz). An unknown codec is an InputError."""
+    """The bytes under one codec: as they are, zlib level 9, or lzma preset 6 (xz). An unknown codec
+    is an InputError.
+    """
     if codec not in CODECS:
-        raise InputError(f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)} or best")
+        raise InputError(
+            f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)} or best"
+        )
     if codec == "zlib":
         return zlib.compress(raw, 9)
     return lzma.compress(raw, preset=6) if codec == "lzma" else bytes(raw)
 
 
 def compress(raw: bytes, boundaries: list[int], codec: str = "best") -> tuple[bytes, str]:
-    """Compressed bytes and the codec that made them; "best" is the smallest. boundaries: ends of the tensors (no codec here needs them)."""
+    """Compressed bytes and the codec that made them; "best" is the smallest. boundaries: ends of
+    the tensors (no codec here needs them).
+    """
     names = CODECS if codec == "best" else (codec,)
     return min(((_compress_one(raw, name), name) for name in names), key=lambda pair: len(pair[0]))
 
 
 def decompress(data: bytes, raw_bytes: int, boundaries: list[int], codec: str) -> bytes:
-    """Inverse of compress; makes at most raw_bytes + 1 bytes. Anything but exactly raw_bytes is an InputError."""
+    """Inverse of compress; makes at most raw_bytes + 1 bytes. Anything but exactly raw_bytes is an
+    InputError.
+    """
     if codec not in CODECS:
         raise InputError(f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)}")
     raw, complete = bytes(data), True
     if codec != "none":
-        decoder = zlib.decompressobj() if codec == "zlib" else lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY)
+        decoder = (
+            zlib.decompressobj()
+            if codec == "zlib"
+            else lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY)
+        )
         try:
             raw = decoder.decompress(data, raw_bytes + 1)
         except (zlib.error, lzma.LZMAError, EOFError) as error:
-            raise InputError(f"payload: expected {raw_bytes} bytes ({codec}), found {error}; the file is damaged") from error
+            raise InputError(
+                f"payload: expected {raw_bytes} bytes ({codec}), found {error}; the file is damaged"
+            ) from error
         complete = decoder.eof and not decoder.unused_data
     if len(raw) != raw_bytes or not complete:
-        raise InputError(f"payload: expected {raw_bytes} bytes ({codec}), found {len(raw)} or bytes left over; the file is damaged")
+        raise InputError(
+            f"payload: expected {raw_bytes} bytes ({codec}), found {len(raw)} or bytes left over;"
+            " the file is damaged"
+        )
     return raw

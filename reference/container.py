@@ -1,6 +1,8 @@
-"""The artifact file: magic, version, header length, canonical JSON header, payload. Nothing in it can execute.
+"""The artifact file: magic, version, header length, canonical JSON header, payload. Nothing in it
+can execute.
 
-The header holds the caller's fields beside the tensor table, the codec, the sizes, and SHA-256 sums of the payload and of itself.
+The header holds the caller's fields beside the tensor table, the codec, the sizes, and SHA-256 sums
+of the payload and of itself.
 """
 
 import hashlib
@@ -21,44 +23,76 @@ MAX_HEADER = 1 << 20  # bytes; a golf header takes about 15 KB
 MAX_RAW = 1 << 28  # bytes of weights; 16 times the 16 MB that the challenge allows compressed
 MAX_ELEMENTS = 1 << 27  # weights; a 16 MB file of one-bit weights holds fewer
 MAX_AXES = 8  # of one tensor; the model has two
-OWN_FIELDS = ("codec", "header_sha256", "payload_bytes", "raw_bytes", "sha256", "tensors")  # the rest of a header is the caller's
+OWN_FIELDS = (
+    "codec",
+    "header_sha256",
+    "payload_bytes",
+    "raw_bytes",
+    "sha256",
+    "tensors",
+)  # the rest of a header is the caller's
 
 
 def canonical_json(value: object) -> bytes:
-    """The one UTF-8 spelling of a JSON value: sorted keys, no spaces. What JSON cannot say (NaN, other types and keys) is an InputError."""
+    """The one UTF-8 spelling of a JSON value: sorted keys, no spaces. What JSON cannot say (NaN,
+    other types and keys) is an InputError.
+    """
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
         if not has_string_keys(value):
             raise ValueError("keys that are not strings")
         return text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         found = str(error)[:200]
-        raise InputError(f"header: expected plain JSON (string keys, finite numbers), found {found}; store nothing else") from error
+        raise InputError(
+            f"header: expected plain JSON (string keys, finite numbers), found {found}; store"
+            " nothing else"
+        ) from error
 
 
 def has_string_keys(value: object) -> bool:
-    """Whether every key of every object inside a JSON value is a string: json would spell 1, None and True as strings."""
+    """Whether every key of every object inside a JSON value is a string: json would spell 1, None
+    and True as strings.
+    """
     if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(has_string_keys, value.values()))
+        return all(isinstance(key, str) for key in value) and all(
+            map(has_string_keys, value.values())
+        )
     return all(map(has_string_keys, value)) if isinstance(value, list | tuple) else True
 
 
 def tensor_table(shapes: dict[str, tuple[int, ...]], formats: dict[str, str]) -> list[dict]:
-    """Rows name, shape, format, offset, bytes for the tensors in order of their names, laid end to end."""
+    """Rows name, shape, format, offset, bytes for the tensors in order of their names, laid end to
+    end.
+    """
     table, offset = [], 0
     for name in sorted(shapes):
         if name not in formats:
             raise InputError(f"{name}: expected a storage format for every tensor, found none")
         size = quantize.encoded_bytes(shapes[name], formats[name])
-        table.append({"name": name, "shape": list(map(int, shapes[name])), "format": formats[name], "offset": offset, "bytes": size})
+        table.append(
+            {
+                "name": name,
+                "shape": list(map(int, shapes[name])),
+                "format": formats[name],
+                "offset": offset,
+                "bytes": size,
+            }
+        )
         offset += size
     return table
 
 
 def seal(header: dict) -> bytes:
-    """Canonical JSON of the header with the SHA-256 of its other fields added, so that a flipped bit shows anywhere."""
+    """Canonical JSON of the header with the SHA-256 of its other fields added, so that a flipped
+    bit shows anywhere.
+    """
     rest = {key: value for key, value in header.items() if key != "header_sha256"}
-    return canonical_json({**rest, "header_sha256": hashlib.sha256(canonical_json(rest)).hexdigest()})
+    return canonical_json(
+        {**rest, "header_sha256": hashlib.sha256(canonical_json(rest)).hexdigest()}
+    )
 
 
 def boundaries(table: list[dict]) -> list[int]:
@@ -72,14 +106,28 @@ def expect(condition, rule):
         raise InputError(f"expected {rule}, found another; the file is damaged or not an artifact")
 
 
-def pack(tensors: dict[str, np.ndarray], formats: dict[str, str], header: dict, codec: str = "best") -> bytes:
-    """A container of the tensors (name -> array) in the named formats, with the caller's header fields. Same input, same bytes."""
-    expect(tensors and all(isinstance(name, str) for name in tensors), "at least one tensor, each with a name")
+def pack(
+    tensors: dict[str, np.ndarray], formats: dict[str, str], header: dict, codec: str = "best"
+) -> bytes:
+    """A container of the tensors (name -> array) in the named formats, with the caller's header
+    fields. Same input, same bytes.
+    """
+    expect(
+        tensors and all(isinstance(name, str) for name in tensors),
+        "at least one tensor, each with a name",
+    )
     expect(not set(header) & set(OWN_FIELDS), f"header fields other than {', '.join(OWN_FIELDS)}")
     table = tensor_table({name: np.shape(values) for name, values in tensors.items()}, formats)
-    raw = b"".join(quantize.to_bytes(tensors[row["name"]], row["format"], row["name"]) for row in table)
+    raw = b"".join(
+        quantize.to_bytes(tensors[row["name"]], row["format"], row["name"]) for row in table
+    )
     payload, name = codecs.compress(raw, boundaries(table), codec)
-    own = {"codec": name, "raw_bytes": len(raw), "payload_bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    own = {
+        "codec": name,
+        "raw_bytes": len(raw),
+        "payload_bytes": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
     sealed = seal({**header, **own, "tensors": table})
     data = PREFIX.pack(MAGIC, VERSION, len(sealed)) + sealed + payload
     read(data)  # what may be written is what can be read
@@ -87,44 +135,83 @@ def pack(tensors: dict[str, np.ndarray], formats: dict[str, str], header: dict, 
 
 
 def check_table(table, raw_bytes):
-    """Raise InputError unless this is the table that tensor_table gives for its names, shapes and formats, within the caps."""
+    """Raise InputError unless this is the table that tensor_table gives for its names, shapes and
+    formats, within the caps.
+    """
     expect(table and all(row["name"] for row in table), "at least one tensor, each with a name")
     for row in table:
-        expect(len(row["shape"]) <= MAX_AXES and all(0 <= n <= MAX_ELEMENTS for n in row["shape"]), f"at most {MAX_AXES} axes and a legal length")
-    expect(sum(prod(max(n, 1) for n in row["shape"]) for row in table) <= MAX_ELEMENTS, f"at most {MAX_ELEMENTS} weights")
-    again = tensor_table({row["name"]: row["shape"] for row in table}, {row["name"]: row["format"] for row in table})
+        expect(
+            len(row["shape"]) <= MAX_AXES and all(0 <= n <= MAX_ELEMENTS for n in row["shape"]),
+            f"at most {MAX_AXES} axes and a legal length",
+        )
+    expect(
+        sum(prod(max(n, 1) for n in row["shape"]) for row in table) <= MAX_ELEMENTS,
+        f"at most {MAX_ELEMENTS} weights",
+    )
+    again = tensor_table(
+        {row["name"]: row["shape"] for row in table}, {row["name"]: row["format"] for row in table}
+    )
     # As JSON, because Python holds 1, 1.0 and True for the same.
-    expect(canonical_json(table) == canonical_json(again), "the tensor table that these shapes and formats give")
+    expect(
+        canonical_json(table) == canonical_json(again),
+        "the tensor table that these shapes and formats give",
+    )
     size = sum(row["bytes"] for row in again)
-    expect(size <= MAX_RAW and canonical_json(raw_bytes) == canonical_json(size), f"the tensors' bytes in all, at most {MAX_RAW}")
+    expect(
+        size <= MAX_RAW and canonical_json(raw_bytes) == canonical_json(size),
+        f"the tensors' bytes in all, at most {MAX_RAW}",
+    )
 
 
 def read(data):
-    """Return (header, stored payload): a file is a container if every byte outside the caller's fields follows from the rest."""
+    """Return (header, stored payload): a file is a container if every byte outside the caller's
+    fields follows from the rest.
+    """
     expect(len(data) >= PREFIX.size, "a prefix of 16 bytes")
     magic, version, size = PREFIX.unpack(data[: PREFIX.size])
     expect((magic, version) == (MAGIC, VERSION), f"{MAGIC!r} and version {VERSION}")
-    expect(size <= min(MAX_HEADER, len(data) - PREFIX.size), f"a header within the file and within {MAX_HEADER} bytes")
+    expect(
+        size <= min(MAX_HEADER, len(data) - PREFIX.size),
+        f"a header within the file and within {MAX_HEADER} bytes",
+    )
     text, payload = data[PREFIX.size : PREFIX.size + size], data[PREFIX.size + size :]
     header = json.loads(text.decode("utf-8"))
     expect(seal(header) == text, "the canonical JSON of the header, its own SHA-256 in it")
     sums = {"payload_bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
-    expect(canonical_json({field: header[field] for field in sums}) == canonical_json(sums), "the payload that the header describes")
+    expect(
+        canonical_json({field: header[field] for field in sums}) == canonical_json(sums),
+        "the payload that the header describes",
+    )
     check_table(header["tensors"], header["raw_bytes"])
     return header, payload
 
 
 def unpack(data: bytes, where: str = "container") -> tuple[dict, dict[str, np.ndarray]]:
-    """Inverse of pack: the whole header, and float32 arrays by name. Anything malformed is an InputError that starts with `where`."""
+    """Inverse of pack: the whole header, and float32 arrays by name. Anything malformed is an
+    InputError that starts with `where`.
+    """
     try:
         header, payload = read(data)
-        raw = codecs.decompress(payload, header["raw_bytes"], boundaries(header["tensors"]), header["codec"])
+        raw = codecs.decompress(
+            payload, header["raw_bytes"], boundaries(header["tensors"]), header["codec"]
+        )
         tensors = {}
         for row in header["tensors"]:
             piece = raw[row["offset"] : row["offset"] + row["bytes"]]
-            tensors[row["name"]] = quantize.from_bytes(piece, tuple(row["shape"]), row["format"], row["name"])
+            tensors[row["name"]] = quantize.from_bytes(
+                piece, tuple(row["shape"]), row["format"], row["name"]
+            )
         return header, tensors
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:  # a header of other types than ours
-        raise InputError(f"{where}: expected a header of our own fields, found {type(error).__name__} in reading it") from error
+    except (
+        AttributeError,
+        KeyError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:  # a header of other types than ours
+        raise InputError(
+            f"{where}: expected a header of our own fields, found {type(error).__name__} in"
+            " reading it"
+        ) from error

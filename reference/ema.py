@@ -7,7 +7,8 @@ def ema_update(shadow, weight, decay):
 
 
 def ema_starts(step, remaining, start):
-    """Return whether averaging has begun once `step` steps are done and `remaining` are left: step >= start of the budget.
+    """Return whether averaging has begun once `step` steps are done and `remaining` are left: step
+    >= start of the budget.
 
     The shadow is seeded from the live weights at the first such step.
     """

@@ -1,4 +1,6 @@
-"""Exact derivatives without a backward pass: the complex step (Squire & Trapp 1998; Martins et al. 2003, eq. 6)."""
+"""Exact derivatives without a backward pass: the complex step (Squire & Trapp 1998; Martins et al.
+2003, eq. 6).
+"""
 
 import numpy as np
 
@@ -6,9 +8,11 @@ STEP = 1e-30  # no subtraction takes place, so the step can be far below roundin
 
 
 def gradient(function, params):
-    """Return {name: d function / d params[name]} for a scalar function of a dict of float64 arrays, exact to rounding.
+    """Return {name: d function / d params[name]} for a scalar function of a dict of float64 arrays,
+    exact to rounding.
 
-    function must be analytic along the way: it may branch on real parts, never take abs, max or conj of a perturbed value.
+    function must be analytic along the way: it may branch on real parts, never take abs, max or
+    conj of a perturbed value.
     """
     grads = {}
     for name, value in params.items():

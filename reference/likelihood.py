@@ -1,7 +1,9 @@
-"""Likelihood estimators: every number a bound, in nats; log_probs(ids_BL) -> (B, L, V) sees hidden positions as id `vocab`.
+"""Likelihood estimators: every number a bound, in nats; log_probs(ids_BL) -> (B, L, V) sees hidden
+positions as id `vocab`.
 
-NELBO(x) = mean over orders of the chain-rule NLL = sum over l = 1..L of E_{|S| = l} mean_{i in S} -log p(x_i | x outside S)
-(Uria et al. 2014, "A deep and tractable density estimator", eq. 8; Ou et al. 2024, RADD, eq. 3.4).
+NELBO(x) = mean over orders of the chain-rule NLL = sum over l = 1..L of E_{|S| = l} mean_{i in S}
+-log p(x_i | x outside S) (Uria et al. 2014, "A deep and tractable density estimator", eq. 8; Ou et
+al. 2024, RADD, eq. 3.4).
 """
 
 from itertools import combinations, permutations
@@ -32,24 +34,32 @@ class Score(NamedTuple):
 
 
 def nll(log_probs, ids_L, masked_L, vocab):
-    """Return -log p(x_i | x outside the mask) for every position i in nats; positions outside the mask cost 0."""
+    """Return -log p(x_i | x outside the mask) for every position i in nats; positions outside the
+    mask cost 0.
+    """
     log_probs_LV = log_probs(np.where(masked_L, vocab, ids_L)[None])[0]
     return np.array([-log_probs_LV[i, ids_L[i]] if masked_L[i] else 0.0 for i in range(len(ids_L))])
 
 
 def fixed_mask(words_L, size):
-    """Return mask_L hiding the `size` positions of the smallest words, ties to the lowest index: uniform over subsets."""
+    """Return mask_L hiding the `size` positions of the smallest words, ties to the lowest index:
+    uniform over subsets.
+    """
     return np.isin(np.arange(len(words_L)), np.argsort(words_L, kind="stable")[:size])
 
 
 def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):
-    """Return nats_NL: the cost of every token by the chain rule along an order, `step` positions revealed per pass. Exact.
+    """Return nats_NL: the cost of every token by the chain rule along an order, `step` positions
+    revealed per pass. Exact.
 
-    With step > 1 the positions of a pass are coded independently: still a code, looser. Row n draws as row first_row + n.
+    With step > 1 the positions of a pass are coded independently: still a code, looser. Row n draws
+    as row first_row + n.
     """
     orders.check_order(order)
     nats_NL = np.zeros(ids_NL.shape)
-    priority_NL = orders.priorities(order, seed, first_row + np.arange(len(ids_NL)), ids_NL.shape[1], block)
+    priority_NL = orders.priorities(
+        order, seed, first_row + np.arange(len(ids_NL)), ids_NL.shape[1], block
+    )
     for n, ids_L in enumerate(ids_NL):
         masked_L = np.ones(len(ids_L), bool)
         while masked_L.any():
@@ -61,7 +71,8 @@ def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):
 
 
 def causal_nll(log_probs, ids_NL, previous_N):
-    """Return nats_NL of a causal model, one pass per window: position 0 is predicted from the token before the window.
+    """Return nats_NL of a causal model, one pass per window: position 0 is predicted from the token
+    before the window.
 
     previous_N is -1 where the stream starts: no token precedes, and id 0 stands in for it.
     """
@@ -75,7 +86,8 @@ def causal_nll(log_probs, ids_NL, previous_N):
 def pilot(log_probs, ids_NL, vocab, passes, seed, first_row=0):
     """Return the Plan fitted to `passes` draws per fold, their sizes even in log l.
 
-    The plan of a fold sees windows of the other fold only (of a lone window: other masks), so estimates stay unbiased.
+    The plan of a fold sees windows of the other fold only (of a lone window: other masks), so
+    estimates stay unbiased.
     """
     length = ids_NL.shape[1]
     even_in_log_L = sizes.cumulative_counts(1 / np.arange(1, length + 1))
@@ -87,40 +99,52 @@ def pilot(log_probs, ids_NL, vocab, passes, seed, first_row=0):
             drawn_P[i] = sizes.draw_sizes(even_in_log_L, sizes.offset(seed, i, 2 + fold), 1)[0]
             words_L = philox.words(seed, Stream.EVALUATION, sizes.PILOT + fold, [i], length)[0]
             ids_L = ids_NL[others[i * len(others) // passes]]
-            losses_P[i] = nll(log_probs, ids_L, fixed_mask(words_L, drawn_P[i]), vocab).sum() / drawn_P[i]
+            losses_P[i] = (
+                nll(log_probs, ids_L, fixed_mask(words_L, drawn_P[i]), vocab).sum() / drawn_P[i]
+            )
         fits.append(sizes.fit(drawn_P, losses_P, length))
     return sizes.Plan(*map(np.stack, zip(*fits, strict=True)))
 
 
 def nelbo(log_probs, ids_NL, vocab, draws, plan, seed, first_row=0):
-    """Return nats_NK: the mean over the K draws of row n is an unbiased estimate of the NELBO of window n, whatever the plan.
+    """Return nats_NK: the mean over the K draws of row n is an unbiased estimate of the NELBO of
+    window n, whatever the plan.
 
-    Fixed-size masks; sizes drawn in proportion to the plan's counts, stratified over windows and draws; the plan's curve is the
-    control variate: (loss - curve) / probability + sum of the curve. Row n draws as row first_row + n.
+    Fixed-size masks; sizes drawn in proportion to the plan's counts, stratified over windows and
+    draws; the plan's curve is the control variate: (loss - curve) / probability + sum of the curve.
+    Row n draws as row first_row + n.
     """
     nats_NK = np.zeros((len(ids_NL), draws))
     for n, ids_L in enumerate(ids_NL):
         row = first_row + n
         cumulative_L, curve_L = plan.cumulative_2L[row % 2], plan.curve_2L[row % 2]
         count_L = np.diff(cumulative_L, prepend=0)
-        for k, size in enumerate(sizes.draw_sizes(cumulative_L, sizes.offset(seed, row // 2, row % 2), draws)):
+        for k, size in enumerate(
+            sizes.draw_sizes(cumulative_L, sizes.offset(seed, row // 2, row % 2), draws)
+        ):
             words_L = philox.words(seed, Stream.EVALUATION, k, [row], len(ids_L))[0]
             loss = nll(log_probs, ids_L, fixed_mask(words_L, size), vocab).sum() / size
-            nats_NK[n, k] = (loss - curve_L[size - 1]) * sizes.GRID / count_L[size - 1] + curve_L.sum()
+            nats_NK[n, k] = (loss - curve_L[size - 1]) * sizes.GRID / count_L[
+                size - 1
+            ] + curve_L.sum()
     return nats_NK
 
 
 def nelbo_grid(log_probs, ids_NL, vocab, points, epsilon, forced_below, seed, first_row=0):
-    """Return nats_NK, one column per time: K = points >= 2 even times from epsilon to 1, Bernoulli masks, weight (1 - epsilon) / t.
+    """Return nats_NK, one column per time: K = points >= 2 even times from epsilon to 1, Bernoulli
+    masks, weight (1 - epsilon) / t.
 
-    Position 0 is hidden whenever t < forced_below. Kept because published numbers use it (forced_below 0.01); biased upward:
-    at L = 1024 by about +0.0086 bits per byte for K = 256 and +0.03 for K = 64 (forced mask, end-point rule).
+    Position 0 is hidden whenever t < forced_below. Kept because published numbers use it
+    (forced_below 0.01); biased upward: at L = 1024 by about +0.0086 bits per byte for K = 256 and
+    +0.03 for K = 64 (forced mask, end-point rule).
     """
     nats_NK = np.zeros((len(ids_NL), points))
     for n, ids_L in enumerate(ids_NL):
         for k in range(points):
             t = epsilon + (1 - epsilon) * k / (points - 1)
-            words_L = philox.words(seed, Stream.EVALUATION, GRID_STEP + k, [first_row + n], len(ids_L))[0]
+            words_L = philox.words(
+                seed, Stream.EVALUATION, GRID_STEP + k, [first_row + n], len(ids_L)
+            )[0]
             masked_L = (words_L >> 8) < masking.thresholds(t)
             masked_L[0] |= t < forced_below
             nats_NK[n, k] = (1 - epsilon) / t * nll(log_probs, ids_L, masked_L, vocab).sum()
@@ -128,10 +152,12 @@ def nelbo_grid(log_probs, ids_NL, vocab, points, epsilon, forced_below, seed, fi
 
 
 def mask_variance(nats_NK):
-    """Return variance_N of the mean over a window's K >= 2 draws, one in each stratum of the sizes: v / K**2.
+    """Return variance_N of the mean over a window's K >= 2 draws, one in each stratum of the sizes:
+    v / K**2.
 
-    v sums (y_{k-1} - 2 y_k + y_{k+1})**2 / 6 over inner draws and (y_k - y_{k+1})**2 / 2 over the two ends: every draw counts once, and
-    strata whose means lie on a line add nothing but at the ends (Wolter 1984, v_4 and v_2). Otherwise too large: the safe side.
+    v sums (y_{k-1} - 2 y_k + y_{k+1})**2 / 6 over inner draws and (y_k - y_{k+1})**2 / 2 over the
+    two ends: every draw counts once, and strata whose means lie on a line add nothing but at the
+    ends (Wolter 1984, v_4 and v_2). Otherwise too large: the safe side.
     """
     first_NK, second_NK = np.diff(nats_NK, 1, axis=1), np.diff(nats_NK, 2, axis=1)
     ends_N = (first_NK[:, 0] ** 2 + first_NK[:, -1] ** 2) / 2
@@ -139,19 +165,33 @@ def mask_variance(nats_NK):
 
 
 def summarize(estimator, order, nats_N, variance_N, tokens_N, bytes_N, forwards, seconds):
-    """Return the Score of all windows: bpb = sum of nats / log 2 / sum of bytes, windows of any length together.
+    """Return the Score of all windows: bpb = sum of nats / log 2 / sum of bytes, windows of any
+    length together.
 
-    stderr_masks: these windows, other masks. stderr_sequences: other windows too, by the ratio estimator (Cochran 1977, eq. 6.13),
-    which takes windows as independent; it holds the mask noise as well, and is nan for one window.
+    stderr_masks: these windows, other masks. stderr_sequences: other windows too, by the ratio
+    estimator (Cochran 1977, eq. 6.13), which takes windows as independent; it holds the mask noise
+    as well, and is nan for one window.
     """
     count, total = len(nats_N), bytes_N.sum()
     bpb = nats_N.sum() / log(2) / total
     residual_N = nats_N / log(2) - bpb * bytes_N
-    stderr_sequences = np.sqrt(count / (count - 1) * (residual_N**2).sum()) / total if count > 1 else np.nan
+    stderr_sequences = (
+        np.sqrt(count / (count - 1) * (residual_N**2).sum()) / total if count > 1 else np.nan
+    )
     stderr_masks = np.sqrt(variance_N.sum()) / log(2) / total
     per_token = nats_N.sum() / tokens_N.sum()
-    return Score(estimator, order, float(bpb), float(stderr_masks), float(stderr_sequences), float(per_token),
-                 int(tokens_N.sum()), int(total), forwards, seconds)  # fmt: skip
+    return Score(
+        estimator,
+        order,
+        float(bpb),
+        float(stderr_masks),
+        float(stderr_sequences),
+        float(per_token),
+        int(tokens_N.sum()),
+        int(total),
+        forwards,
+        seconds,
+    )
 
 
 def exact_nelbo(log_probs, ids_L, vocab):
@@ -159,12 +199,18 @@ def exact_nelbo(log_probs, ids_L, vocab):
     length, total = len(ids_L), 0.0
     for size in range(1, length + 1):
         for hidden in combinations(range(length), size):
-            total += nll(log_probs, ids_L, np.isin(np.arange(length), hidden), vocab).sum() / size / comb(length, size)
+            total += (
+                nll(log_probs, ids_L, np.isin(np.arange(length), hidden), vocab).sum()
+                / size
+                / comb(length, size)
+            )
     return total
 
 
 def mean_over_orders(log_probs, ids_L, vocab):
-    """Return the mean over all L! orders of the chain-rule NLL of one window in nats: the NELBO by its definition."""
+    """Return the mean over all L! orders of the chain-rule NLL of one window in nats: the NELBO by
+    its definition.
+    """
     length, total = len(ids_L), 0.0
     for order in permutations(range(length)):
         for done, i in enumerate(order):
@@ -173,7 +219,9 @@ def mean_over_orders(log_probs, ids_L, vocab):
 
 
 def exact_grid(log_probs, ids_L, vocab, points, epsilon, forced_below):
-    """Return the expectation of nelbo_grid for one window in nats by enumerating all masks at every time."""
+    """Return the expectation of nelbo_grid for one window in nats by enumerating all masks at every
+    time.
+    """
     length, total = len(ids_L), 0.0
     for k in range(points):
         t = epsilon + (1 - epsilon) * k / (points - 1)
@@ -182,5 +230,11 @@ def exact_grid(log_probs, ids_L, vocab, points, epsilon, forced_below):
             masked_L = np.array([bool(bits >> i & 1) for i in range(length)])
             probability = np.prod(np.where(masked_L, chance, 1 - chance))
             masked_L[0] |= t < forced_below
-            total += probability * (1 - epsilon) / t / points * nll(log_probs, ids_L, masked_L, vocab).sum()
+            total += (
+                probability
+                * (1 - epsilon)
+                / t
+                / points
+                * nll(log_probs, ids_L, masked_L, vocab).sum()
+            )
     return total

@@ -1,4 +1,6 @@
-"""Masked diffusion with an absorbing state and alpha_t = 1 - t: times, corruption, loss (Sahoo et al. 2024, MDLM)."""
+"""Masked diffusion with an absorbing state and alpha_t = 1 - t: times, corruption, loss (Sahoo et
+al. 2024, MDLM).
+"""
 
 import numpy as np
 
@@ -7,8 +9,15 @@ from reference.recipe import Stream
 
 
 def radical_inverse(index):
-    """Return the base-2 van der Corput value of each index: its bits mirrored behind the point, float64 in [0, 1)."""
-    return np.array([sum(((int(i) >> bit) & 1) * 2.0 ** -(bit + 1) for bit in range(32)) for i in np.atleast_1d(index)])
+    """Return the base-2 van der Corput value of each index: its bits mirrored behind the point,
+    float64 in [0, 1).
+    """
+    return np.array(
+        [
+            sum(((int(i) >> bit) & 1) * 2.0 ** -(bit + 1) for bit in range(32))
+            for i in np.atleast_1d(index)
+        ]
+    )
 
 
 def rotation(seed, step):
@@ -19,7 +28,8 @@ def rotation(seed, step):
 def times(seed, step, rows, epsilon):
     """Return t_B in [epsilon, 1): epsilon + (1 - epsilon) frac(u + vdc(row)), float64.
 
-    Low-discrepancy times: a power-of-two batch is an even grid with one random offset (Kingma et al. 2021, VDM, appendix I.1).
+    Low-discrepancy times: a power-of-two batch is an even grid with one random offset (Kingma et
+    al. 2021, VDM, appendix I.1).
     """
     return epsilon + (1 - epsilon) * ((rotation(seed, step) + radical_inverse(rows)) % 1.0)
 
@@ -30,7 +40,9 @@ def thresholds(times_B):
 
 
 def mask(seed, step, rows, length, thresholds_B):
-    """Return mask_BL, True where the top 24 bits of the position's draw lie below its row's threshold."""
+    """Return mask_BL, True where the top 24 bits of the position's draw lie below its row's
+    threshold.
+    """
     draws_BL = philox.words(seed, Stream.MASK, step, rows, length) >> 8
     return draws_BL < np.asarray(thresholds_B)[:, None]
 
@@ -57,14 +69,20 @@ def weights(times_B, max_weight):
 
 
 def loss(logits_BLV, ids_BL, mask_BL, weights_B):
-    """Return the diffusion loss: mean over rows of w_b (1 / L) sum over masked i of -log p(x_i | x_t), nats per token.
+    """Return the diffusion loss: mean over rows of w_b (1 / L) sum over masked i of -log p(x_i |
+    x_t), nats per token.
 
-    MDLM equation 10 in continuous time. Unmasked positions cost nothing; the divisor is L, not the masked count.
+    MDLM equation 10 in continuous time. Unmasked positions cost nothing; the divisor is L, not the
+    masked count.
     """
-    per_row_B = np.where(mask_BL, cross_entropy(logits_BLV, ids_BL), 0).sum(axis=1) / ids_BL.shape[1]
+    per_row_B = (
+        np.where(mask_BL, cross_entropy(logits_BLV, ids_BL), 0).sum(axis=1) / ids_BL.shape[1]
+    )
     return (weights_B * per_row_B).mean()
 
 
 def causal_loss(logits_BLV, ids_BL):
-    """Return the autoregressive loss: mean over rows and positions of -log p(x_i | x_<i), nats per token."""
+    """Return the autoregressive loss: mean over rows and positions of -log p(x_i | x_<i), nats per
+    token.
+    """
     return cross_entropy(logits_BLV, ids_BL).mean()

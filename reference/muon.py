@@ -1,4 +1,6 @@
-"""Muon: momentum, then the nearest semi-orthogonal matrix by Newton-Schulz (Jordan et al. 2024; Bernstein & Newhouse 2024)."""
+"""Muon: momentum, then the nearest semi-orthogonal matrix by Newton-Schulz (Jordan et al. 2024;
+Bernstein & Newhouse 2024).
+"""
 
 import numpy as np
 
@@ -6,8 +8,8 @@ import numpy as np
 def newton_schulz(matrix, steps, coefficients, eps):
     """Return a matrix with the singular vectors of the input and singular values pushed near 1.
 
-    Iterates X <- a X + (b A + c A A) X with A = X X', on the wide side (transposed when rows > columns), after division by the
-    Frobenius norm + eps. (rows, columns) in and out.
+    Iterates X <- a X + (b A + c A A) X with A = X X', on the wide side (transposed when rows >
+    columns), after division by the Frobenius norm + eps. (rows, columns) in and out.
     """
     a, b, c = coefficients
     rows, columns = matrix.shape
@@ -21,8 +23,15 @@ def newton_schulz(matrix, steps, coefficients, eps):
 
 
 def muon_step(weight, grad, buffer, lr, momentum, optimizer):
-    """Return (weight, buffer) after one step: m <- mu m + g; Nesterov g + mu m; w <- w - lr sqrt(max(1, rows/columns)) O."""
+    """Return (weight, buffer) after one step: m <- mu m + g; Nesterov g + mu m; w <- w - lr
+    sqrt(max(1, rows/columns)) O.
+    """
     buffer = momentum * buffer + grad
-    update = newton_schulz(grad + momentum * buffer, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps)
+    update = newton_schulz(
+        grad + momentum * buffer,
+        optimizer.muon_steps,
+        optimizer.muon_coefficients,
+        optimizer.muon_eps,
+    )
     rows, columns = weight.shape
     return weight - lr * np.sqrt(max(1.0, rows / columns)) * update, buffer

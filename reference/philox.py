@@ -1,4 +1,6 @@
-"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.3)."""
+"""Counter-based random numbers: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as
+easy as 1, 2, 3", section 4.3).
+"""
 
 import numpy as np
 
@@ -17,7 +19,12 @@ def philox4x32(counter, key):
     for _ in range(10):
         product0 = np.uint64(MULTIPLIERS[0]) * c0
         product1 = np.uint64(MULTIPLIERS[1]) * c2
-        c0, c1, c2, c3 = (product1 >> np.uint64(32)) ^ c1 ^ k0, product1 & LOW, (product0 >> np.uint64(32)) ^ c3 ^ k1, product0 & LOW
+        c0, c1, c2, c3 = (
+            (product1 >> np.uint64(32)) ^ c1 ^ k0,
+            product1 & LOW,
+            (product0 >> np.uint64(32)) ^ c3 ^ k1,
+            product0 & LOW,
+        )
         k0, k1 = (k0 + np.uint64(WEYL[0])) & LOW, (k1 + np.uint64(WEYL[1])) & LOW
     return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1).astype(np.uint32)
 
@@ -25,8 +32,9 @@ def philox4x32(counter, key):
 def words(seed, stream, step, rows, columns):
     """Return the 32-bit draws of some rows: uint32 (len(rows), columns).
 
-    Word at column c is lane c % 4 of the block with counter (c // 4, row, step, stream) and key (seed low, seed high).
-    rows are global row indices, so a rank or a micro-batch draws what the whole batch would.
+    Word at column c is lane c % 4 of the block with counter (c // 4, row, step, stream) and key
+    (seed low, seed high). rows are global row indices, so a rank or a micro-batch draws what the
+    whole batch would.
     """
     rows = np.asarray(rows, np.int64)
     blocks = -(-columns // 4)

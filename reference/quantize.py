@@ -1,4 +1,6 @@
-"""Weights as bytes: a tensor is cut into rows (its last axis), scales come first, codes follow. All arithmetic is float64."""
+"""Weights as bytes: a tensor is cut into rows (its last axis), scales come first, codes follow. All
+arithmetic is float64.
+"""
 
 from math import prod
 from typing import NamedTuple
@@ -31,10 +33,20 @@ DESCRIPTIONS = {
     "ternary-group": Format("ternary", 0, "group", 1),
 }
 FORMATS = tuple(DESCRIPTIONS)
-CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip")  # last name component of tensors that steer others
+CONTROL = (
+    "query_gain",
+    "mix",
+    "attn_scale",
+    "mlp_scale",
+    "skip",
+)  # last name component of tensors that steer others
 GROUP = 64  # neighbours along a row that share a scale
-EXPONENTS = np.arange(-128, 120)  # of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
-HALVES = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)  # every positive finite float16
+EXPONENTS = np.arange(
+    -128, 120
+)  # of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
+HALVES = (
+    np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+)  # every positive finite float16
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -58,36 +70,54 @@ def encoded_bytes(shape: tuple[int, ...], format: str) -> int:
     if count == 0:
         return 0
     codes = -(-count // 5) if description.code == "ternary" else -(-count * description.bits // 8)
-    scales = {"": 0, "row exponent": rows, "row": 2 * rows, "group": 2 * rows * -(-columns // GROUP)}
+    scales = {
+        "": 0,
+        "row exponent": rows,
+        "row": 2 * rows,
+        "group": 2 * rows * -(-columns // GROUP),
+    }
     return scales[description.scale] + codes
 
 
 def choose_format(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:
-    """Control tensors and tensors of at most `threshold` elements take the small format, the rest the format."""
+    """Control tensors and tensors of at most `threshold` elements take the small format, the rest
+    the format.
+    """
     if name.split(".")[-1] in CONTROL or prod(shape) <= quantization.threshold:
         return quantization.small_format
     return quantization.format
 
 
 def _row_exponents(largest_R: np.ndarray) -> np.ndarray:
-    """Smallest k in -128..119 with max <= 464 * 2^k: what lies in (448, 464] still rounds to 448, so encoding twice changes nothing."""
-    return EXPONENTS[np.minimum(np.searchsorted(464.0 * 2.0**EXPONENTS, largest_R), len(EXPONENTS) - 1)]
+    """Smallest k in -128..119 with max <= 464 * 2^k: what lies in (448, 464] still rounds to 448,
+    so encoding twice changes nothing.
+    """
+    return EXPONENTS[
+        np.minimum(np.searchsorted(464.0 * 2.0**EXPONENTS, largest_R), len(EXPONENTS) - 1)
+    ]
 
 
 def _covering_scales(groups_RGW: np.ndarray, top: float, name: str) -> np.ndarray:
-    """Smallest positive float16 s with s * top >= max of the group: no code is clipped and no error exceeds half a step."""
+    """Smallest positive float16 s with s * top >= max of the group: no code is clipped and no error
+    exceeds half a step.
+    """
     largest_RG = np.abs(groups_RGW).max(axis=-1)
     index = np.searchsorted(HALVES * top, largest_RG)
     if index.max() == len(HALVES):
         limit = f"{65504.0 * top} (a float16 scale)"
-        raise InputError(f"{name}: expected values up to {limit}, found {largest_RG.max()}; use float32 or e4m3-row")
+        raise InputError(
+            f"{name}: expected values up to {limit}, found {largest_RG.max()}; use float32 or"
+            " e4m3-row"
+        )
     return HALVES[index]
 
 
 def _ternary_scales(groups_RGW: np.ndarray, name: str) -> np.ndarray:
-    """Scale of least squared error over codes -1, 0, 1: the mean of the k largest magnitudes, k maximising (sum of k)^2 / k.
+    """Scale of least squared error over codes -1, 0, 1: the mean of the k largest magnitudes, k
+    maximising (sum of k)^2 / k.
 
-    Li & Liu 2016, eq. 4, solved exactly; rounded to the nearest float16, ties to even, at least the smallest. Sums run in order.
+    Li & Liu 2016, eq. 4, solved exactly; rounded to the nearest float16, ties to even, at least the
+    smallest. Sums run in order.
     """
     ordered_RGW = -np.sort(-np.abs(groups_RGW), axis=-1)
     total, best, scale = (np.zeros(groups_RGW.shape[:-1]) for _ in range(3))
@@ -97,16 +127,28 @@ def _ternary_scales(groups_RGW: np.ndarray, name: str) -> np.ndarray:
         scale = np.where(gain > best, total / (k + 1), scale)
         best = np.maximum(best, gain)
     if scale.max() > HALVES[-1]:
-        raise InputError(f"{name}: expected a group scale up to 65504 (float16), found {scale.max()}; use float32 or e4m3-row")
+        raise InputError(
+            f"{name}: expected a group scale up to 65504 (float16), found {scale.max()}; use"
+            " float32 or e4m3-row"
+        )
     midpoints = (HALVES[:-1] + HALVES[1:]) / 2
-    below, above = np.searchsorted(midpoints, scale, "left"), np.searchsorted(midpoints, scale, "right")
-    return HALVES[np.where(below % 2 == 1, below, above)]  # HALVES starts at code 1, so odd places hold the even codes
+    below, above = (
+        np.searchsorted(midpoints, scale, "left"),
+        np.searchsorted(midpoints, scale, "right"),
+    )
+    return HALVES[
+        np.where(below % 2 == 1, below, above)
+    ]  # HALVES starts at code 1, so odd places hold the even codes
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> bytes:
-    """Unsigned codes (n,) as one little-endian stream of bits, or five base-3 digits a byte when bits is 0."""
+    """Unsigned codes (n,) as one little-endian stream of bits, or five base-3 digits a byte when
+    bits is 0.
+    """
     if bits:
-        return np.packbits(np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits], bitorder="little").tobytes()
+        return np.packbits(
+            np.unpackbits(codes[:, None], axis=1, bitorder="little")[:, :bits], bitorder="little"
+        ).tobytes()
     digits = np.zeros((-(-len(codes) // 5), 5), np.int64)
     digits.ravel()[: len(codes)] = codes
     return (digits @ 3 ** np.arange(5)).astype(np.uint8).tobytes()
@@ -119,25 +161,37 @@ def unpack_codes(data: bytes, bits: int, count: int, name: str) -> np.ndarray:
         stream = np.unpackbits(packed, bitorder="little")[: count * bits].reshape(count, bits)
         return np.packbits(stream, axis=1, bitorder="little")[:, 0]
     if packed.max() >= 3**5:
-        raise InputError(f"{name}: expected ternary bytes up to 242, found {packed.max()}; the data is damaged")
+        raise InputError(
+            f"{name}: expected ternary bytes up to 242, found {packed.max()}; the data is damaged"
+        )
     return (packed[:, None] // 3 ** np.arange(5) % 3).ravel()[:count]
 
 
 def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
-    """The values as float64; NaN, infinity and what a float format cannot hold are an InputError that names the tensor."""
+    """The values as float64; NaN, infinity and what a float format cannot hold are an InputError
+    that names the tensor.
+    """
     values = np.asarray(values, np.float64)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         where = tuple(map(int, wrong[0]))
-        raise InputError(f"{name}: expected finite numbers, found {values[where]} at index {where}; the weights cannot be stored")
+        raise InputError(
+            f"{name}: expected finite numbers, found {values[where]} at index {where}; the weights"
+            " cannot be stored"
+        )
     limit = {"float32": FLOAT32_MAX, "float16": 65504.0}.get(format, np.inf)
     if np.abs(values).max() > limit:
-        raise InputError(f"{name}: expected magnitudes up to {limit} ({format}), found {np.abs(values).max()}; choose a wider format")
+        raise InputError(
+            f"{name}: expected magnitudes up to {limit} ({format}), found {np.abs(values).max()};"
+            " choose a wider format"
+        )
     return values
 
 
 def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
-    """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values: see check_values."""
+    """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
+    see check_values.
+    """
     form = _look_up(format)
     rows, columns = rows_and_columns(np.shape(values))
     if rows * columns == 0:
@@ -154,7 +208,11 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
         scales_RG, head = 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
     else:
         top = 6 if form.code == "fp8" else form.detail
-        scales_RG = _ternary_scales(groups_RGW, name) if form.code == "ternary" else _covering_scales(groups_RGW, top, name)
+        scales_RG = (
+            _ternary_scales(groups_RGW, name)
+            if form.code == "ternary"
+            else _covering_scales(groups_RGW, top, name)
+        )
         head = scales_RG.astype("<f2").tobytes()
     units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].ravel()
     if form.code == "fp8":
@@ -164,12 +222,19 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
     return head + pack_codes((integers + offset).astype(np.uint8), form.bits)
 
 
-def from_bytes(data: bytes, shape: tuple[int, ...], format: str, name: str = "tensor") -> np.ndarray:
-    """Inverse of to_bytes up to rounding: a float32 array. A wrong length, a bad scale or a value that is not finite is an InputError."""
+def from_bytes(
+    data: bytes, shape: tuple[int, ...], format: str, name: str = "tensor"
+) -> np.ndarray:
+    """Inverse of to_bytes up to rounding: a float32 array. A wrong length, a bad scale or a value
+    that is not finite is an InputError.
+    """
     form = _look_up(format)
     rows, columns = rows_and_columns(shape)
     if len(data) != encoded_bytes(shape, format):
-        raise InputError(f"{name}: expected {encoded_bytes(shape, format)} bytes of {format}, found {len(data)}; the data is damaged")
+        raise InputError(
+            f"{name}: expected {encoded_bytes(shape, format)} bytes of {format}, found {len(data)};"
+            " the data is damaged"
+        )
     if not data:
         return np.zeros(shape, np.float32)
     width = GROUP if form.scale == "group" else columns
@@ -180,15 +245,25 @@ def from_bytes(data: bytes, shape: tuple[int, ...], format: str, name: str = "te
     elif form.scale:
         scales_RG = np.frombuffer(data[:head], "<f2").astype(np.float64).reshape(rows, -1)
         if not (np.isfinite(scales_RG) & (scales_RG > 0)).all():
-            raise InputError(f"{name}: expected positive finite scales, found others; the data is damaged")
+            raise InputError(
+                f"{name}: expected positive finite scales, found others; the data is damaged"
+            )
     if form.code == "float":
         units = np.frombuffer(data, form.detail)
-        units = np.where(np.isfinite(units), units, np.inf).astype(np.float64)  # one kind of bad value, refused below
+        units = np.where(np.isfinite(units), units, np.inf).astype(
+            np.float64
+        )  # one kind of bad value, refused below
     else:
         codes = unpack_codes(data[head:], form.bits, rows * columns, name)
         offset = 1 << (form.bits - 1) if form.bits else 1
-        units = fp8.decode(codes, form.detail) if form.code == "fp8" else codes.astype(np.float64) - offset
+        units = (
+            fp8.decode(codes, form.detail)
+            if form.code == "fp8"
+            else codes.astype(np.float64) - offset
+        )
     values = units.reshape(rows, columns) * np.repeat(scales_RG, width, axis=1)[:, :columns]
     if not (np.abs(values) <= FLOAT32_MAX).all():
-        raise InputError(f"{name}: expected finite float32 values, found others; the data is damaged")
+        raise InputError(
+            f"{name}: expected finite float32 values, found others; the data is damaged"
+        )
     return values.astype(np.float32).reshape(shape)

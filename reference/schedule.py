@@ -1,4 +1,6 @@
-"""Learning rate, momentum and budget: one rule for runs that end by step count, by the clock, or nearly at once by both."""
+"""Learning rate, momentum and budget: one rule for runs that end by step count, by the clock, or
+nearly at once by both.
+"""
 
 import math
 import statistics
@@ -7,7 +9,8 @@ FEW = 5  # timed steps below which their median says little
 
 
 def step_seconds(durations):
-    """Return the expected seconds of a step from the durations so far: the median of the last 100, robust to a stall.
+    """Return the expected seconds of a step from the durations so far: the median of the last 100,
+    robust to a stall.
 
     Of fewer than FEW the minimum is taken. None yet: 0.
     """
@@ -18,10 +21,12 @@ def step_seconds(durations):
 
 
 def remaining_steps(step, elapsed, seconds, training):
-    """Return how many steps are left, this one included, at least 1: the smaller of the iterations left and what the clock allows.
+    """Return how many steps are left, this one included, at least 1: the smaller of the iterations
+    left and what the clock allows.
 
-    step counts from 0, elapsed and seconds (of one step) are seconds. Before FEW steps are timed the clock says only whether this one is
-    the last, so that a slow start cannot set off the warmdown, which never recovers. One last step is owed, so a run can outlast its cap.
+    step counts from 0, elapsed and seconds (of one step) are seconds. Before FEW steps are timed
+    the clock says only whether this one is the last, so that a slow start cannot set off the
+    warmdown, which never recovers. One last step is owed, so a run can outlast its cap.
     """
     left = training.iterations - step
     if training.max_wallclock_seconds > 0 and seconds > 0:
@@ -32,7 +37,9 @@ def remaining_steps(step, elapsed, seconds, training):
 
 
 def lr_multiplier(remaining, previous, training):
-    """Return the multiplier of every learning rate: 1, then linear to 1/warmdown at the last step, never above the previous one."""
+    """Return the multiplier of every learning rate: 1, then linear to 1/warmdown at the last step,
+    never above the previous one.
+    """
     if training.warmdown <= 0:
         return previous
     return min(previous, remaining / training.warmdown, 1.0)

@@ -1,4 +1,6 @@
-"""One optimizer step of the whole recipe, from a batch of ids to new weights, optimizer states and shadow. No hidden state."""
+"""One optimizer step of the whole recipe, from a batch of ids to new weights, optimizer states and
+shadow. No hidden state.
+"""
 
 from typing import NamedTuple
 
@@ -10,7 +12,9 @@ MATRICES = ("q", "k", "v", "o", "up", "down")
 
 
 class State(NamedTuple):
-    """Everything a run carries from step to step; each field but step maps a parameter's name to a float64 array."""
+    """Everything a run carries from step to step; each field but step maps a parameter's name to a
+    float64 array.
+    """
 
     params: dict
     buffers: dict  # Muon momentum, matrices inside blocks only
@@ -35,7 +39,8 @@ def initial_state(recipe):
 
 
 def inputs_and_targets(ids_BS):
-    """Split windows of L + 1 ids, the first of them the previous token, into causal inputs and targets, both (B, L).
+    """Split windows of L + 1 ids, the first of them the previous token, into causal inputs and
+    targets, both (B, L).
 
     A stream's first token has no previous one (-1): id 0 stands in.
     """
@@ -43,7 +48,9 @@ def inputs_and_targets(ids_BS):
 
 
 def batch_loss(params, ids_BS, step, rows, recipe):
-    """Return the loss of a batch of windows in nats per token; rows are their global row indices."""
+    """Return the loss of a batch of windows in nats per token; rows are their global row
+    indices.
+    """
     model = recipe.model
     inputs_BL, ids_BL = inputs_and_targets(ids_BS)
     if model.causal:
@@ -51,11 +58,15 @@ def batch_loss(params, ids_BS, step, rows, recipe):
     times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
     mask_BL = masking.mask(recipe.seed, step, rows, model.length, masking.thresholds(times_B))
     logits_BLV = transformer.forward(params, masking.corrupt(ids_BL, mask_BL, model.vocab), model)
-    return masking.loss(logits_BLV, ids_BL, mask_BL, masking.weights(times_B, recipe.diffusion.max_weight))
+    return masking.loss(
+        logits_BLV, ids_BL, mask_BL, masking.weights(times_B, recipe.diffusion.max_weight)
+    )
 
 
 def apply_gradients(state, grads, multiplier, averaging, recipe):
-    """Return (state, norm) after clip, Muon, Adam and EMA; averaging False keeps the shadow at the live weights."""
+    """Return (state, norm) after clip, Muon, Adam and EMA; averaging False keeps the shadow at the
+    live weights.
+    """
     optimizer = recipe.optimizer
     grads, norm = adam.clip(grads, optimizer.clip)
     mu = schedule.muon_momentum(state.step, optimizer)
@@ -63,18 +74,32 @@ def apply_gradients(state, grads, multiplier, averaging, recipe):
     for name, weight in state.params.items():
         if is_matrix(name):
             lr = multiplier * optimizer.muon_lr
-            params[name], buffers[name] = muon.muon_step(weight, grads[name], state.buffers[name], lr, mu, optimizer)
-        else:
-            lr = multiplier * (optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr)
-            params[name], first[name], second[name] = adam.adam_step(
-                weight, grads[name], state.first[name], state.second[name], state.step + 1, lr, optimizer
+            params[name], buffers[name] = muon.muon_step(
+                weight, grads[name], state.buffers[name], lr, mu, optimizer
             )
-        shadow[name] = ema.ema_update(state.shadow[name], params[name], recipe.ema.decay if averaging else 0.0)
+        else:
+            lr = multiplier * (
+                optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr
+            )
+            params[name], first[name], second[name] = adam.adam_step(
+                weight,
+                grads[name],
+                state.first[name],
+                state.second[name],
+                state.step + 1,
+                lr,
+                optimizer,
+            )
+        shadow[name] = ema.ema_update(
+            state.shadow[name], params[name], recipe.ema.decay if averaging else 0.0
+        )
     return State(params, buffers, first, second, shadow, state.step + 1), norm
 
 
 def train_step(state, ids_BS, multiplier, averaging, recipe):
-    """Return (state, loss, gradient norm) after one step on the global batch ids_BS of shape (B, L + 1)."""
+    """Return (state, loss, gradient norm) after one step on the global batch ids_BS of shape (B, L
+    + 1).
+    """
     rows = np.arange(len(ids_BS))
 
     def loss(params):
@@ -86,7 +111,9 @@ def train_step(state, ids_BS, multiplier, averaging, recipe):
 
 
 def train(batch, recipe):
-    """Return (state, losses) of a whole step-bound run; batch(step, rows) returns the windows of some global rows, (B, L + 1) ids."""
+    """Return (state, losses) of a whole step-bound run; batch(step, rows) returns the windows of
+    some global rows, (B, L + 1) ids.
+    """
     state, losses, multiplier, averaging = initial_state(recipe), [], 1.0, False
     rows = np.arange(recipe.training.tokens_per_step // recipe.model.length)
     for step in range(recipe.training.iterations):

@@ -1,4 +1,5 @@
-"""The network: bidirectional (or causal) transformer with grouped heads, U-Net skips and a tied head. Accepts complex128.
+"""The network: bidirectional (or causal) transformer with grouped heads, U-Net skips and a tied
+head. Accepts complex128.
 
 B rows, L positions, d width, H query heads, G key/value heads, h head width, V vocabulary.
 """
@@ -30,13 +31,19 @@ def shapes(model):
 
 
 def initialize(model, seed):
-    """Return {name: float64 array} of initial weights; draws come from Philox, row = index of the tensor."""
+    """Return {name: float64 array} of initial weights; draws come from Philox, row = index of the
+    tensor.
+    """
     params = {}
     for index, (name, shape) in enumerate(shapes(model).items()):
         size, kind = int(np.prod(shape)), name.split(".")[-1]
         if kind == "embedding":
-            u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], 2 * size)[0]).reshape(size, 2)
-            normal = np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1])  # Box & Muller 1958
+            u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], 2 * size)[0]).reshape(
+                size, 2
+            )
+            normal = np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(
+                2 * np.pi * u[:, 1]
+            )  # Box & Muller 1958
             params[name] = model.embedding_std * normal.reshape(shape)
         elif kind in ("q", "k", "v", "up"):
             u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], size)[0])
@@ -56,7 +63,9 @@ def rmsnorm(x, eps):
 
 
 def rope(x_BHLh, base):
-    """Rotate pairs (x_j, x_{j + h/2}) by angle position * base**(-2j/h) (Su et al. 2021, eq. 34, half-split pairs)."""
+    """Rotate pairs (x_j, x_{j + h/2}) by angle position * base**(-2j/h) (Su et al. 2021, eq. 34,
+    half-split pairs).
+    """
     length, width = x_BHLh.shape[-2:]
     angle = np.arange(length)[:, None] * base ** (-np.arange(0, width, 2) / width)[None, :]
     cos, sin = np.cos(angle), np.sin(angle)
@@ -71,7 +80,8 @@ def softmax(x):
 
 
 def attention(x_BLd, q, k, v, o, query_gain, model):
-    """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q, softmax scale 1/sqrt(h).
+    """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q,
+    softmax scale 1/sqrt(h).
 
     Key/value head g serves query heads g H/G ... (g + 1) H/G - 1 (Ainslie et al. 2023, GQA).
     """
@@ -82,7 +92,11 @@ def attention(x_BLd, q, k, v, o, query_gain, model):
         return (x_BLd @ matrix.T).reshape(B, L, -1, width).swapaxes(1, 2)
 
     q_BHLh = rope(rmsnorm(split(q), model.norm_eps), model.rope_base) * query_gain[:, None, None]
-    k_BHLh = np.repeat(rope(rmsnorm(split(k), model.norm_eps), model.rope_base), model.heads // model.kv_heads, axis=1)
+    k_BHLh = np.repeat(
+        rope(rmsnorm(split(k), model.norm_eps), model.rope_base),
+        model.heads // model.kv_heads,
+        axis=1,
+    )
     v_BHLh = np.repeat(split(v), model.heads // model.kv_heads, axis=1)
     scores = q_BHLh @ k_BHLh.swapaxes(-1, -2) / np.sqrt(width)
     if model.causal:
@@ -98,15 +112,23 @@ def mlp(x_BLd, up, down):
 
 def block(x_BLd, x0_BLd, params, i, model):
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
-    p = {name.split(".")[2]: value for name, value in params.items() if name.startswith(f"blocks.{i}.")}
+    p = {
+        name.split(".")[2]: value
+        for name, value in params.items()
+        if name.startswith(f"blocks.{i}.")
+    }
     x_BLd = p["mix"][0] * x_BLd + p["mix"][1] * x0_BLd
     normed = rmsnorm(x_BLd, model.norm_eps)
-    x_BLd = x_BLd + p["attn_scale"] * attention(normed, p["q"], p["k"], p["v"], p["o"], p["query_gain"], model)
+    x_BLd = x_BLd + p["attn_scale"] * attention(
+        normed, p["q"], p["k"], p["v"], p["o"], p["query_gain"], model
+    )
     return x_BLd + p["mlp_scale"] * mlp(rmsnorm(x_BLd, model.norm_eps), p["up"], p["down"])
 
 
 def forward(params, ids_BL, model):
-    """Return logits_BLV in (-softcap, softcap). The first half of the blocks push, block half + j adds skip[j] * pop()."""
+    """Return logits_BLV in (-softcap, softcap). The first half of the blocks push, block half + j
+    adds skip[j] * pop().
+    """
     x = x0 = rmsnorm(params["embedding"][ids_BL], model.norm_eps)
     half, pushed = model.layers // 2, []
     for i in range(model.layers):

@@ -1,13 +1,30 @@
-"""Test session settings. One thread per process: float sums repeat, and tests do not fight over the cores."""
+"""Test session settings. One thread per process: float sums repeat, and tests do not fight over the
+cores.
+"""
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported, here and in every process that a test starts
+# Read when torch is first imported, here and in every process that a test starts.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 
+from tests.support.commands import corpus, run_directory
+from tests.support.corpora import (
+    embedded_cache,
+    embedded_layout,
+    embedded_tokenizer,
+    layout,
+    stream,
+)
+from tests.support.packs import packed, seeds
+from tests.validate.submissions.good import good
+
 hypothesis.settings.register_profile(
-    "maskgolf", deadline=None, derandomize=os.environ.get("CI") == "true", print_blob=True,
+    "maskgolf",
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",
+    print_blob=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)  # fmt: skip
+)
 hypothesis.settings.load_profile("maskgolf")

@@ -1,1 +1,3 @@
-"""Benchmarks: paired measurements in one process, as ratios; a piece whose parity is red is not timed."""
+"""Benchmarks: paired measurements in one process, as ratios; a piece whose parity is red is not
+timed.
+"""

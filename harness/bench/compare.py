@@ -1,4 +1,6 @@
-"""Two result files side by side: rows of any `maskgolf bench`, or what `make bench` wrote (pytest-benchmark), matched by name."""
+"""Two result files side by side: rows of any `maskgolf bench`, or what `make bench` wrote
+(pytest-benchmark), matched by name.
+"""
 
 import itertools
 import json
@@ -13,7 +15,9 @@ OURS = ("fast", "compiled")  # the implementations that make bench compares with
 
 
 def files(paths: tuple[Path, ...]) -> dict:
-    """Return two files' machines and their rows side by side; rows that only one of them holds have null on the other side."""
+    """Return two files' machines and their rows side by side; rows that only one of them holds have
+    null on the other side.
+    """
     if len(paths) != 2:
         raise InputError(
             "bench compare: expected two result files, "
@@ -21,20 +25,33 @@ def files(paths: tuple[Path, ...]) -> dict:
         )
     sides = [read(path) for path in paths]
     names = dict.fromkeys(name for side in sides for name in side)
-    described = [{"file": str(path), "machine": _machines(side)} for path, side in zip(paths, sides, strict=True)]
-    return {"a": described[0], "b": described[1], "rows": [_matched(name, *(side.get(name) for side in sides)) for name in names]}
+    described = [
+        {"file": str(path), "machine": _machines(side)}
+        for path, side in zip(paths, sides, strict=True)
+    ]
+    return {
+        "a": described[0],
+        "b": described[1],
+        "rows": [_matched(name, *(side.get(name) for side in sides)) for name in names],
+    }
 
 
 def read(path: Path) -> dict[str, dict]:
     """Return {name: row} of a result file; InputError for anything else."""
 
     def refuse(found: str) -> InputError:
-        return InputError(f"{path}: expected the JSON of a maskgolf bench command or of make bench, found {found}; choose another file")
+        return InputError(
+            f"{path}: expected the JSON of a maskgolf bench command or of make bench, found"
+            f" {found}; choose another file"
+        )
 
     try:
         content = json.loads(path.read_text())
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); name a file that maskgolf bench --json wrote") from error
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a file that maskgolf bench --json"
+            " wrote"
+        ) from error
     except ValueError as error:  # neither UTF-8 nor JSON
         raise refuse(f"something else ({str(error).splitlines()[0]})") from error
     if isinstance(content, dict) and "benchmarks" in content:
@@ -63,18 +80,31 @@ def _problem(each) -> str | None:
             return f"no {name}"
     for name in (*NUMBERS, "pairs"):
         value = each.get(name, "")
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+        if value is not None and (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+        ):
             return f"no number for {name}"
-    if each["ratio"] is not None and (each["low"] is None or each["high"] is None or not each["low"] <= each["ratio"] <= each["high"]):
+    if each["ratio"] is not None and (
+        each["low"] is None
+        or each["high"] is None
+        or not each["low"] <= each["ratio"] <= each["high"]
+    ):
         return f"a ratio of {each['ratio']} outside {each['low']} ... {each['high']}"
     return None
 
 
 def _grouped(content: dict) -> list[dict]:
-    """Return rows "GROUP: OURS / OTHER" of a pytest-benchmark file: ratios of medians, the interval from the quartiles of both."""
+    """Return rows "GROUP: OURS / OTHER" of a pytest-benchmark file: ratios of medians, the interval
+    from the quartiles of both.
+    """
     info, groups = content["machine_info"], {}
     processor = info["cpu"].get("brand_raw") or info["machine"]
-    machine = f"{processor}, Python {info['python_version']}{', ' + info['torch'] if 'torch' in info else ''}"
+    machine = (
+        f"{processor}, Python"
+        f" {info['python_version']}{', ' + info['torch'] if 'torch' in info else ''}"
+    )
     for each in content["benchmarks"]:
         groups.setdefault(each["group"], {})[each["params"]["implementation"]] = each["stats"]
     rows = []
@@ -83,8 +113,20 @@ def _grouped(content: dict) -> list[dict]:
             if other in OURS or name not in found:
                 continue
             fast, slow = found[name], found[other]
-            middle, low, high = slow["median"] / fast["median"], slow["q1"] / fast["q3"], slow["q3"] / fast["q1"]
-            numbers = (1e3 * slow["median"], 1e3 * fast["median"], middle, low, high, min(slow["rounds"], fast["rounds"]), "ms")
+            middle, low, high = (
+                slow["median"] / fast["median"],
+                slow["q1"] / fast["q3"],
+                slow["q3"] / fast["q1"],
+            )
+            numbers = (
+                1e3 * slow["median"],
+                1e3 * fast["median"],
+                middle,
+                low,
+                high,
+                min(slow["rounds"], fast["rounds"]),
+                "ms",
+            )
             rows.append(row(f"{group}: {name} / {other}", *numbers) | {"machine": machine})
     return rows
 
@@ -94,21 +136,32 @@ def _machines(rows: dict[str, dict]) -> str:
 
 
 def _faster(a: dict | None, b: dict | None) -> float | None:
-    """Return how many times less time b's candidate takes where both sides have times and no ratio, else None."""
-    both = [each for each in (a, b) if each and each["ratio"] is None and each["unit"] == "ms" and each["candidate"]]
+    """Return how many times less time b's candidate takes where both sides have times and no ratio,
+    else None.
+    """
+    both = [
+        each
+        for each in (a, b)
+        if each and each["ratio"] is None and each["unit"] == "ms" and each["candidate"]
+    ]
     return a["candidate"] / b["candidate"] if len(both) == 2 else None
 
 
 def _matched(name: str, a: dict | None, b: dict | None) -> dict:
-    """Return one name's numbers on both sides, how many times better b's ratio is, and whether the intervals overlap.
+    """Return one name's numbers on both sides, how many times better b's ratio is, and whether the
+    intervals overlap.
 
-    Where neither side has a ratio but both have a time, as predictions do, change is how many times faster b's candidate is.
+    Where neither side has a ratio but both have a time, as predictions do, change is how many times
+    faster b's candidate is.
     """
     kept = [each and {key: each[key] for key in (*NUMBERS, "pairs")} for each in (a, b)]
     known = a and b and a["ratio"] and b["ratio"] is not None
     change = b["ratio"] / a["ratio"] if known else _faster(a, b)
     return {
-        "name": name, "unit": (a or b)["unit"], "a": kept[0], "b": kept[1],
+        "name": name,
+        "unit": (a or b)["unit"],
+        "a": kept[0],
+        "b": kept[1],
         "change": change,
         "overlap": a["low"] <= b["high"] and b["low"] <= a["high"] if known else None,
-    }  # fmt: skip
+    }

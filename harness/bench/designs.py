@@ -1,6 +1,8 @@
-"""Ways to spend K masks on a window: what each estimate of the NELBO would be, repetition after repetition. For benchmarks only.
+"""Ways to spend K masks on a window: what each estimate of the NELBO would be, repetition after
+repetition. For benchmarks only.
 
-Each design returns nats_NK, whose mean over k estimates window n. A repetition is a seed: every draw belongs to it.
+Each design returns nats_NK, whose mean over k estimates window n. A repetition is a seed: every
+draw belongs to it.
 """
 
 import numpy as np
@@ -15,7 +17,9 @@ def _bernoulli(log_probs, ids_NL, vocab, times_NK, rng):
     columns = []
     for k in range(draws):
         masked = torch.from_numpy(rng.random((count, length)) < times_NK[:, k, None])
-        columns.append(likelihood.nll(log_probs, ids, masked, vocab).sum(dim=1).numpy() / times_NK[:, k])
+        columns.append(
+            likelihood.nll(log_probs, ids, masked, vocab).sum(dim=1).numpy() / times_NK[:, k]
+        )
     return np.stack(columns, axis=1)
 
 
@@ -29,12 +33,16 @@ def stratified(log_probs, ids_NL, vocab, draws, seed):
     """Bernoulli masks at times from equal strata over windows and draws, weight 1 / t."""
     rng = np.random.default_rng([seed, 1])
     cells = rng.permuted(np.arange(len(ids_NL)))[:, None] + len(ids_NL) * np.arange(draws)
-    return _bernoulli(log_probs, ids_NL, vocab, (cells + 1 - rng.random(cells.shape)) / cells.size, rng)
+    return _bernoulli(
+        log_probs, ids_NL, vocab, (cells + 1 - rng.random(cells.shape)) / cells.size, rng
+    )
 
 
 def grid(log_probs, ids_NL, vocab, draws, seed):
     """nelbo-grid without its forced mask; biased, so only its spread compares."""
-    return likelihood.nelbo_grid(log_probs, ids_NL, vocab, draws, 0.001, 0.0, seed, batch_rows=len(ids_NL))
+    return likelihood.nelbo_grid(
+        log_probs, ids_NL, vocab, draws, 0.001, 0.0, seed, batch_rows=len(ids_NL)
+    )
 
 
 def fixed_sizes(log_probs, ids_NL, vocab, draws, seed):
@@ -50,14 +58,22 @@ def default(log_probs, ids_NL, vocab, draws, seed, plan):
 
 
 def complementary(log_probs, ids_NL, vocab, draws, seed, plan):
-    """The default's sizes for every other mask, its complement for the next; both weighed by the mean of the two ways to get a size.
+    """The default's sizes for every other mask, its complement for the next; both weighed by the
+    mean of the two ways to get a size.
 
-    (Balance heuristic, Veach & Guibas 1995, eq. 8: unbiased, since every size 1..L can come. An empty complement adds nothing.)
+    (Balance heuristic, Veach & Guibas 1995, eq. 8: unbiased, since every size 1..L can come. An
+    empty complement adds nothing.)
     """
-    rng, ids, (count, length) = np.random.default_rng([seed, 2]), torch.from_numpy(ids_NL), ids_NL.shape
+    rng, ids, (count, length) = (
+        np.random.default_rng([seed, 2]),
+        torch.from_numpy(ids_NL),
+        ids_NL.shape,
+    )
     pairs, fold_N = draws // 2, np.arange(count) % 2
     chance_NL = np.diff(plan.cumulative_2L, prepend=0, axis=1)[fold_N] / sizes.GRID
-    mixed_NL = (chance_NL + np.concatenate([chance_NL[:, -2::-1], np.zeros((count, 1))], axis=1)) / 2
+    mixed_NL = (
+        chance_NL + np.concatenate([chance_NL[:, -2::-1], np.zeros((count, 1))], axis=1)
+    ) / 2
     offset_N = torch.from_numpy(rng.integers(0, sizes.GRID, count))
     size_NP = sizes.draw_sizes(torch.from_numpy(plan.cumulative_2L[fold_N]), offset_N, pairs)
     columns = []
@@ -67,24 +83,36 @@ def complementary(log_probs, ids_NL, vocab, draws, seed, plan):
             size_N, row_N = masked.sum(dim=1).numpy(), np.arange(count)
             at_N = np.maximum(size_N, 1) - 1
             loss_N = likelihood.nll(log_probs, ids, masked, vocab).sum(dim=1).numpy() / (at_N + 1)
-            excess_N = np.where(size_N > 0, (loss_N - plan.curve_2L[fold_N, at_N]) / mixed_NL[row_N, at_N], 0.0)
+            excess_N = np.where(
+                size_N > 0, (loss_N - plan.curve_2L[fold_N, at_N]) / mixed_NL[row_N, at_N], 0.0
+            )
             columns.append(excess_N + plan.curve_2L[fold_N].sum(axis=1))
     return np.stack(columns, axis=1)
 
 
 def best_allocation(log_probs, ids_NL, vocab, masks, seed):
-    """Return the variance of one pass, nats**2 per window, when sizes come in proportion to their measured spread around the mean curve.
+    """Return the variance of one pass, nats**2 per window, when sizes come in proportion to their
+    measured spread around the mean curve.
 
-    With probabilities proportional to s_l the variance is (sum over l of s_l)**2 (Cochran 1977, section 9A.4); s_l**2 is measured over
-    windows and `masks` masks at sizes half an octave apart and s_l**2 l is interpolated between them.
+    With probabilities proportional to s_l the variance is (sum over l of s_l)**2 (Cochran 1977,
+    section 9A.4); s_l**2 is measured over windows and `masks` masks at sizes half an octave apart
+    and s_l**2 l is interpolated between them.
     """
-    rng, ids, (count, length) = np.random.default_rng([seed, 3]), torch.from_numpy(ids_NL), ids_NL.shape
-    size_J = np.unique(np.round(np.geomspace(1, length, 2 * int(np.ceil(np.log2(length))) + 1)).astype(int))
+    rng, ids, (count, length) = (
+        np.random.default_rng([seed, 3]),
+        torch.from_numpy(ids_NL),
+        ids_NL.shape,
+    )
+    size_J = np.unique(
+        np.round(np.geomspace(1, length, 2 * int(np.ceil(np.log2(length))) + 1)).astype(int)
+    )
     scaled_J = []
     for size in size_J:
         losses = []
         for _ in range(masks):
-            masked = likelihood.fixed_mask(torch.from_numpy(rng.random((count, length))), torch.full((count,), int(size)))
+            masked = likelihood.fixed_mask(
+                torch.from_numpy(rng.random((count, length))), torch.full((count,), int(size))
+            )
             losses.append(likelihood.nll(log_probs, ids, masked, vocab).sum(dim=1).numpy() / size)
         scaled_J.append(np.var(losses, ddof=1) * size)
     every_L = np.arange(1, length + 1)

@@ -32,12 +32,16 @@ Jobs = Iterator[tuple[str, Callable[[], dict]]]
 
 
 class OutOfTime(BaseException):
-    """The budget is used up; no `except Exception` on the way, such as the compiler's, may hold it."""
+    """The budget is used up; no `except Exception` on the way, such as the compiler's, may
+    hold it.
+    """
 
 
 @contextmanager
 def deadline(remaining: float):
-    """Raise OutOfTime in the main thread after this many seconds; an alarm that was set before is set again behind it."""
+    """Raise OutOfTime in the main thread after this many seconds; an alarm that was set before is
+    set again behind it.
+    """
 
     def ring(number, frame):
         raise OutOfTime
@@ -55,7 +59,9 @@ def deadline(remaining: float):
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a run measures: the golf preset, or with --smoke a toy of every shape relation it has."""
+    """What a run measures: the golf preset, or with --smoke a toy of every shape relation it
+    has.
+    """
 
     recipe: Recipe
     matrix: int  # side of the square product that measures the device's rate
@@ -67,9 +73,19 @@ class Sizes:
 GOLF_SIZES = Sizes(GOLF, matrix=8192, copy=1 << 30, windows=64, draws=8)
 TOY = replace(GOLF.model, layers=2, d=48, vocab=64, length=32)
 SMOKE_SIZES = Sizes(
-    check(replace(GOLF, preset="toy", model=TOY, training=replace(GOLF.training, tokens_per_step=256, micro_batch_tokens=64))),
-    matrix=64, copy=1 << 16, windows=4, draws=2,
-)  # fmt: skip
+    check(
+        replace(
+            GOLF,
+            preset="toy",
+            model=TOY,
+            training=replace(GOLF.training, tokens_per_step=256, micro_batch_tokens=64),
+        )
+    ),
+    matrix=64,
+    copy=1 << 16,
+    windows=4,
+    draws=2,
+)
 
 
 class Bench:
@@ -77,11 +93,20 @@ class Bench:
 
     def __init__(self, sizes: Sizes, device: str, compiled: bool, pairs: int, folder: Path):
         """Measure `sizes` on a device; folder holds the shard that batches are read from."""
-        self.sizes, self.recipe, self.device, self.compiled, self.pairs, self.folder = sizes, sizes.recipe, device, compiled, pairs, folder
+        self.sizes, self.recipe, self.device, self.compiled, self.pairs, self.folder = (
+            sizes,
+            sizes.recipe,
+            device,
+            compiled,
+            pairs,
+            folder,
+        )
 
     @cached_property
     def tokens(self) -> data.Tokens:
-        """Return a stream of random tokens, some of them frequent as in text, long enough for two steps."""
+        """Return a stream of random tokens, some of them frequent as in text, long enough for two
+        steps.
+        """
         model, training = self.recipe.model, self.recipe.training
         draws = np.random.default_rng(0).random(2 * training.tokens_per_step + model.length)
         data.write_shard(self.folder / "shard.bin", (model.vocab * draws**3).astype(np.uint16))
@@ -91,12 +116,16 @@ class Bench:
         """Return batch(step, rows) of a recipe, read from the shard as in training."""
         model, training = recipe.model, recipe.training
         rows_in_all = training.tokens_per_step // model.length
-        return lambda step, rows: data.batch(self.tokens, model.length, rows, step, recipe.seed, False, rows_in_all, model.vocab)
+        return lambda step, rows: data.batch(
+            self.tokens, model.length, rows, step, recipe.seed, False, rows_in_all, model.vocab
+        )
 
     @cached_property
     def production(self) -> components.Production:
         """Return the step that ships."""
-        return components.Production(self.recipe, self.batch_of(self.recipe), self.device, self.compiled)
+        return components.Production(
+            self.recipe, self.batch_of(self.recipe), self.device, self.compiled
+        )
 
     @cached_property
     def plain(self) -> components.Plain:
@@ -108,11 +137,17 @@ class Bench:
         """Return the bytes per second of a copy, read and written counted."""
         source = torch.randint(0, 256, (self.sizes.copy,), dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
-        return 2 * self.sizes.copy / min(seconds(lambda: target.copy_(source), self.device) for _ in range(10))
+        return (
+            2
+            * self.sizes.copy
+            / min(seconds(lambda: target.copy_(source), self.device) for _ in range(10))
+        )
 
     @cached_property
     def products(self) -> float:
-        """Return the floating-point operations per second of a large matrix product in the compute dtype, on random numbers."""
+        """Return the floating-point operations per second of a large matrix product in the compute
+        dtype, on random numbers.
+        """
         side, dtype = self.sizes.matrix, getattr(torch, self.recipe.training.compute_dtype)
         a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
         return 2 * side**3 / min(seconds(lambda: a @ b, self.device) for _ in range(10))
@@ -144,12 +179,18 @@ def checked(bench: Bench, piece: str) -> dict:
 
 
 def step(bench: Bench) -> Jobs:
-    """The training step by component, its peak memory, and the share of the device's own matrix rate that it reaches."""
+    """The training step by component, its peak memory, and the share of the device's own matrix
+    rate that it reaches.
+    """
     plainly, quick = bench.plain, bench.production
     yield from components.of_step(plainly, quick, bench.pairs)
     yield from components.of_memory(plainly, quick, partial(peak, device=bench.device))
     name = "training step: share of the matrix rate"
-    floor = plan(bench.recipe)["flops_per_token"] * bench.recipe.training.tokens_per_step / bench.products
+    floor = (
+        plan(bench.recipe)["flops_per_token"]
+        * bench.recipe.training.tokens_per_step
+        / bench.products
+    )
     yield name, lambda: components.against_floor(name, floor, quick.step, bench.pairs, bench.device)
 
 
@@ -161,7 +202,9 @@ def update(bench: Bench) -> Jobs:
 def attentions(bench: Bench) -> Jobs:
     """Every attention kernel, at the preset's heads and at 6 query and 3 key/value heads."""
     other = levers.other_heads(bench.recipe).model
-    models = {f"{model.heads} x {model.d // model.heads}": model for model in (bench.recipe.model, other)}
+    models = {
+        f"{model.heads} x {model.d // model.heads}": model for model in (bench.recipe.model, other)
+    }
     rows = bench.recipe.training.micro_batch_tokens // bench.recipe.model.length
     dtype = getattr(torch, bench.recipe.training.compute_dtype)
     yield from attention.jobs(models, rows, bench.device, dtype, bench.pairs)
@@ -171,11 +214,16 @@ def optimizers(bench: Bench) -> Jobs:
     """Our Muon against torch.optim.Muon on the preset's matrices."""
     model, optimizer = bench.recipe.model, bench.recipe.optimizer
     settings = (bench.recipe.preset, model, optimizer, bench.pairs, bench.device, bench.compiled)
-    yield f"muon, {bench.recipe.preset} shapes: ours / torch.optim.Muon", lambda: muon.against_torch(*settings)
+    yield (
+        f"muon, {bench.recipe.preset} shapes: ours / torch.optim.Muon",
+        lambda: muon.against_torch(*settings),
+    )
 
 
 def likelihoods(bench: Bench) -> Jobs:
-    """Tokens per second of the NELBO's passes, compiled against eager, and of the chain rule against whole forward passes."""
+    """Tokens per second of the NELBO's passes, compiled against eager, and of the chain rule
+    against whole forward passes.
+    """
     model, sizes = bench.recipe.model, bench.sizes
     params = transformer.unstack(bench.production.state.params)
     group = data.evaluation_windows(bench.tokens, model.length, model.vocab, 0, sizes.windows)[0]
@@ -189,11 +237,20 @@ def likelihoods(bench: Bench) -> Jobs:
         likelihood.nelbo(predict, group.ids_NL, model.vocab, sizes.draws, fitted, 0, 0, **settings)
 
     def nelbo():
-        found = paired("NELBO tokens/s: production / eager", lambda: passes(eager), lambda: passes(query), bench.pairs, bench.device)
+        found = paired(
+            "NELBO tokens/s: production / eager",
+            lambda: passes(eager),
+            lambda: passes(query),
+            bench.pairs,
+            bench.device,
+        )
         return components.as_rate(found, sizes.windows * model.length * sizes.draws)
 
     yield "NELBO tokens/s: production / eager", nelbo
-    yield "chain left-to-right / full forward passes", lambda: speed(query, eager, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0]
+    yield (
+        "chain left-to-right / full forward passes",
+        lambda: speed(query, eager, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0],
+    )
 
 
 def changes(bench: Bench) -> Jobs:
@@ -214,26 +271,34 @@ def changes(bench: Bench) -> Jobs:
 
 
 def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, limit: float) -> dict:
-    """Return the row of a lever. Its gradients may stray from production's by twice what the plain step's do: same sums, another order."""
+    """Return the row of a lever. Its gradients may stray from production's by twice what the plain
+    step's do: same sums, another order.
+    """
     nothing = row(name, None, None, None, None, None, 0, "ms")
     missing = levers.missing(lever)
     if lever.only_on and torch.device(bench.device).type != lever.only_on:
         return nothing | {"note": f"not available: only on {lever.only_on}"}
     if missing:
-        return nothing | {"note": f"not available: torch {torch.__version__} has no option {missing[0]}"}
+        return nothing | {
+            "note": f"not available: torch {torch.__version__} has no option {missing[0]}"
+        }
     recipe = check(lever.recipe(bench.recipe))
     if recipe == bench.recipe and not bench.compiled and lever.options:
         return nothing | {"note": "not available: nothing is compiled"}
     with levers.pulled(lever):
         try:
-            way = components.Production(recipe, bench.batch_of(recipe), bench.device, bench.compiled, lever.context)
+            way = components.Production(
+                recipe, bench.batch_of(recipe), bench.device, bench.compiled, lever.context
+            )
             strayed = components.distance(components.flat(way), base) if lever.same else 0.0
         except RuntimeError as error:
             if not attention.absence(error):
                 raise
             return nothing | {"note": attention.absence(error)}
         if not strayed <= limit:
-            return nothing | {"note": f"failed: its gradients stray by {strayed:.3g}, limit {limit:.3g}"}
+            return nothing | {
+                "note": f"failed: its gradients stray by {strayed:.3g}, limit {limit:.3g}"
+            }
         return paired(name, bench.production.gradients, way.gradients, bench.pairs, bench.device)
 
 
@@ -250,20 +315,30 @@ PARTS = {
 ALWAYS = ("first", "parity")  # whatever else is asked for
 # The pieces whose parity the timings of a part rest on. Attention compares its kernels itself.
 RESTS = {
-    "step": gate.BEHIND["step"], "update": gate.OPTIMIZER, "muon": gate.BEHIND["muon"],
-    "likelihood": (*gate.NETWORK, *gate.BEHIND["likelihood"]), "levers": gate.BEHIND["step"],
-}  # fmt: skip
+    "step": gate.BEHIND["step"],
+    "update": gate.OPTIMIZER,
+    "muon": gate.BEHIND["muon"],
+    "likelihood": (*gate.NETWORK, *gate.BEHIND["likelihood"]),
+    "levers": gate.BEHIND["step"],
+}
 # Of the budget that a part may use before it counts as hanging; levers may use what is left.
 SHARES = {
-    "first": 0.2, "parity": 0.4, "step": 0.35, "update": 0.2, "attention": 0.2, "muon": 0.15,
+    "first": 0.2,
+    "parity": 0.4,
+    "step": 0.35,
+    "update": 0.2,
+    "attention": 0.2,
+    "muon": 0.15,
     "likelihood": 0.25,
-}  # fmt: skip
+}
 AGREES = "agrees with the specification"
 SKIPPED = "skipped: the time budget is used up"
 
 
 def peak(run: Callable, device: str) -> int | None:
-    """Return the largest number of bytes that tensors held while run() ran; None on a CPU, which does not count."""
+    """Return the largest number of bytes that tensors held while run() ran; None on a CPU, which
+    does not count.
+    """
     if torch.device(device).type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -377,15 +452,23 @@ def _failure(error: Exception) -> str:
 
 
 def failed(rows: list[dict]) -> list[dict]:
-    """Return the rows whose measurement went wrong: not those that are not available here, nor those without time."""
+    """Return the rows whose measurement went wrong: not those that are not available here, nor
+    those without time.
+    """
     return [each for each in rows if (each["note"] or "").startswith("failed")]
 
 
 def device(
-    name: str, smoke: bool, compiled: bool, pairs: int, parts: tuple[str, ...] = (), budget: float = BUDGET,
-    on_row: Callable[[list[dict]], None] = lambda rows: None, say: Callable[[str], None] = lambda text: None,
+    name: str,
+    smoke: bool,
+    compiled: bool,
+    pairs: int,
+    parts: tuple[str, ...] = (),
+    budget: float = BUDGET,
+    on_row: Callable[[list[dict]], None] = lambda rows: None,
+    say: Callable[[str], None] = lambda text: None,
     separate: bool | None = None,
-) -> list[dict]:  # fmt: skip
+) -> list[dict]:
     """Return the rows of `bench device` on a device; parts: some of PARTS beside those of ALWAYS,
     none means all.
 
@@ -399,6 +482,9 @@ def device(
         return apart.measured(
             apart.Settings(name, smoke, compiled, pairs), chosen, ends, on_row, say
         )
-    with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder, torch._dynamo.config.patch(recompile_limit=64):
+    with (
+        tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder,
+        torch._dynamo.config.patch(recompile_limit=64),
+    ):
         sizes = SMOKE_SIZES if smoke else GOLF_SIZES
         return measured(Bench(sizes, name, compiled, pairs, Path(folder)), chosen, ends, on_row)

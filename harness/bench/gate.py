@@ -1,4 +1,6 @@
-"""No timing without parity: what a measurement depends on is compared with the specification first, and a red row ends the command."""
+"""No timing without parity: what a measurement depends on is compared with the specification first,
+and a red row ends the command.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +8,8 @@ from harness import parity
 from harness.errors import CheckFailed
 from harness.parity.suite import Row
 
-COMPILED = ("masks", "step")  # pieces that also run through torch.compile where asked for: the draws and one whole training step
+# Pieces that also run through torch.compile where asked for: the draws and one training step.
+COMPILED = ("masks", "step")
 NETWORK = ("masks", "loss", "forward")
 OPTIMIZER = ("clip", "newton-schulz", "muon", "adam", "ema")
 BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every piece
@@ -17,12 +20,17 @@ BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every
 
 
 def require(
-    pieces: Sequence[str] = (), device: str = "cpu", compiled: bool = False, dtypes: Sequence[str] = parity.PRODUCTION,
+    pieces: Sequence[str] = (),
+    device: str = "cpu",
+    compiled: bool = False,
+    dtypes: Sequence[str] = parity.PRODUCTION,
     on_piece: Callable | None = None,
-) -> list[Row]:  # fmt: skip
-    """Return the rows of the named pieces (none: all but the 50-step trajectory); CheckFailed names the first red one.
+) -> list[Row]:
+    """Return the rows of the named pieces (none: all but the 50-step trajectory); CheckFailed names
+    the first red one.
 
-    compiled: the pieces of COMPILED among them run through torch.compile as well. on_piece(done, total, rows) is called after each.
+    compiled: the pieces of COMPILED among them run through torch.compile as well. on_piece(done,
+    total, rows) is called after each.
     """
     names, rows = names_of(pieces), []
     for done, name in enumerate(names, 1):

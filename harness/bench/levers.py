@@ -1,4 +1,6 @@
-"""Single changes to the production step, each alone: compiler options, attention kernels, other batch or head counts."""
+"""Single changes to the production step, each alone: compiler options, attention kernels, other
+batch or head counts.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,7 +26,12 @@ def _unchanged(recipe: Recipe) -> Recipe:
 def _micro_batch(factor: float) -> Callable[[Recipe], Recipe]:
     def change(recipe: Recipe) -> Recipe:
         training = recipe.training
-        return replace(recipe, training=replace(training, micro_batch_tokens=int(factor * training.micro_batch_tokens)))
+        return replace(
+            recipe,
+            training=replace(
+                training, micro_batch_tokens=int(factor * training.micro_batch_tokens)
+            ),
+        )
 
     return change
 
@@ -36,7 +43,9 @@ def other_heads(recipe: Recipe) -> Recipe:
 
 
 class Lever(NamedTuple):
-    """One change: of the recipe, of the compiler's options, or of the context in which components.Production compiles and runs the step."""
+    """One change: of the recipe, of the compiler's options, or of the context in which
+    components.Production compiles and runs the step.
+    """
 
     name: str
     recipe: Callable[[Recipe], Recipe] = _unchanged
@@ -79,7 +88,10 @@ def _graphs():
 
 @contextmanager
 def _whole_head():
-    with deterministic(), mock.patch.object(masking, "capacity", lambda rows, length: rows * length):
+    with (
+        deterministic(),
+        mock.patch.object(masking, "capacity", lambda rows, length: rows * length),
+    ):
         yield
 
 
@@ -108,8 +120,9 @@ def missing(lever: Lever) -> list[str]:
 
 @contextmanager
 def pulled(lever: Lever) -> Iterator[None]:
-    """Compile under a lever's options. Graphs of the unchanged step are not taken for its own: every use is another backend to Dynamo,
-    and what AOTAutograd keeps on disk, which does not know the attention kernel, is not asked.
+    """Compile under a lever's options. Graphs of the unchanged step are not taken for its own:
+    every use is another backend to Dynamo, and what AOTAutograd keeps on disk, which does not know
+    the attention kernel, is not asked.
     """
     compile = torch.compile
 
@@ -117,6 +130,12 @@ def pulled(lever: Lever) -> Iterator[None]:
         return compile_fx(graph, examples, config_patches={**(options or {}), **lever.options})
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(torch, "compile", lambda *given, **settings: compile(*given, backend=backend, **settings)))
+        stack.enter_context(
+            mock.patch.object(
+                torch,
+                "compile",
+                lambda *given, **settings: compile(*given, backend=backend, **settings),
+            )
+        )
         stack.enter_context(functorch_config.patch(enable_autograd_cache=False))
         yield

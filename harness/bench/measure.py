@@ -11,14 +11,19 @@ from pathlib import Path
 
 
 def machine(device: str) -> str:
-    """Return the machine in words: processor or GPU with its driver, cores in use, torch, Python."""
+    """Return the machine in words: processor or GPU with its driver, cores in use, torch,
+    Python.
+    """
     import torch
 
     if device == "cpu":
         name = processor()
     else:
         name = f"{torch.cuda.get_device_name(device)}, driver {driver()}, CUDA {torch.version.cuda}"
-    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}, Python {platform.python_version()}"
+    return (
+        f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__},"
+        f" Python {platform.python_version()}"
+    )
 
 
 def processor() -> str:
@@ -72,11 +77,25 @@ def alive(device: str) -> bool:
 
 
 def row(
-    name: str, baseline: float | None, candidate: float | None, ratio: float | None, low: float | None, high: float | None,
-    pairs: int, unit: str,
-) -> dict:  # fmt: skip
-    """Return one row of SPEC section 13: ratio, how many times better the candidate is; low, high, its interval; None: not measured."""
-    measured = {"baseline": baseline, "candidate": candidate, "ratio": ratio, "low": low, "high": high}
+    name: str,
+    baseline: float | None,
+    candidate: float | None,
+    ratio: float | None,
+    low: float | None,
+    high: float | None,
+    pairs: int,
+    unit: str,
+) -> dict:
+    """Return one row of SPEC section 13: ratio, how many times better the candidate is; low, high,
+    its interval; None: not measured.
+    """
+    measured = {
+        "baseline": baseline,
+        "candidate": candidate,
+        "ratio": ratio,
+        "low": low,
+        "high": high,
+    }
     return {"name": name, **measured, "pairs": pairs, "unit": unit}
 
 
@@ -98,13 +117,24 @@ def seconds(run: Callable, device: str = "cpu") -> float:
 
 
 def compared(name: str, timed: list[tuple[float, float]]) -> dict:
-    """Return the row of pairs of seconds, baseline first: medians in ms, the median ratio of a pair, the least and the largest."""
+    """Return the row of pairs of seconds, baseline first: medians in ms, the median ratio of a
+    pair, the least and the largest.
+    """
     ratios = [slow / quick for slow, quick in timed]
     middle = [1e3 * statistics.median(side) for side in zip(*timed, strict=True)]
     return row(name, *middle, statistics.median(ratios), min(ratios), max(ratios), len(timed), "ms")
 
 
-def paired(name: str, baseline: Callable, candidate: Callable, pairs: int, device: str = "cpu", warm: int = 1) -> dict:
+def paired(
+    name: str,
+    baseline: Callable,
+    candidate: Callable,
+    pairs: int,
+    device: str = "cpu",
+    warm: int = 1,
+) -> dict:
     """Return the row of two ways timed in turns, A B A B."""
-    timed = [(seconds(baseline, device), seconds(candidate, device)) for _ in range(warm + pairs)][warm:]
+    timed = [(seconds(baseline, device), seconds(candidate, device)) for _ in range(warm + pairs)][
+        warm:
+    ]
     return compared(name, timed)

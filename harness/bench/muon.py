@@ -1,7 +1,9 @@
-"""Benchmark of Muon against torch.optim.Muon: a whole optimizer step on the matrices of a preset, the same inputs, both in bfloat16.
+"""Benchmark of Muon against torch.optim.Muon: a whole optimizer step on the matrices of a preset,
+the same inputs, both in bfloat16.
 
-Set to compute the same (coefficients, steps, Nesterov, scale by sqrt(rows / columns), no weight decay), two differences remain. torch
-averages the momentum where we sum it, a factor that the division by the norm takes out; and it divides by max(norm, eps), not norm + eps.
+Set to compute the same (coefficients, steps, Nesterov, scale by sqrt(rows / columns), no weight
+decay), two differences remain. torch averages the momentum where we sum it, a factor that the
+division by the norm takes out; and it divides by max(norm, eps), not norm + eps.
 """
 
 import torch
@@ -18,10 +20,17 @@ SHAPES = ("demo", "golf")
 LR, MOMENTUM = 0.02, 0.95
 
 
-def muon(pairs: int, device: str, compiled: bool, shapes: dict[str, Model] | None = None) -> list[dict]:
-    """Return the rows of `bench muon`, by default at the shapes of `demo` and `golf`; CheckFailed where the two sides differ."""
+def muon(
+    pairs: int, device: str, compiled: bool, shapes: dict[str, Model] | None = None
+) -> list[dict]:
+    """Return the rows of `bench muon`, by default at the shapes of `demo` and `golf`; CheckFailed
+    where the two sides differ.
+    """
     shapes = shapes or {preset: PRESETS[preset].model for preset in SHAPES}
-    rows = [against_torch(name, model, PRESETS["golf"].optimizer, pairs, device, compiled) for name, model in shapes.items()]
+    rows = [
+        against_torch(name, model, PRESETS["golf"].optimizer, pairs, device, compiled)
+        for name, model in shapes.items()
+    ]
     return [{**row, "machine": machine(device)} for row in rows]
 
 
@@ -30,8 +39,17 @@ def drawn(model: Model, device: str) -> tuple[dict[str, torch.Tensor], ...]:
     generator = torch.Generator().manual_seed(0)
     groups = []
     for _ in range(3):
-        named = {name: torch.randn(shape, generator=generator).to(device) for name, shape in transformer.shapes(model).items()}
-        groups.append({name: value for name, value in transformer.stack(named, model).items() if is_matrix(name)})
+        named = {
+            name: torch.randn(shape, generator=generator).to(device)
+            for name, shape in transformer.shapes(model).items()
+        }
+        groups.append(
+            {
+                name: value
+                for name, value in transformer.stack(named, model).items()
+                if is_matrix(name)
+            }
+        )
     return tuple(groups)
 
 
@@ -40,17 +58,28 @@ def torch_muon(weights, grads, buffers, optimizer: Optimizer) -> torch.optim.Muo
     separate = [plain.unstacked(group) for group in (weights, grads, buffers)]
     params = {name: torch.nn.Parameter(weight.clone()) for name, weight in separate[0].items()}
     peer = torch.optim.Muon(
-        params.values(), lr=LR, weight_decay=0.0, momentum=MOMENTUM, nesterov=True, ns_coefficients=optimizer.muon_coefficients,
-        eps=optimizer.muon_eps, ns_steps=optimizer.muon_steps, adjust_lr_fn="original",
-    )  # fmt: skip
+        params.values(),
+        lr=LR,
+        weight_decay=0.0,
+        momentum=MOMENTUM,
+        nesterov=True,
+        ns_coefficients=optimizer.muon_coefficients,
+        eps=optimizer.muon_eps,
+        ns_steps=optimizer.muon_steps,
+        adjust_lr_fn="original",
+    )
     for name, param in params.items():
         param.grad = separate[1][name].clone()
         peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * separate[2][name]
     return peer
 
 
-def against_torch(name: str, model: Model, optimizer: Optimizer, pairs: int, device: str, compiled: bool) -> dict:
-    """Return the row of one set of shapes: our step against float64 may err twice as much as torch's."""
+def against_torch(
+    name: str, model: Model, optimizer: Optimizer, pairs: int, device: str, compiled: bool
+) -> dict:
+    """Return the row of one set of shapes: our step against float64 may err twice as much as
+    torch's.
+    """
     weights, grads, buffers = drawn(model, device)
     peer = torch_muon(weights, grads, buffers, optimizer)
     numbers = torch.tensor([LR, MOMENTUM], dtype=torch.float64, device=device)
@@ -62,19 +91,29 @@ def against_torch(name: str, model: Model, optimizer: Optimizer, pairs: int, dev
         for value, moved in zip(groups[0] + groups[2], new + after, strict=True):
             value.copy_(moved)
 
-    singles = zip(*(plain.unstacked(group).values() for group in (weights, grads, buffers)), strict=True)
-    wanted = [plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer) for each in singles]
-    step_ = torch.no_grad()(torch.compile(step_, dynamic=False, fullgraph=True) if compiled else step_)
+    singles = zip(
+        *(plain.unstacked(group).values() for group in (weights, grads, buffers)), strict=True
+    )
+    wanted = [
+        plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer)
+        for each in singles
+    ]
+    step_ = torch.no_grad()(
+        torch.compile(step_, dynamic=False, fullgraph=True) if compiled else step_
+    )
     step_(weights, grads, buffers, numbers)
     peer.step()
     ours, theirs = plain.unstacked(weights).values(), peer.param_groups[0]["params"]
     error, limit = (
-        sum((a.detach().double() - b).square().sum() for a, b in zip(side, wanted, strict=True)) ** 0.5 for side in (ours, theirs)
+        sum((a.detach().double() - b).square().sum() for a, b in zip(side, wanted, strict=True))
+        ** 0.5
+        for side in (ours, theirs)
     )
     if not error <= 2 * limit:
         raise CheckFailed(
-            f"bench muon: nothing is timed while the two sides differ: {name} weights lie {error:.3g} from float64 after a step, "
-            f"torch's {limit:.3g}, expected at most twice that; see maskgolf parity muon"
+            f"bench muon: nothing is timed while the two sides differ: {name} weights lie"
+            f" {error:.3g} from float64 after a step, torch's {limit:.3g}, expected at most twice"
+            " that; see maskgolf parity muon"
         )
     title = f"muon, {name} shapes: ours / torch.optim.Muon"
     return paired(title, peer.step, lambda: step_(weights, grads, buffers, numbers), pairs, device)

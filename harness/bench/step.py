@@ -33,7 +33,9 @@ UPDATING = {
 
 
 def with_tokens(recipe: Recipe, tokens: int) -> Recipe:
-    """Return the recipe with another global batch (0: its own); InputError where that is no whole number of rows."""
+    """Return the recipe with another global batch (0: its own); InputError where that is no whole
+    number of rows.
+    """
     if not tokens:
         return recipe
     length = recipe.model.length
@@ -165,8 +167,8 @@ TIMES = {"production": 2, "public": 4}  # the baseline adds rows of one id up in
 
 
 def hold(side: str, what: str, found: dict, plainly: dict, exact: dict) -> None:
-    """Raise CheckFailed unless the tensors of a side lie near the float64 ones: at most TIMES as far
-    as the plain ones do.
+    """Raise CheckFailed unless the tensors of a side lie near the float64 ones: at most TIMES as
+    far as the plain ones do.
     """
     error, limit = (
         sum(
@@ -178,7 +180,7 @@ def hold(side: str, what: str, found: dict, plainly: dict, exact: dict) -> None:
     )
     if not error <= TIMES[side] * limit:
         raise CheckFailed(
-            f"bench step: nothing is timed while the two sides differ: "
+            "bench step: nothing is timed while the two sides differ: "
             f"{what} of {side} lie {error:.3g} from float64, the plain step's {limit:.3g}, "
             f"expected at most {TIMES[side]} times that; see maskgolf parity step"
         )
@@ -281,7 +283,8 @@ def average(sides: Sides) -> Iterator[dict]:
     average_ = sides.in_order(torch.no_grad()(compile(average_)))
     _, grads = sides.gradients()
     own = {name: grad.clone() for name, grad in grads.items()}
-    # The clip reads the gradients twice and writes them once, the average reads two tensors and writes one: together six times their bytes.
+    # The clip reads the gradients twice and writes them once, the average reads two tensors and
+    # writes one: together six times their bytes.
     source = torch.ones(3 * sum(grad.numel() for grad in grads.values()), device=sides.device)
     target = torch.empty_like(source)
     ours = partial(average_, own, state.shadow, state.params, decay)

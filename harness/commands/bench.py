@@ -26,13 +26,18 @@ class Bench:
     Example: maskgolf bench compare before.json after.json
     """
 
-    piece: tyro.conf.Positional[Annotated[Literal["likelihood", "step", "muon", "device", "compare"], tyro.conf.arg(metavar="PIECE")]]
+    piece: tyro.conf.Positional[
+        Annotated[
+            Literal["likelihood", "step", "muon", "device", "compare"],
+            tyro.conf.arg(metavar="PIECE"),
+        ]
+    ]
     """likelihood; step: the training step against a plain and a public one; muon: against
     torch.optim.Muon; device: everything at the golf preset; compare: two result files side by side.
     """
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
-    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare: two files that --json or make bench
-    wrote."""
+    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare:
+    two files that --json or make bench wrote."""
     repetitions: int = 200
     """likelihood: estimates of the default design of the masks; the others get a quarter."""
     windows: int = 8
@@ -55,7 +60,10 @@ class Bench:
     """
     smoke: bool = False
     """device: the same code at toy size, to know that it works."""
-    parts: Annotated[tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...], tyro.conf.arg(metavar="PART")] = ()
+    parts: Annotated[
+        tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...],
+        tyro.conf.arg(metavar="PART"),
+    ] = ()
     """device: only these of step, update, attention, muon, likelihood and levers; what may fail and
     parity come first all the same.
     """
@@ -84,7 +92,9 @@ class Bench:
             return both, lambda: report.bench_pair(both)
         for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}.items():
             if getattr(self, name) < smallest:
-                raise InputError(f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it")
+                raise InputError(
+                    f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it"
+                )
         device = check_device(self.device)
         if self.piece == "device":
             return self._everything(device)
@@ -101,7 +111,9 @@ class Bench:
                 "bench likelihood: expected a trained run to measure on, "
                 f"found {len(paths)}; name one, or make {DEMO} by make demo"
             )
-        return likelihood(paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled)
+        return likelihood(
+            paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled
+        )
 
     def _step(self, device: str) -> list[dict]:
         from harness.bench import step
@@ -133,7 +145,10 @@ class Bench:
                 last = rows[-1]
                 known = last["ratio"] if last["ratio"] is not None else last["candidate"]
                 progress.say(f"{last['name']}: {last['note'] or format(known, '.3g')}")
-                if self.json not in (None, "-"):  # written row by row: a run that is cut off leaves what it knew
+                if self.json not in (
+                    None,
+                    "-",
+                ):  # written row by row: a run that is cut off leaves what it knew
                     write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())
 
             separate = {"auto": None, "yes": True, "no": False}[self.separate]

@@ -11,7 +11,8 @@ from harness.commands.flags import Json, check_device
 
 @dataclass(frozen=True)
 class Compress:
-    """Write a file with the model and a range coder along an evaluation order; decompress restores it byte for byte.
+    """Write a file with the model and a range coder along an evaluation order; decompress restores
+    it byte for byte.
 
     Example: maskgolf compress notes.txt --run runs/demo --order confidence
     """
@@ -27,7 +28,9 @@ class Compress:
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SentencePiece model (default: that of the run's data)."""
     verify: bool = False
-    """Decompress before writing, and write only if that gives the file back; takes twice as long."""
+    """Decompress before writing, and write only if that gives the file back; takes twice as
+    long.
+    """
     device: str = "cpu"
     """cpu or cuda."""
     json: Json = None
@@ -39,5 +42,7 @@ class Compress:
         from harness.compression import compress
 
         device = check_device(self.device)
-        result = compress.compress(self.file, self.run_, self.out, self.order, self.tokenizer, device, self.verify)
+        result = compress.compress(
+            self.file, self.run_, self.out, self.order, self.tokenizer, device, self.verify
+        )
         return result, lambda: report.compression(result)

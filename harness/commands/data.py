@@ -61,7 +61,8 @@ class List:
 
 @dataclass(frozen=True)
 class Fineweb:
-    """Download the challenge's FineWeb shards and tokenizer (needs the fineweb extra and a network).
+    """Download the challenge's FineWeb shards and tokenizer (needs the fineweb extra and a
+    network).
 
     Example: maskgolf data fineweb --out fineweb --train-shards 1
     """

@@ -34,5 +34,7 @@ class Decompress:
         from harness import report
         from harness.compression import compress
 
-        result = compress.decompress(self.file, self.run_, self.out, self.tokenizer, check_device(self.device))
+        result = compress.decompress(
+            self.file, self.run_, self.out, self.tokenizer, check_device(self.device)
+        )
         return result, lambda: report.compression(result)

@@ -12,7 +12,8 @@ from harness.corpus.sources import Source
 
 @dataclass(frozen=True)
 class Demo:
-    """Train the demo preset, ship it and compare its bits per byte with zlib, bz2 and lzma on the same text.
+    """Train the demo preset, ship it and compare its bits per byte with zlib, bz2 and lzma on the
+    same text.
 
     Example: maskgolf demo --data ../shared/fineweb
     """
@@ -35,7 +36,14 @@ class Demo:
         from harness import report, runs
 
         summary = runs.run(
-            self.recipe, self.source, self.out, overwrite=True, device=check_device(self.device), compiled=self.compiled,
-            preflight="eager" if self.preflight else None, scoring=runs.SCORING, sequences=runs.DEMO_WINDOWS,
-        )  # fmt: skip
+            self.recipe,
+            self.source,
+            self.out,
+            overwrite=True,
+            device=check_device(self.device),
+            compiled=self.compiled,
+            preflight="eager" if self.preflight else None,
+            scoring=runs.SCORING,
+            sequences=runs.DEMO_WINDOWS,
+        )
         return summary, lambda: report.summary(summary, self.out)

@@ -13,7 +13,8 @@ from harness.scoring import Estimate
 
 @dataclass(frozen=True)
 class Eval:
-    """Score runs or artifact files in bits per byte, from the file, with error bars. Ctrl-C prints what is known so far.
+    """Score runs or artifact files in bits per byte, from the file, with error bars. Ctrl-C prints
+    what is known so far.
 
     Example: maskgolf eval runs/demo --estimator chain --order confidence --json -
     """
@@ -27,31 +28,56 @@ class Eval:
     compiled: bool = True
     """torch.compile the forward pass."""
     partial: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Keep every window's numbers in FILE and go on from what is there: the score covers all its windows."""
+    """Keep every window's numbers in FILE and go on from what is there: the score covers all
+    its windows.
+    """
     merge: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
     """Print the score of several --partial files of disjoint ranges (no RUN)."""
     compare: bool = False
-    """Score two runs token by token on the same windows: the paired difference, and both by position in the window."""
+    """Score two runs token by token on the same windows: the paired difference, and both by
+    position in the window.
+    """
     against: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")] = ()
     """Other seeds or another recipe: Welch's t-test of RUN... against these."""
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """With --compare: draw bits per byte by position (needs the plot extra)."""
     json: Json = None
-    """Write the score to PATH, - for stdout; several runs: their scores, mean, standard deviation and test."""
+    """Write the score to PATH, - for stdout; several runs: their scores, mean, standard
+    deviation and test.
+    """
 
     def run(self):
-        """Return one score, or scores with mean and standard deviation for several runs, or a comparison."""
+        """Return one score, or scores with mean and standard deviation for several runs, or a
+        comparison.
+        """
         from harness import report, scoring
 
         if self.merge:
-            return scoring.merged(self.merge, self.runs, self.partial), lambda: report.scores([scoring.merged(self.merge)])
+            return scoring.merged(self.merge, self.runs, self.partial), lambda: report.scores(
+                [scoring.merged(self.merge)]
+            )
         device = check_device(self.device)
         if self.compare or self.plot:
             from harness import paired
 
-            result = paired.runs(self.runs, self.source, self.estimate, device, self.compiled, self.compare, self.plot)
+            result = paired.runs(
+                self.runs,
+                self.source,
+                self.estimate,
+                device,
+                self.compiled,
+                self.compare,
+                self.plot,
+            )
             return result, lambda: report.comparison(result)
-        scores = scoring.every((*self.runs, *self.against), self.source, self.estimate, device, self.compiled, self.partial)
+        scores = scoring.every(
+            (*self.runs, *self.against),
+            self.source,
+            self.estimate,
+            device,
+            self.compiled,
+            self.partial,
+        )
         if len(scores) == 1:
             return scores[0], lambda: report.scores(scores)
         from harness import stats

@@ -16,10 +16,15 @@ def check_device(name: str) -> str:
     import torch
 
     if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: expected cpu or cuda, found another; choose one of these")
+        raise InputError(
+            f"--device {name}: expected cpu or cuda, found another; choose one of these"
+        )
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: expected a device of this machine, found none ({reason}); use --device cpu") from error
+        raise InputError(
+            f"--device {name}: expected a device of this machine, found none ({reason}); use"
+            " --device cpu"
+        ) from error
     return name

@@ -12,7 +12,8 @@ from harness.importers import Assume
 
 @dataclass(frozen=True)
 class Import:
-    """Import a run of another project: read a .ptz, .pt or .safetensors file of the challenge's network, write the same numbers as an artifact.
+    """Import a run of another project: read a .ptz, .pt or .safetensors file of the challenge's
+    network, write the same numbers as an artifact.
 
     Example: maskgolf import final_model.int8.ptz -o artifact.mgolf
     """

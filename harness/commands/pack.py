@@ -12,9 +12,11 @@ from harness.corpus.sources import Source
 
 @dataclass(frozen=True)
 class Pack:
-    """Write the submission folder of finished runs that differ in seed alone: README, JSON, train_gpt.py, logs, first run's artifact.
+    """Write the submission folder of finished runs that differ in seed alone: README, JSON,
+    train_gpt.py, logs, first run's artifact.
 
-    Example: maskgolf pack runs/a runs/b runs/c --name "Masked diffusion 8x576" --author "A. Person" --github-id aperson --out records
+    Example: maskgolf pack runs/a runs/b runs/c --name "Masked diffusion 8x576" --author "A. Person"
+    --github-id aperson --out records
     """
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
@@ -49,7 +51,17 @@ class Pack:
         from harness.packaging.pack import pack
 
         packed = pack(
-            self.runs, self.out, name=self.name, author=self.author, github_id=self.github_id, date=self.date, blurb=self.blurb,
-            technique=self.technique, hardware=self.hardware, track=self.track, device=check_device(self.device), source=self.source,
-        )  # fmt: skip
+            self.runs,
+            self.out,
+            name=self.name,
+            author=self.author,
+            github_id=self.github_id,
+            date=self.date,
+            blurb=self.blurb,
+            technique=self.technique,
+            hardware=self.hardware,
+            track=self.track,
+            device=check_device(self.device),
+            source=self.source,
+        )
         return packed, lambda: report.packed(packed)

@@ -10,7 +10,8 @@ from harness.commands.flags import Json, check_device
 
 @dataclass(frozen=True)
 class Parity:
-    """Compare the fast half with the specification, piece by piece; exit 1 and print the input that breaks it where they differ.
+    """Compare the fast half with the specification, piece by piece; exit 1 and print the input that
+    breaks it where they differ.
 
     Example: maskgolf parity attention quantize --device cuda --compiled --json -
     """

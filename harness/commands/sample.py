@@ -13,7 +13,8 @@ from harness.commands.flags import Json, check_device
 class Sample:
     """Draw text from a model along an evaluation order.
 
-    Example: maskgolf sample runs/demo --prompt "The class statement" --count 2 --order confidence --temperature 0.8
+    Example: maskgolf sample runs/demo --prompt "The class statement" --count 2 --order confidence
+    --temperature 0.8
     """
 
     run_: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
@@ -21,8 +22,12 @@ class Sample:
     prompt: str = ""
     """Text that every sample begins with."""
     count: int = 1  # samples
-    order: Literal["left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"] = "left-to-right"
-    """Which hidden position is drawn next; left-to-right and the other fixed orders draw from the model's distribution."""
+    order: Literal[
+        "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
+    ] = "left-to-right"
+    """Which hidden position is drawn next; left-to-right and the other fixed orders draw from
+    the model's distribution.
+    """
     step: int = 1  # positions drawn per pass
     block: int = 32  # order block: tokens per block
     temperature: float = 1.0  # 0 takes the most probable token
@@ -38,6 +43,14 @@ class Sample:
         """Return the samples."""
         from harness import report, samples
 
-        settings = (self.prompt, self.count, self.order, self.step, self.block, self.temperature, self.seed)
+        settings = (
+            self.prompt,
+            self.count,
+            self.order,
+            self.step,
+            self.block,
+            self.temperature,
+            self.seed,
+        )
         drawn = samples.sample(self.run_, self.tokenizer, *settings, check_device(self.device))
         return drawn, lambda: report.samples(drawn)

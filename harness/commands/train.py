@@ -46,5 +46,14 @@ class Train:
         out = self.out or Path("runs") / self.recipe.preset
         device = check_device(self.device)
         preflight = ("compiled" if self.compiled else "eager") if self.preflight else None
-        summary = runs.run(self.recipe, self.source, out, self.resume, self.overwrite, device, self.compiled, preflight)
+        summary = runs.run(
+            self.recipe,
+            self.source,
+            out,
+            self.resume,
+            self.overwrite,
+            device,
+            self.compiled,
+            preflight,
+        )
         return summary, lambda: report.summary(summary, out)

@@ -12,7 +12,8 @@ from reference.recipe import InputError
 
 @dataclass(frozen=True)
 class Validate:
-    """Check a submission folder, ours or anybody's: exit 1 when something is wrong with it. Nothing in it is executed without --run.
+    """Check a submission folder, ours or anybody's: exit 1 when something is wrong with it. Nothing
+    in it is executed without --run.
 
     Example: maskgolf validate records/2026-11-23_Mine --data ../shared/fineweb --run
     """
@@ -20,12 +21,14 @@ class Validate:
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="DIR")]] = None
     """Folder that holds submission.json."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in the official layout, or the word embedded for the text that ships with Python: the artifact is scored on its validation
-    split."""
+    """Folder in the official layout, or the word embedded for the text that ships with Python: the
+    artifact is scored on its validation split."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SentencePiece model, where --data holds none or several."""
     run_: Annotated[bool, tyro.conf.arg(name="run")] = False
-    """Execute the submission's code: in a temporary folder, without network, within --time-limit."""
+    """Execute the submission's code: in a temporary folder, without network, within
+    --time-limit.
+    """
     time_limit: float = 600.0  # seconds that what is executed may take
     explain: Annotated[str | None, tyro.conf.arg(metavar="CHECK")] = None
     """Say what a check is, which submissions it has caught, how to fix it (no DIR)."""
@@ -42,13 +45,29 @@ class Validate:
             explained = validate.explain(self.explain)
             return explained, lambda: report.explanation(explained)
         if self.folder is None:
-            raise InputError("validate: expected a submission folder, found none; name the folder that holds submission.json")
+            raise InputError(
+                "validate: expected a submission folder, found none; name the folder that holds"
+                " submission.json"
+            )
         if self.tokenizer and not self.data:
-            raise InputError(f"--tokenizer {self.tokenizer}: expected --data with it, found none; name the folder whose text it reads")
+            raise InputError(
+                f"--tokenizer {self.tokenizer}: expected --data with it, found none; name the"
+                " folder whose text it reads"
+            )
         if not self.time_limit > 0:
-            raise InputError(f"--time-limit {self.time_limit:g}: expected seconds above 0; leave it out for 600")
-        data = prepare.embedded() if self.data == Path("embedded") and not self.data.exists() else self.data
+            raise InputError(
+                f"--time-limit {self.time_limit:g}: expected seconds above 0; leave it out for 600"
+            )
+        data = (
+            prepare.embedded()
+            if self.data == Path("embedded") and not self.data.exists()
+            else self.data
+        )
         if data:
             find_layout(data, self.tokenizer)  # what cannot be read is said now, not check by check
         rows = validate.validate(self.folder, data, self.tokenizer, self.run_, self.time_limit)
-        return rows, lambda: report.validation(rows, self.folder), not any(row["verdict"] == "fail" for row in rows)
+        return (
+            rows,
+            lambda: report.validation(rows, self.folder),
+            not any(row["verdict"] == "fail" for row in rows),
+        )

@@ -1,6 +1,8 @@
-"""Any bytes as tokens and raw spans, and back exactly. The tokenizer speaks where its pieces spell the text; elsewhere pieces that do.
+"""Any bytes as tokens and raw spans, and back exactly. The tokenizer speaks where its pieces spell
+the text; elsewhere pieces that do.
 
-Bytes of tokens are defined by piece_texts alone: a leading space counts unless the token before is a control token or there is none.
+Bytes of tokens are defined by piece_texts alone: a leading space counts unless the token before is
+a control token or there is none.
 """
 
 import re
@@ -14,7 +16,8 @@ from harness.corpus.shards import piece_texts
 from reference.recipe import InputError
 
 LONGEST = 2**20  # characters given to the tokenizer at a time, which bounds its memory
-# What is no text: 32 bytes or more, a quarter of them invalid UTF-8, one within 16 characters of the next. The model is not asked about it.
+# What is no text: 32 bytes or more, a quarter of them invalid UTF-8, one within 16 characters of
+# the next. The model is not asked about it.
 FOREIGN_BYTES, FOREIGN_SHARE = 32, 4
 INVALID = re.compile("([\udc80-\udcff]+)")  # as surrogateescape shows them
 REGION = re.compile("[\udc80-\udcff](?:.{0,15}[\udc80-\udcff])*", re.DOTALL)
@@ -31,11 +34,20 @@ class Writer:
     """Collects tokens and raw spans whose bytes are exactly those added."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer, self.processor, self.control_V = tokenizer, tokenizer.processor, tokenizer.table.control_V
+        self.tokenizer, self.processor, self.control_V = (
+            tokenizer,
+            tokenizer.processor,
+            tokenizer.table.control_V,
+        )
         self.spaced, self.bare = piece_texts(tokenizer)
-        order = sorted(range(tokenizer.vocab), key=lambda token: (not self.processor.is_byte(token), -token))
+        order = sorted(
+            range(tokenizer.vocab), key=lambda token: (not self.processor.is_byte(token), -token)
+        )
         # The last of equals stays: a normal piece before a byte piece, the lowest id among those.
-        self.spellings = [{texts[token]: token for token in order if texts[token]} for texts in (self.spaced, self.bare)]
+        self.spellings = [
+            {texts[token]: token for token in order if texts[token]}
+            for texts in (self.spaced, self.bare)
+        ]
         self.longest = max(map(len, [b"", *self.spellings[0]]))
         self.ids: list[int] = []
         self.raw: list[tuple[int, bytearray]] = []
@@ -59,7 +71,9 @@ class Writer:
                 self.add_text(part)
 
     def add_text(self, text: str) -> None:
-        """Add valid text as the tokenizer would write it, halved at white space until what it alters is a word."""
+        """Add valid text as the tokenizer would write it, halved at white space until what it
+        alters is a word.
+        """
         waiting = [text]
         while waiting:
             part = waiting.pop()
@@ -67,7 +81,9 @@ class Writer:
                 continue
             middle = len(part) // 2
             gaps = (place.start() for place in re.finditer(r"\s", part) if place.start())
-            cut = min(gaps, key=lambda place: abs(place - middle), default=0) or (middle if len(part) > LONGEST else 0)
+            cut = min(gaps, key=lambda place: abs(place - middle), default=0) or (
+                middle if len(part) > LONGEST else 0
+            )
             if cut:
                 waiting += [part[cut:], part[:cut]]
             else:
@@ -76,8 +92,13 @@ class Writer:
     def _take(self, part: str) -> bool:
         if len(part) > LONGEST:
             return False
-        candidates = [prepare.encode(part, self.tokenizer)] if self._after_control() else [self.processor.encode(part)]
-        if part.startswith(" "):  # a tokenizer may strip a space from the front, or add one: behind a full stop it does neither
+        candidates = (
+            [prepare.encode(part, self.tokenizer)]
+            if self._after_control()
+            else [self.processor.encode(part)]
+        )
+        # A tokenizer may strip a space from the front, or add one: behind a full stop neither.
+        if part.startswith(" "):
             candidates.append(self.processor.encode("." + part)[len(self.processor.encode(".")) :])
         for ids in candidates:
             if self._spell(ids) == part.encode():
@@ -108,19 +129,28 @@ class Writer:
 
 
 def encode(data: bytes, tokenizer: Tokenizer) -> Content:
-    """Return data as Content that decode() turns back into the same bytes; checked before it returns."""
+    """Return data as Content that decode() turns back into the same bytes; checked before it
+    returns.
+    """
     writer = Writer(tokenizer)
     text, place = data.decode("utf-8", "surrogateescape"), 0
     for region in REGION.finditer(text):
         part = region[0].encode("utf-8", "surrogateescape")
-        if len(part) >= FOREIGN_BYTES and FOREIGN_SHARE * sum(map(len, INVALID.findall(region[0]))) >= len(part):
+        if len(part) >= FOREIGN_BYTES and FOREIGN_SHARE * sum(
+            map(len, INVALID.findall(region[0]))
+        ) >= len(part):
             writer.add(text[place : region.start()])
             writer.add_raw(part)
             place = region.end()
     writer.add(text[place:])
-    content = Content(np.array(writer.ids, np.int64), [(before, bytes(part)) for before, part in writer.raw])
+    content = Content(
+        np.array(writer.ids, np.int64), [(before, bytes(part)) for before, part in writer.raw]
+    )
     if decode(content, tokenizer) != data:
-        raise InputError(f"tokenizer {tokenizer.path}: expected pieces that spell what was encoded, found others; use another tokenizer")
+        raise InputError(
+            f"tokenizer {tokenizer.path}: expected pieces that spell what was encoded, found"
+            " others; use another tokenizer"
+        )
     return content
 
 

@@ -1,8 +1,11 @@
-"""Windows of tokens through a range coder, along an evaluation order, with the model's conditionals. Both directions walk the same loop.
+"""Windows of tokens through a range coder, along an evaluation order, with the model's
+conditionals. Both directions walk the same loop.
 
-The decoder must see the encoder's probabilities bit for bit: the same batches, shapes, dtype, threads and libraries. Probabilities become
-whole numbers before the coder sees them, which float32 holds and adds up exactly. The coder has 24 bits, and a model may give a token less
-than 2**-24: tokens below RARE are coded behind an escape whose share is theirs, with probabilities relative to it, as often as it takes.
+The decoder must see the encoder's probabilities bit for bit: the same batches, shapes, dtype,
+threads and libraries. Probabilities become whole numbers before the coder sees them, which float32
+holds and adds up exactly. The coder has 24 bits, and a model may give a token less than 2**-24:
+tokens below RARE are coded behind an escape whose share is theirs, with probabilities relative to
+it, as often as it takes.
 """
 
 import math
@@ -18,16 +21,27 @@ from fast.likelihood import LogProbs
 from reference.recipe import InputError
 
 ORDERS = ("left-to-right", "confidence")
-SCALE = 2**23  # probabilities in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to each so that none is 0
-RARE = 2**-18  # below this a token is coded behind the escape: whole numbers from 32 on are within 1/64 of the probability
-DAMAGED = "the file is damaged, or this machine does not compute as the one that made it (is there a limit on threads?)"
-LEAST = 2.0**-900  # of a reserve: no model's probabilities, but those of damaged code words, reach it
+# probabilities in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to each
+# so that none is 0
+SCALE = 2**23
+# below this a token is coded behind the escape: whole numbers from 32 on are within 1/64 of the
+# probability
+RARE = 2**-18
+DAMAGED = (
+    "the file is damaged, or this machine does not compute as the one that made it (is there a"
+    " limit on threads?)"
+)
+LEAST = (
+    2.0**-900
+)  # of a reserve: no model's probabilities, but those of damaged code words, reach it
 
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Plan(NamedTuple):
-    """How tokens are walked through: windows of `length` tokens, `rows` of them per forward pass, the vocabulary, the order."""
+    """How tokens are walked through: windows of `length` tokens, `rows` of them per forward pass,
+    the vocabulary, the order.
+    """
 
     length: int
     rows: int
@@ -36,7 +50,9 @@ class Plan(NamedTuple):
 
 
 def batches(tokens: int, plan: Plan) -> Iterator[tuple[int, int, int]]:
-    """Yield (first token, windows, tokens per window) of each batch; the last window may be shorter and runs alone."""
+    """Yield (first token, windows, tokens per window) of each batch; the last window may be shorter
+    and runs alone.
+    """
     windows, rest = divmod(tokens, plan.length)
     for first in range(0, windows, plan.rows):
         yield first * plan.length, min(plan.rows, windows - first), plan.length
@@ -44,25 +60,37 @@ def batches(tokens: int, plan: Plan) -> Iterator[tuple[int, int, int]]:
         yield windows * plan.length, 1, rest
 
 
-def level(p_BV: np.ndarray, open_BV: np.ndarray, reserve_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (weight_BW, rest_BV, escape_B): whole-number weights of V tokens, the escape (id V) and nothing (id V + 1), as float32; the
-    open tokens left to the escape; the escape's probability. reserve_B is what escapes before this one kept for the open tokens."""
+def level(
+    p_BV: np.ndarray, open_BV: np.ndarray, reserve_B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (weight_BW, rest_BV, escape_B): whole-number weights of V tokens, the escape (id V)
+    and nothing (id V + 1), as float32; the open tokens left to the escape; the escape's
+    probability. reserve_B is what escapes before this one kept for the open tokens.
+    """
     q_BV = np.where(open_BV, p_BV, 0.0) / reserve_B[:, None]
     rest_BV = open_BV & (q_BV < RARE)
     common_BV = np.where(rest_BV, 0.0, q_BV)
     escape_B = np.where(rest_BV.any(axis=1), np.maximum((q_BV - common_BV).sum(axis=1), RARE), 0.0)
     nothing_B = np.maximum(1 - common_BV.sum(axis=1) - escape_B, 0.0)
-    weight_BW = np.rint(np.concatenate([common_BV, escape_B[:, None], nothing_B[:, None]], axis=1) * SCALE)
+    weight_BW = np.rint(
+        np.concatenate([common_BV, escape_B[:, None], nothing_B[:, None]], axis=1) * SCALE
+    )
     return weight_BW.astype(np.float32), rest_BV, escape_B
 
 
 def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
-    """Return symbol_B: step(rows, weight_RW, rest_RV) -> symbol_R codes the rows together, then each row that escapes on its own."""
+    """Return symbol_B: step(rows, weight_RW, rest_RV) -> symbol_R codes the rows together, then
+    each row that escapes on its own.
+    """
     rows, vocab = np.arange(len(p_BV)), p_BV.shape[1]
     weight_BW, rest_BV, escape_B = level(p_BV, np.ones(p_BV.shape, bool), np.ones(len(p_BV)))
     symbol_B = np.array(step(rows, weight_BW, rest_BV), np.int64)
     for row in np.flatnonzero(symbol_B == vocab):
-        one, open_BV, reserve_B = rows[row : row + 1], rest_BV[row : row + 1], escape_B[row : row + 1]
+        one, open_BV, reserve_B = (
+            rows[row : row + 1],
+            rest_BV[row : row + 1],
+            escape_B[row : row + 1],
+        )
         while symbol_B[row] == vocab and reserve_B[0] > LEAST:
             weight_BW, left_BV, share_B = level(p_BV[one], open_BV, reserve_B)
             symbol_B[row] = step(one, weight_BW, left_BV)[0]
@@ -73,10 +101,19 @@ def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
 
 
 @torch.no_grad()
-def _walk(log_probs: LogProbs, tokens: int, plan: Plan, device, exchange, on_pass: Callable[[int], None] | None) -> None:
-    """Reveal every token, one position per window and pass. exchange(log_p_BV, place_B) -> symbol_B codes one pass; places are in the file.
+def _walk(
+    log_probs: LogProbs,
+    tokens: int,
+    plan: Plan,
+    device,
+    exchange,
+    on_pass: Callable[[int], None] | None,
+) -> None:
+    """Reveal every token, one position per window and pass. exchange(log_p_BV, place_B) -> symbol_B
+    codes one pass; places are in the file.
 
-    log_probs may have a method rows(ids_BL, rows_BR) -> (B, R, V): an order that is fixed in advance asks for one row of each window.
+    log_probs may have a method rows(ids_BL, rows_BR) -> (B, R, V): an order that is fixed in
+    advance asks for one row of each window.
     """
     rows = getattr(log_probs, "rows", None) if plan.order in orders.FIXED else None
     for first, count, length in batches(tokens, plan):
@@ -89,10 +126,14 @@ def _walk(log_probs: LogProbs, tokens: int, plan: Plan, device, exchange, on_pas
             if rows:
                 row_BV = rows(current_BL, chosen_B1).squeeze(1)
             else:
-                row_BV = log_probs_BLV.gather(1, chosen_B1[..., None].expand(-1, -1, plan.vocab)).squeeze(1)
+                row_BV = log_probs_BLV.gather(
+                    1, chosen_B1[..., None].expand(-1, -1, plan.vocab)
+                ).squeeze(1)
             place_B = first + length * np.arange(count) + chosen_B1.squeeze(1).cpu().numpy()
             symbol_B = exchange(row_BV.double().cpu().numpy(), place_B)
-            current_BL = current_BL.scatter(1, chosen_B1, torch.as_tensor(symbol_B, device=device)[:, None])
+            current_BL = current_BL.scatter(
+                1, chosen_B1, torch.as_tensor(symbol_B, device=device)[:, None]
+            )
             masked_BL.scatter_(1, chosen_B1, False)
             if on_pass:
                 on_pass(count)
@@ -105,8 +146,12 @@ def _probabilities(log_p_BV: np.ndarray) -> np.ndarray:
     return p_BV
 
 
-def encode(log_probs: LogProbs, ids: np.ndarray, plan: Plan, device="cpu", on_pass=None) -> tuple[bytes, float]:
-    """Return the code words of ids and their chain-rule bits: the sum of -log2 p under the model's unrounded conditionals."""
+def encode(
+    log_probs: LogProbs, ids: np.ndarray, plan: Plan, device="cpu", on_pass=None
+) -> tuple[bytes, float]:
+    """Return the code words of ids and their chain-rule bits: the sum of -log2 p under the model's
+    unrounded conditionals.
+    """
     stream = require("constriction", "range coder").stream
     coder, family, bits = stream.queue.RangeEncoder(), stream.model.Categorical(perfect=False), 0.0
     ids = np.asarray(ids, np.int64)
@@ -116,7 +161,10 @@ def encode(log_probs: LogProbs, ids: np.ndarray, plan: Plan, device="cpu", on_pa
         p_BV, symbol_B = _probabilities(log_p_BV), ids[place_B]
         bits -= float(log_p_BV[np.arange(len(symbol_B)), symbol_B].sum()) / math.log(2)
         if not math.isfinite(bits):
-            raise InputError("model: expected a probability above 0 for every token, found 0 for one of the text; check its weights")
+            raise InputError(
+                "model: expected a probability above 0 for every token, found 0 for one of the"
+                " text; check its weights"
+            )
 
         def step(rows, weight_RW, rest_RV):
             own_R = symbol_B[rows]
@@ -130,17 +178,26 @@ def encode(log_probs: LogProbs, ids: np.ndarray, plan: Plan, device="cpu", on_pa
     return coder.get_compressed().astype("<u4").tobytes(), bits
 
 
-def decode(log_probs: LogProbs, words: bytes, tokens: int, plan: Plan, device="cpu", on_pass=None) -> np.ndarray:
-    """Inverse of encode. Words that encode() did not write give other tokens or an InputError: the caller checks what they spell."""
+def decode(
+    log_probs: LogProbs, words: bytes, tokens: int, plan: Plan, device="cpu", on_pass=None
+) -> np.ndarray:
+    """Inverse of encode. Words that encode() did not write give other tokens or an InputError: the
+    caller checks what they spell.
+    """
     stream = require("constriction", "range coder").stream
-    coder, family = stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32)), stream.model.Categorical(perfect=False)
+    coder, family = (
+        stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32)),
+        stream.model.Categorical(perfect=False),
+    )
     ids = np.empty(tokens, np.int64)
 
     def step(rows, weight_RW, rest_RV):
         try:
             return coder.decode(family, weight_RW)
         except (ValueError, AssertionError) as error:
-            raise InputError(f"code words: expected those of {tokens} tokens, found others ({error}); {DAMAGED}") from error
+            raise InputError(
+                f"code words: expected those of {tokens} tokens, found others ({error}); {DAMAGED}"
+            ) from error
 
     def exchange(log_p_BV, place_B):
         ids[place_B] = code(_probabilities(log_p_BV), step)

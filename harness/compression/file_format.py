@@ -1,7 +1,9 @@
-"""The file that `maskgolf compress` writes: what it depends on, its sizes, raw spans, code words, and a checksum over all of it.
+"""The file that `maskgolf compress` writes: what it depends on, its sizes, raw spans, code words,
+and a checksum over all of it.
 
-magic, then FIXED, then varints: bytes of text, tokens, bytes of the raw part (and, where there is one, its codec and stored size); the raw
-part; the code words; CRC-32 of everything before. Numbers are little-endian, varints carry seven bits per byte, lowest first.
+magic, then FIXED, then varints: bytes of text, tokens, bytes of the raw part (and, where there is
+one, its codec and stored size); the raw part; the code words; CRC-32 of everything before. Numbers
+are little-endian, varints carry seven bits per byte, lowest first.
 """
 
 import lzma
@@ -71,11 +73,16 @@ class _Reader:
 
 
 def pack_raw(raw: list[tuple[int, bytes]]) -> bytes:
-    """Return the raw part: spans as (tokens since the last span, length) and then their bytes; stored or under lzma, the smaller."""
+    """Return the raw part: spans as (tokens since the last span, length) and then their bytes;
+    stored or under lzma, the smaller.
+    """
     if not raw:
         return _varint(0)
     befores = [0, *(before for before, _ in raw)]
-    table = b"".join(_varint(before - last) + _varint(len(part)) for last, (before, part) in zip(befores, raw, strict=False))
+    table = b"".join(
+        _varint(before - last) + _varint(len(part))
+        for last, (before, part) in zip(befores, raw, strict=False)
+    )
     plain = _varint(len(raw)) + table + b"".join(part for _, part in raw)
     coded = {STORED: plain, LZMA: lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)}
     codec = min(coded, key=lambda codec: len(coded[codec]))
@@ -83,7 +90,8 @@ def pack_raw(raw: list[tuple[int, bytes]]) -> bytes:
 
 
 def _unpack_raw(reader: _Reader, size: int, tokens: int) -> list[tuple[int, bytes]]:
-    # A span of n bytes takes n + 2, and one more for every 64 tokens before it or bytes in it at the most.
+    # A span of n bytes takes n + 2, and one more for every 64 tokens before it or bytes in it at
+    # the most.
     plain_bytes = reader.varint(4 * size + 64, "bytes of raw spans")
     if not plain_bytes:
         return []
@@ -114,18 +122,35 @@ def _unpack_raw(reader: _Reader, size: int, tokens: int) -> list[tuple[int, byte
 
 def pack(stream: Stream) -> bytes:
     """Return the bytes of a file."""
-    fixed = FIXED.pack(ORDERS.index(stream.order), stream.rows, stream.threads, *stream.needs, stream.digest)
-    body = MAGIC + fixed + _varint(stream.size) + _varint(stream.tokens) + pack_raw(stream.raw) + stream.words
+    fixed = FIXED.pack(
+        ORDERS.index(stream.order), stream.rows, stream.threads, *stream.needs, stream.digest
+    )
+    body = (
+        MAGIC
+        + fixed
+        + _varint(stream.size)
+        + _varint(stream.tokens)
+        + pack_raw(stream.raw)
+        + stream.words
+    )
     return body + struct.pack("<I", zlib.crc32(body))
 
 
 def unpack(data: bytes, where: str) -> Stream:
-    """Return the parts of a file; anything that pack() did not write is an InputError that names it."""
+    """Return the parts of a file; anything that pack() did not write is an InputError that names
+    it.
+    """
     reader = _Reader(data[:-4], where)
     if data[:3] != MAGIC[:3]:
-        raise InputError(f"{where}: expected a file made by maskgolf compress, found {data[:4]!r} at its start; name a .mgz file")
+        raise InputError(
+            f"{where}: expected a file made by maskgolf compress, found {data[:4]!r} at its start;"
+            " name a .mgz file"
+        )
     if data[3:4] != MAGIC[3:]:
-        raise InputError(f"{where}: expected format version {MAGIC[3]}, found {data[3:4].hex() or 'the end'}; use the release that made it")
+        raise InputError(
+            f"{where}: expected format version {MAGIC[3]}, found {data[3:4].hex() or 'the end'};"
+            " use the release that made it"
+        )
     if len(data) < 8 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise reader.damaged("a file whose checksum fits", "another")
     reader.take(len(MAGIC))

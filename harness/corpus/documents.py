@@ -1,4 +1,6 @@
-"""Documents: read from UTF-8 files or from Python's own reference text, and split into training and validation."""
+"""Documents: read from UTF-8 files or from Python's own reference text, and split into training and
+validation.
+"""
 
 import json
 import re
@@ -27,12 +29,16 @@ def embedded_corpus() -> Corpus:
 
 
 def split_documents(name: str, documents: Sequence[str], holdout: int = HOLDOUT) -> Corpus:
-    """Hold out every holdout-th document, the first included; with fewer documents, the last holdout-th part of each.
+    """Hold out every holdout-th document, the first included; with fewer documents, the last
+    holdout-th part of each.
 
     A training document identical to a held-out one is dropped: the validation text must be unseen.
     """
     if holdout < 2:
-        raise InputError(f"text {name}: expected a holdout of at least 2 (one part in 2), found {holdout}; use {HOLDOUT}")
+        raise InputError(
+            f"text {name}: expected a holdout of at least 2 (one part in 2), found {holdout}; use"
+            f" {HOLDOUT}"
+        )
     documents = [document for document in documents if document]
     if len(documents) >= holdout:
         validation = documents[::holdout]
@@ -44,15 +50,22 @@ def split_documents(name: str, documents: Sequence[str], holdout: int = HOLDOUT)
     train = [document for document in train if document not in held_out]
     if not train or not validation:
         found = f"{len(documents)} documents with {sum(map(len, documents))} characters"
-        raise InputError(f"text {name}: expected text for a training and a validation split, found {found}; add text")
+        raise InputError(
+            f"text {name}: expected text for a training and a validation split, found {found}; add"
+            " text"
+        )
     return Corpus(name, train, validation)
 
 
 def cut(document: str, holdout: int) -> tuple[str, str]:
-    """Cut after the paragraph, else the line, else the character that is nearest to the last holdout-th part."""
+    """Cut after the paragraph, else the line, else the character that is nearest to the last
+    holdout-th part.
+    """
     target = len(document) - len(document) // holdout
     for border in (r"\n\s*\n", r"\n"):
-        cuts = [match.end() for match in re.finditer(border, document) if match.end() < len(document)]
+        cuts = [
+            match.end() for match in re.finditer(border, document) if match.end() < len(document)
+        ]
         nearest = min(cuts, key=lambda cut: abs(cut - target), default=0)
         # A border far from the target would leave one split without text worth the name.
         if nearest and abs(nearest - target) <= len(document) // (2 * holdout):
@@ -61,20 +74,30 @@ def cut(document: str, holdout: int) -> tuple[str, str]:
 
 
 def read_documents(files: Sequence[str | Path]) -> list[str]:
-    """Return the documents of UTF-8 files: one per text file, one per line of a .jsonl file ({"text": ...})."""
+    """Return the documents of UTF-8 files: one per text file, one per line of a .jsonl file
+    ({"text": ...}).
+    """
     documents = []
     for path in map(Path, files):
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise InputError(f"text {path}: expected a readable file, found none ({error.strerror}); check --text") from None
+            raise InputError(
+                f"text {path}: expected a readable file, found none ({error.strerror}); check"
+                " --text"
+            ) from None
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             found = f"byte 0x{data[error.start]:02x} at offset {error.start} of {len(data)}"
-            raise InputError(f"text {path}: expected UTF-8, found {found}; convert the file to UTF-8") from None
+            raise InputError(
+                f"text {path}: expected UTF-8, found {found}; convert the file to UTF-8"
+            ) from None
         if not text.strip():
-            raise InputError(f"text {path}: expected text, found an empty file ({len(data)} bytes); leave it out or fill it")
+            raise InputError(
+                f"text {path}: expected text, found an empty file ({len(data)} bytes); leave it out"
+                " or fill it"
+            )
         documents += _json_lines(path, text) if path.suffix == ".jsonl" else [text]
     if not documents:
         raise InputError("text: expected at least one document, found none; pass --text FILE...")
@@ -91,6 +114,9 @@ def _json_lines(path: Path, text: str) -> list[str]:
             document.encode("utf-8")  # JSON can spell lone surrogates, which are not text
         except (ValueError, KeyError, TypeError, AttributeError):
             found = repr(line[:60])
-            raise InputError(f'text {path}, line {number}: expected {{"text": "..."}}, found {found}; fix or remove the line') from None
+            raise InputError(
+                f'text {path}, line {number}: expected {{"text": "..."}}, found {found}; fix or'
+                " remove the line"
+            ) from None
         documents.append(document)
     return documents

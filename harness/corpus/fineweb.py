@@ -1,4 +1,6 @@
-"""The challenge's own data from the Hugging Face hub: shards and tokenizer, in the official layout."""
+"""The challenge's own data from the Hugging Face hub: shards and tokenizer, in the official
+layout.
+"""
 
 import json
 import os
@@ -9,14 +11,17 @@ from fast.bytes import load_tokenizer
 from fast.data import read_shard
 from reference.recipe import InputError
 
-REPOSITORY = "willdepueoai/parameter-golf"  # the dataset repository that openai/parameter-golf downloads from
+# the dataset repository that openai/parameter-golf downloads from
+REPOSITORY = "willdepueoai/parameter-golf"
 ROOT = "datasets"  # of the export inside that repository: manifest.json, datasets/, tokenizers/
 
 
 def fetch_fineweb(out_dir: str | Path, train_shards: int = 1, vocab: int = 1024) -> Path:
-    """Download the first train_shards training shards, all validation shards and the tokenizer; return out_dir.
+    """Download the first train_shards training shards, all validation shards and the tokenizer;
+    return out_dir.
 
-    Files that are there and well formed are kept, so an interrupted download goes on where it stopped.
+    Files that are there and well formed are kept, so an interrupted download goes on where it
+    stopped.
     """
     out_dir = Path(out_dir)
     if train_shards < 0:
@@ -31,12 +36,15 @@ def fetch_fineweb(out_dir: str | Path, train_shards: int = 1, vocab: int = 1024)
     entry = next((entry for entry in manifest["datasets"] if entry["name"] == name), None)
     if entry is None:
         raise InputError(
-            f"fineweb: expected a vocabulary in {[entry['name'] for entry in manifest['datasets']]}, found {name}; "
-            "set --model.vocab"
+            "fineweb: expected a vocabulary in"
+            f" {[entry['name'] for entry in manifest['datasets']]}, found {name}; set --model.vocab"
         )
     available = entry["stats"]["files_train"]
     if train_shards > available:
-        raise InputError(f"fineweb {name}: expected at most {available} training shards, found {train_shards}; ask for fewer")
+        raise InputError(
+            f"fineweb {name}: expected at most {available} training shards, found {train_shards};"
+            " ask for fewer"
+        )
     load_tokenizer(_fetch(f"tokenizers/fineweb_{vocab}_bpe.model", out_dir), expect_vocab=vocab)
     for split, count in (("val", entry["stats"]["files_val"]), ("train", train_shards)):
         for index in range(count):
@@ -52,28 +60,41 @@ def _read_manifest(path: Path) -> dict:
             entry["name"], entry["stats"]["files_train"], entry["stats"]["files_val"]
         return manifest
     except (ValueError, KeyError, TypeError):
-        raise InputError(f"fineweb {path}: expected the export's manifest, found something else; remove it and fetch again") from None
+        raise InputError(
+            f"fineweb {path}: expected the export's manifest, found something else; remove it and"
+            " fetch again"
+        ) from None
 
 
 def _fetch(relative: str, out_dir: Path) -> Path:
-    """Return the local file; a download lands in out_dir/.download and moves into place once it is complete."""
+    """Return the local file; a download lands in out_dir/.download and moves into place once it is
+    complete.
+    """
     target = out_dir / relative
     if target.exists() and (target.suffix != ".bin" or _is_shard(target)):
         return target
     try:
         import huggingface_hub
     except ImportError:
-        raise InputError("fineweb: expected the package huggingface_hub, found none; pip install 'maskgolf[fineweb]'") from None
+        raise InputError(
+            "fineweb: expected the package huggingface_hub, found none; pip install"
+            " 'maskgolf[fineweb]'"
+        ) from None
     staging = out_dir / ".download"
     try:
-        downloaded = Path(huggingface_hub.hf_hub_download(REPOSITORY, f"{ROOT}/{relative}", repo_type="dataset", local_dir=staging))
+        downloaded = Path(
+            huggingface_hub.hf_hub_download(
+                REPOSITORY, f"{ROOT}/{relative}", repo_type="dataset", local_dir=staging
+            )
+        )
         if target.suffix == ".bin":
             read_shard(downloaded)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(downloaded, target)
     except InputError:
         raise
-    except Exception as error:  # the hub client raises what its HTTP library raises, which differs between its versions
+    # the hub client raises what its HTTP library raises, which differs between its versions
+    except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         where = f"{REPOSITORY}/{ROOT}/{relative}"
         raise InputError(

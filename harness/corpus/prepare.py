@@ -1,4 +1,6 @@
-"""Documents to training data: a SentencePiece model and token shards in the official layout, cached by content."""
+"""Documents to training data: a SentencePiece model and token shards in the official layout, cached
+by content.
+"""
 
 import hashlib
 import io
@@ -15,7 +17,13 @@ import sentencepiece
 
 from fast.bytes import SPACE, Tokenizer, load_tokenizer
 from fast.data import find_layout, write_shard
-from harness.corpus.documents import HOLDOUT, Corpus, embedded_corpus, read_documents, split_documents
+from harness.corpus.documents import (
+    HOLDOUT,
+    Corpus,
+    embedded_corpus,
+    read_documents,
+    split_documents,
+)
 from reference.recipe import InputError
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
@@ -40,7 +48,9 @@ TRAINER = {
 
 
 def default_cache() -> Path:
-    """Return where built corpora are kept: $MASKGOLF_CACHE, $XDG_CACHE_HOME/maskgolf or ~/.cache/maskgolf."""
+    """Return where built corpora are kept: $MASKGOLF_CACHE, $XDG_CACHE_HOME/maskgolf or
+    ~/.cache/maskgolf.
+    """
     if os.environ.get("MASKGOLF_CACHE"):
         return Path(os.environ["MASKGOLF_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME")
@@ -48,35 +58,52 @@ def default_cache() -> Path:
 
 
 def train_tokenizer(documents: Sequence[str], vocab: int) -> bytes:
-    """Return a serialized SentencePiece BPE model of `vocab` pieces; the same documents give the same bytes."""
+    """Return a serialized SentencePiece BPE model of `vocab` pieces; the same documents give the
+    same bytes.
+    """
     # SentencePiece skips a whole sentence that contains U+2585, its own mark for unknown text.
     sentences = (part for document in documents for part in document.split("\u2585") if part)
     model = io.BytesIO()
     try:
-        sentencepiece.SentencePieceTrainer.train(sentence_iterator=sentences, model_writer=model, vocab_size=vocab, **TRAINER)
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences, model_writer=model, vocab_size=vocab, **TRAINER
+        )
     except RuntimeError as error:
         message = f"{len(documents)} documents with {sum(map(len, documents))} characters"
         if limit := re.search(r"too high .*<= (\d+)", str(error)):
-            fix = f"at most {limit[1]} pieces can be learned from them: add text, or set --model.vocab {limit[1]}"
+            fix = (
+                f"at most {limit[1]} pieces can be learned from them: add text, or set"
+                f" --model.vocab {limit[1]}"
+            )
         elif limit := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
-            fix = f"their characters alone need {limit[1]} pieces: set --model.vocab {limit[1]} or more"
+            fix = (
+                f"their characters alone need {limit[1]} pieces: set --model.vocab {limit[1]} or"
+                " more"
+            )
         else:
             fix = f"SentencePiece says: {error}"
-        raise InputError(f"tokenizer: expected to learn {vocab} pieces from {message}, found that impossible; {fix}") from None
+        raise InputError(
+            f"tokenizer: expected to learn {vocab} pieces from {message}, found that impossible;"
+            f" {fix}"
+        ) from None
     return model.getvalue()
 
 
 def encode(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return the ids of one document, without <s>; lossless for a tokenizer that we trained.
 
-    Two things go through byte pieces there: a space that opens the document (after <s> a leading space counts for nothing)
-    and U+2581, which SentencePiece would read back as a space.
+    Two things go through byte pieces there: a space that opens the document (after <s> a leading
+    space counts for nothing) and U+2581, which SentencePiece would read back as a space.
     """
     processor = tokenizer.processor
     plain = processor.encode(text)
     opens_with_space = text.startswith(" ") and processor.decode(plain).startswith(" ")
     byte_ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in (0x20, *SPACE.encode())]
-    if not (opens_with_space or SPACE in text) or not all(map(processor.is_byte, byte_ids)) or _adds_prefix(processor):
+    if (
+        not (opens_with_space or SPACE in text)
+        or not all(map(processor.is_byte, byte_ids))
+        or _adds_prefix(processor)
+    ):
         return plain
     ids = byte_ids[:1] if opens_with_space else []
     for index, part in enumerate((text[1:] if opens_with_space else text).split(SPACE)):
@@ -92,19 +119,30 @@ def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarr
     """Return one stream of ids: every document opens with <s>."""
     if tokenizer.vocab > 2**16:
         raise InputError(
-            f"tokenizer {tokenizer.path}: expected at most 65536 pieces (shards are uint16), found {tokenizer.vocab}; "
-            "use a smaller one"
+            f"tokenizer {tokenizer.path}: expected at most 65536 pieces (shards are uint16), found"
+            f" {tokenizer.vocab}; use a smaller one"
         )
     start = tokenizer.processor.bos_id()
     if start < 0:
-        raise InputError(f"tokenizer {tokenizer.path}: expected a start token (<s>), found none; train it with a bos_id")
-    return np.concatenate([np.array([start, *encode(document, tokenizer)], np.uint16) for document in documents])
+        raise InputError(
+            f"tokenizer {tokenizer.path}: expected a start token (<s>), found none; train it with a"
+            " bos_id"
+        )
+    return np.concatenate(
+        [np.array([start, *encode(document, tokenizer)], np.uint16) for document in documents]
+    )
 
 
 def _key(corpus: Corpus, vocab: int, model: bytes | None) -> str:
     """Return the hash of everything that decides the built files."""
     digest = hashlib.sha256()
-    settings = [corpus.name, vocab, TRAINER, sentencepiece.__version__, hashlib.sha256(model).hexdigest() if model else None]
+    settings = [
+        corpus.name,
+        vocab,
+        TRAINER,
+        sentencepiece.__version__,
+        hashlib.sha256(model).hexdigest() if model else None,
+    ]
     digest.update(json.dumps([settings, len(corpus.train), len(corpus.validation)]).encode())
     for document in (*corpus.train, *corpus.validation):
         data = document.encode("utf-8")
@@ -119,8 +157,12 @@ def _write(corpus: Corpus, vocab: int, model: bytes | None, key: str, home: Path
     path = tokenizers / f"{corpus.name}_{vocab}_bpe.model"
     path.write_bytes(model or train_tokenizer(corpus.train, vocab))
     tokenizer = load_tokenizer(path, expect_vocab=vocab)
-    write_shard(shards / f"{corpus.name}_train_000000.bin", encode_documents(corpus.train, tokenizer))
-    write_shard(shards / f"{corpus.name}_val_000000.bin", encode_documents(corpus.validation, tokenizer))
+    write_shard(
+        shards / f"{corpus.name}_train_000000.bin", encode_documents(corpus.train, tokenizer)
+    )
+    write_shard(
+        shards / f"{corpus.name}_val_000000.bin", encode_documents(corpus.validation, tokenizer)
+    )
     manifest = {
         "key": key,
         "name": corpus.name,
@@ -144,13 +186,21 @@ def _is_built(home: Path, key: str) -> bool:
 
 
 def _model(tokenizer: str | Path | None, vocab: int) -> bytes | None:
-    return load_tokenizer(tokenizer, expect_vocab=vocab).path.read_bytes() if tokenizer is not None else None
+    return (
+        load_tokenizer(tokenizer, expect_vocab=vocab).path.read_bytes()
+        if tokenizer is not None
+        else None
+    )
 
 
-def build(corpus: Corpus, out_dir: str | Path, vocab: int, tokenizer: str | Path | None = None) -> Path:
-    """Build a corpus into out_dir, complete or not at all, and return it; what was built there from the same text stays.
+def build(
+    corpus: Corpus, out_dir: str | Path, vocab: int, tokenizer: str | Path | None = None
+) -> Path:
+    """Build a corpus into out_dir, complete or not at all, and return it; what was built there from
+    the same text stays.
 
-    tokenizer: an existing SentencePiece model; without one, a model of `vocab` pieces is trained on the training split.
+    tokenizer: an existing SentencePiece model; without one, a model of `vocab` pieces is trained on
+    the training split.
     """
     out_dir = Path(out_dir)
     model = _model(tokenizer, vocab)
@@ -159,7 +209,10 @@ def build(corpus: Corpus, out_dir: str | Path, vocab: int, tokenizer: str | Path
         return out_dir
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         found = "other files" if out_dir.is_dir() else "a file"
-        raise InputError(f"output {out_dir}: expected a new or empty directory, found {found}; choose another or remove it")
+        raise InputError(
+            f"output {out_dir}: expected a new or empty directory, found {found}; choose another or"
+            " remove it"
+        )
     temporary = None
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -192,11 +245,24 @@ def from_text(
     tokenizer: str | Path | None = None,
     holdout: int = HOLDOUT,
 ) -> Path:
-    """Return the directory of the corpus built from UTF-8 files (see read_documents): out_dir or, without one, in the cache."""
+    """Return the directory of the corpus built from UTF-8 files (see read_documents): out_dir or,
+    without one, in the cache.
+    """
     corpus = split_documents("text", read_documents(files), holdout)
-    return _cached(corpus, None, vocab, tokenizer) if out_dir is None else build(corpus, out_dir, vocab, tokenizer)
+    return (
+        _cached(corpus, None, vocab, tokenizer)
+        if out_dir is None
+        else build(corpus, out_dir, vocab, tokenizer)
+    )
 
 
-def _cached(corpus: Corpus, cache_dir: str | Path | None, vocab: int, tokenizer: str | Path | None) -> Path:
+def _cached(
+    corpus: Corpus, cache_dir: str | Path | None, vocab: int, tokenizer: str | Path | None
+) -> Path:
     cache = default_cache() if cache_dir is None else Path(cache_dir)
-    return build(corpus, cache / f"{corpus.name}-{_key(corpus, vocab, _model(tokenizer, vocab))[:16]}", vocab, tokenizer)
+    return build(
+        corpus,
+        cache / f"{corpus.name}-{_key(corpus, vocab, _model(tokenizer, vocab))[:16]}",
+        vocab,
+        tokenizer,
+    )

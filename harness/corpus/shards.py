@@ -11,12 +11,16 @@ from harness.corpus import prepare
 from harness.corpus.documents import HOLDOUT
 from reference.recipe import InputError
 
-CHUNK = 2**20  # tokens counted at a time: a shard of 100 million tokens need not fit in memory as int64
+CHUNK = (
+    2**20
+)  # tokens counted at a time: a shard of 100 million tokens need not fit in memory as int64
 PREVIEW = 80  # characters
 
 
 def piece_texts(tokenizer: Tokenizer) -> tuple[list[bytes], list[bytes]]:
-    """Return the bytes of every token as it follows text (leading space counted), and as it follows a control token or nothing."""
+    """Return the bytes of every token as it follows text (leading space counted), and as it follows
+    a control token or nothing.
+    """
     table, processor = tokenizer.table, tokenizer.processor
     spaced = []
     for token in range(tokenizer.vocab):
@@ -27,23 +31,32 @@ def piece_texts(tokenizer: Tokenizer) -> tuple[list[bytes], list[bytes]]:
             spaced.append(bytes([int(piece[3:5], 16)]))
         else:
             spaced.append(piece.replace(SPACE, " ").encode())
-    return spaced, [text[1:] if space else text for text, space in zip(spaced, table.space_V, strict=True)]
+    return spaced, [
+        text[1:] if space else text for text, space in zip(spaced, table.space_V, strict=True)
+    ]
 
 
 def raw_text(ids: np.ndarray, tokenizer: Tokenizer, previous: int = -1) -> bytes:
-    """Return the UTF-8 bytes that ids stand for; its length is the sum of token_bytes. previous: the token before ids[0]."""
+    """Return the UTF-8 bytes that ids stand for; its length is the sum of token_bytes. previous:
+    the token before ids[0].
+    """
     ids, control_V = np.asarray(ids, np.int64), tokenizer.table.control_V
     spaced, bare = piece_texts(tokenizer)
     before = np.append(previous, ids[:-1])
     after_control = (before < 0) | control_V[before]
     both = spaced + bare
-    return b"".join([both[index] for index in (ids + tokenizer.vocab * after_control).tolist()]) if ids.size else b""
+    return (
+        b"".join([both[index] for index in (ids + tokenizer.vocab * after_control).tolist()])
+        if ids.size
+        else b""
+    )
 
 
 def describe(path: str | Path, tokenizer: str | Path | None = None) -> dict:
     """Describe a data directory or a single shard.
 
-    Returns path, tokenizer and shards: file, split, tokens, documents, max_id, and with a tokenizer bytes, unknown, text.
+    Returns path, tokenizer and shards: file, split, tokens, documents, max_id, and with a tokenizer
+    bytes, unknown, text.
     """
     path = Path(path)
     if path.is_dir():
@@ -60,7 +73,9 @@ def describe(path: str | Path, tokenizer: str | Path | None = None) -> dict:
         previous = -1
         for shard in paths:
             ids = read_shard(shard)
-            shards.append({"file": str(shard), "split": split, **_count(shard, ids, model, previous)})
+            shards.append(
+                {"file": str(shard), "split": split, **_count(shard, ids, model, previous)}
+            )
             previous = int(ids[-1])
     return {"path": str(path), "tokenizer": str(tokenizer) if tokenizer else None, "shards": shards}
 
@@ -70,9 +85,16 @@ def _count(shard: Path, ids: np.ndarray, model: Tokenizer | None, previous: int)
     if model is not None and max_id >= model.vocab:
         position = int(np.argmax(ids >= model.vocab))
         found = f"{ids[position]} at token {position}"
-        raise InputError(f"shard {shard}: expected token ids below {model.vocab}, found {found}; use the tokenizer that made the data")
+        raise InputError(
+            f"shard {shard}: expected token ids below {model.vocab}, found {found}; use the"
+            " tokenizer that made the data"
+        )
     start = model.processor.bos_id() if model is not None else prepare.START
-    counts = {"tokens": len(ids), "documents": int(np.count_nonzero(ids == start)), "max_id": max_id}
+    counts = {
+        "tokens": len(ids),
+        "documents": int(np.count_nonzero(ids == start)),
+        "max_id": max_id,
+    }
     if model is None:
         return {**counts, "bytes": None, "unknown": None, "text": None}
     total = 0
@@ -81,11 +103,22 @@ def _count(shard: Path, ids: np.ndarray, model: Tokenizer | None, previous: int)
         total += int(token_bytes(part[1:], part[:-1], model.table).sum())
         previous = int(part[-1])
     text = raw_text(ids[: 8 * PREVIEW], model).decode("utf-8", errors="replace")[:PREVIEW]
-    return {**counts, "bytes": total, "unknown": int(np.count_nonzero(ids == model.processor.unk_id())), "text": text}
+    return {
+        **counts,
+        "bytes": total,
+        "unknown": int(np.count_nonzero(ids == model.processor.unk_id())),
+        "text": text,
+    }
 
 
 def build(
-    files: Sequence[str | Path], out: str | Path, vocab: int = 1024, tokenizer: str | Path | None = None, holdout: int = HOLDOUT
+    files: Sequence[str | Path],
+    out: str | Path,
+    vocab: int = 1024,
+    tokenizer: str | Path | None = None,
+    holdout: int = HOLDOUT,
 ) -> dict:
-    """Build shards (and, without a tokenizer, a tokenizer) from text files into out, and describe the result."""
+    """Build shards (and, without a tokenizer, a tokenizer) from text files into out, and describe
+    the result.
+    """
     return describe(prepare.from_text(files, out, vocab, tokenizer, holdout))

@@ -1,4 +1,6 @@
-"""Where tokens come from: the embedded corpus, text files, or shards in the official layout. All end as shards and a tokenizer."""
+"""Where tokens come from: the embedded corpus, text files, or shards in the official layout. All
+end as shards and a tokenizer.
+"""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,11 +23,15 @@ class Source:
     """Where tokens come from; nothing given means the embedded corpus."""
 
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in the official layout (datasets/*/..._train_*.bin and ..._val_*.bin, tokenizers/*.model)."""
+    """Folder in the official layout (datasets/*/..._train_*.bin and ..._val_*.bin,
+    tokenizers/*.model).
+    """
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SentencePiece model, where the folder holds none or several."""
     text: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
-    """Text files (UTF-8, or .jsonl with a "text" field) to build shards from; a tenth of the documents is held out."""
+    """Text files (UTF-8, or .jsonl with a "text" field) to build shards from; a tenth of the
+    documents is held out.
+    """
 
     def describe(self) -> dict:
         """Return the plain, absolute form that recipe.json keeps."""
@@ -36,13 +42,20 @@ class Source:
 
     def flags(self) -> list[str]:
         """Return the flags of a command that mean this source."""
-        named = [word for name, path in (("--data", self.data), ("--tokenizer", self.tokenizer)) if path for word in (name, str(path))]
+        named = [
+            word
+            for name, path in (("--data", self.data), ("--tokenizer", self.tokenizer))
+            if path
+            for word in (name, str(path))
+        ]
         return named + (["--text", *map(str, self.text)] if self.text else [])
 
     @staticmethod
     def restore(described: dict) -> "Source":
         """Return the Source that describe() wrote down."""
-        data, tokenizer = (Path(described[name]) if described.get(name) else None for name in ("data", "tokenizer"))
+        data, tokenizer = (
+            Path(described[name]) if described.get(name) else None for name in ("data", "tokenizer")
+        )
         return Source(data, tokenizer, tuple(Path(path) for path in described.get("text", ())))
 
 
@@ -55,17 +68,27 @@ class Dataset:
     tokenizer: "Tokenizer"
 
     def identity(self) -> dict:
-        """Return what tells this data from other data, wherever it lies: the tokenizer, and size and beginning of both splits."""
+        """Return what tells this data from other data, wherever it lies: the tokenizer, and size
+        and beginning of both splits.
+        """
         splits = {"training": self.train, "validation": self.validation}
         return {"tokenizer_sha256": self.tokenizer.sha256} | {
             f"{name}_{what}": value
             for name, tokens in splits.items()
-            for what, value in (("tokens", len(tokens)), ("sha256", hashlib.sha256(tokens.read(0, min(len(tokens), SAMPLE)).tobytes()).hexdigest()))
+            for what, value in (
+                ("tokens", len(tokens)),
+                (
+                    "sha256",
+                    hashlib.sha256(tokens.read(0, min(len(tokens), SAMPLE)).tobytes()).hexdigest(),
+                ),
+            )
         }
 
 
 def layout_of(source: Source, vocab: int) -> "Layout":
-    """Return where the shards and the tokenizer of a source are, building them first where needed."""
+    """Return where the shards and the tokenizer of a source are, building them first where
+    needed.
+    """
     from fast import data
     from harness.corpus import prepare
 
@@ -79,7 +102,9 @@ def layout_of(source: Source, vocab: int) -> "Layout":
 
 
 def open_dataset(source: Source, vocab: int, length: int) -> Dataset:
-    """Open (building it first where needed) the dataset; InputError if either split is shorter than one window."""
+    """Open (building it first where needed) the dataset; InputError if either split is shorter than
+    one window.
+    """
     from fast import bytes as byte_counts
     from fast import data
 
@@ -88,6 +113,9 @@ def open_dataset(source: Source, vocab: int, length: int) -> Dataset:
     for split, tokens in (("training", train), ("validation", validation)):
         if len(tokens) < length:
             raise InputError(
-                f"{split} split: expected at least one window of {length:,} tokens, found {len(tokens):,}; add text or lower --model.length"
+                f"{split} split: expected at least one window of {length:,} tokens, found"
+                f" {len(tokens):,}; add text or lower --model.length"
             )
-    return Dataset(train, validation, byte_counts.load_tokenizer(layout.tokenizer, expect_vocab=vocab))
+    return Dataset(
+        train, validation, byte_counts.load_tokenizer(layout.tokenizer, expect_vocab=vocab)
+    )

@@ -1,4 +1,6 @@
-"""Foreign files opened within bounds: what compresses them, the zip of torch.save, and the tensors in it."""
+"""Foreign files opened within bounds: what compresses them, the zip of torch.save, and the tensors
+in it.
+"""
 
 import contextlib
 import io
@@ -17,7 +19,14 @@ from reference.recipe import InputError
 
 MAX_BYTES = container.MAX_RAW  # of a file, and of what it unpacks to
 LZMA_MEMORY = 1 << 28  # bytes the decoder may take; preset 9 needs 65 MB
-BROKEN = (zipfile.BadZipFile, KeyError, ValueError, NotImplementedError, EOFError, OSError)  # what zipfile raises for a damaged file
+BROKEN = (
+    zipfile.BadZipFile,
+    KeyError,
+    ValueError,
+    NotImplementedError,
+    EOFError,
+    OSError,
+)  # what zipfile raises for a damaged file
 ZIP, XZ, ZSTD = b"PK\x03\x04", (b"\xfd7zXZ\x00", b"\x5d\x00\x00"), b"\x28\xb5\x2f\xfd"
 
 
@@ -35,12 +44,20 @@ def _zstandard(where: str):
     with contextlib.suppress(ImportError):
         import zstandard
 
-        return lambda data: zstandard.ZstdDecompressor(max_window_size=LZMA_MEMORY).stream_reader(io.BytesIO(data)).read(MAX_BYTES + 1)
-    raise InputError(f"{where}: expected a reader for zstd, found none in this Python; pip install zstandard")
+        return lambda data: (
+            zstandard.ZstdDecompressor(max_window_size=LZMA_MEMORY)
+            .stream_reader(io.BytesIO(data))
+            .read(MAX_BYTES + 1)
+        )
+    raise InputError(
+        f"{where}: expected a reader for zstd, found none in this Python; pip install zstandard"
+    )
 
 
 def decompress(data: bytes, where: str) -> tuple[bytes, str]:
-    """Return (content, zlib | lzma | zstd | none), the codec told by the first bytes; over MAX_BYTES or cut off is an InputError."""
+    """Return (content, zlib | lzma | zstd | none), the codec told by the first bytes; over
+    MAX_BYTES or cut off is an InputError.
+    """
     if len(data) > 1 and data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0:
         codec, machine = "zlib", zlib.decompressobj()
     elif data.startswith(XZ):
@@ -54,11 +71,20 @@ def decompress(data: bytes, where: str) -> tuple[bytes, str]:
     try:
         content = unpack(data, MAX_BYTES + 1)
     except Exception as error:  # each codec has an error of its own
-        raise InputError(f"{where}: expected {codec} data, found something else ({str(error)[:200]}); the file is damaged") from error
+        raise InputError(
+            f"{where}: expected {codec} data, found something else ({str(error)[:200]}); the file"
+            " is damaged"
+        ) from error
     if len(content) > MAX_BYTES:
-        raise InputError(f"{where}: expected at most {MAX_BYTES:,} bytes after {codec}, found more; this is no model of a few MB")
+        raise InputError(
+            f"{where}: expected at most {MAX_BYTES:,} bytes after {codec}, found more; this is no"
+            " model of a few MB"
+        )
     if machine and not machine.eof:
-        raise InputError(f"{where}: expected the end of the {codec} data, found {len(content):,} bytes and no end; the file is cut off")
+        raise InputError(
+            f"{where}: expected the end of the {codec} data, found {len(content):,} bytes and no"
+            " end; the file is cut off"
+        )
     return content, codec
 
 
@@ -74,21 +100,33 @@ class Torch:
         except BROKEN as error:
             raise self.damaged("the zip of torch.save", error) from error
         total = sum(info.file_size for info in self.files.values())
-        packed = [name for name, info in self.files.items() if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1]
+        packed = [
+            name
+            for name, info in self.files.items()
+            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1
+        ]
         if total > len(data) or packed:
-            raise self.damaged(f"plainly stored files of {len(data):,} bytes at most", f"{total:,} bytes, {len(packed)} packed files")
+            raise self.damaged(
+                f"plainly stored files of {len(data):,} bytes at most",
+                f"{total:,} bytes, {len(packed)} packed files",
+            )
         found = [name for name in self.files if name.rpartition("/")[2] == "data.pkl"]
         if len(found) != 1:
             raise self.damaged("one data.pkl, as torch.save writes", f"{len(found)}")
         self.folder = found[0].removesuffix("data.pkl")
         order = self.file("byteorder") if self.folder + "byteorder" in self.files else b"little"
         if order != b"little":
-            raise InputError(f"{where}: expected little-endian tensors, found {order[:20]!r}; save it again on another machine")
+            raise InputError(
+                f"{where}: expected little-endian tensors, found {order[:20]!r}; save it again on"
+                " another machine"
+            )
         self.value = pickles.read(self.file("data.pkl"), where)
 
     def damaged(self, expected: str, found: object) -> InputError:
         """Return the error for a zip that torch.save does not write."""
-        return InputError(f"{self.where}: expected {expected}, found {str(found)[:200]}; the file is damaged")
+        return InputError(
+            f"{self.where}: expected {expected}, found {str(found)[:200]}; the file is damaged"
+        )
 
     def file(self, name: str) -> bytes:
         """Return one file of the zip."""
@@ -110,17 +148,26 @@ class Torch:
         data = self.file(f"data/{key}")
         declared = count * (1 if kind == pickles.UNTYPED else dtype.itemsize)
         if declared != len(data) or declared % dtype.itemsize:
-            raise self.damaged(f"{name}: {declared:,} bytes in its storage {key:.50}", f"{len(data):,}")
-        return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            raise self.damaged(
+                f"{name}: {declared:,} bytes in its storage {key:.50}", f"{len(data):,}"
+            )
+        return (
+            torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        )
 
     def tensor(self, node: object, name: str) -> torch.Tensor:
-        """Return the tensor that a Call describes; InputError where there is none or it reaches outside its storage."""
+        """Return the tensor that a Call describes; InputError where there is none or it reaches
+        outside its storage.
+        """
         dtype = None
         match node:
             case pickles.Call("torch._utils._rebuild_parameter", (inner, *_)):
                 node = inner
         match node:
-            case pickles.Call("torch._utils._rebuild_tensor_v2", (storage, int(offset), tuple(shape), tuple(stride), *_)):
+            case pickles.Call(
+                "torch._utils._rebuild_tensor_v2",
+                (storage, int(offset), tuple(shape), tuple(stride), *_),
+            ):
                 pass
             case pickles.Call(
                 "torch._utils._rebuild_tensor_v3",
@@ -128,13 +175,26 @@ class Torch:
             ):
                 dtype = getattr(torch, kind.rpartition(".")[2], None)
             case _:
-                raise InputError(f"{self.where}: {name}: expected a tensor, found {type(node).__name__}; save tensors under plain names")
-        if not all(type(size) is int and size >= 0 for size in (offset, *shape, *stride)) or len(shape) != len(stride):
+                raise InputError(
+                    f"{self.where}: {name}: expected a tensor, found {type(node).__name__}; save"
+                    " tensors under plain names"
+                )
+        if not all(type(size) is int and size >= 0 for size in (offset, *shape, *stride)) or len(
+            shape
+        ) != len(stride):
             raise self.damaged(f"{name}: a shape, its strides and an offset", "others")
-        flat, count = self.memory(storage, dtype if isinstance(dtype, torch.dtype) else None, name), math.prod(shape)
+        flat, count = (
+            self.memory(storage, dtype if isinstance(dtype, torch.dtype) else None, name),
+            math.prod(shape),
+        )
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         if count and (last >= len(flat) or count > len(flat)):
             found = f"shape {shape}, strides {stride}, offset {offset}"
-            raise self.damaged(f"{name}: a tensor inside its storage of {len(flat):,} elements", found)
-        return torch.as_strided(flat, shape, stride, offset).contiguous() if count else torch.empty(shape, dtype=flat.dtype)
-
+            raise self.damaged(
+                f"{name}: a tensor inside its storage of {len(flat):,} elements", found
+            )
+        return (
+            torch.as_strided(flat, shape, stride, offset).contiguous()
+            if count
+            else torch.empty(shape, dtype=flat.dtype)
+        )

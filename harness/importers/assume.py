@@ -10,9 +10,13 @@ class Assume:
 
     length: int = 1024  # tokens per row
     vocab: int | None = None
-    """Vocabulary without a mask row (default: told by the embedding's rows, if they are a power of two, with or without a mask row)."""
+    """Vocabulary without a mask row (default: told by the embedding's rows, if they are a
+    power of two, with or without a mask row).
+    """
     causal: bool | None = None
-    """true: autoregressive; false: masked diffusion, the embedding's last row is the mask (default: told by the embedding's rows)."""
+    """true: autoregressive; false: masked diffusion, the embedding's last row is the mask
+    (default: told by the embedding's rows).
+    """
     rope_base: float = 10000.0
     """Base of the rotary angles."""
     softcap: float = 30.0

@@ -1,4 +1,6 @@
-"""The published layouts of quantised weights, read back to the numbers that their scripts compute with."""
+"""The published layouts of quantised weights, read back to the numbers that their scripts compute
+with.
+"""
 
 import math
 from collections.abc import Callable
@@ -11,7 +13,10 @@ from harness.importers.archive import Torch
 from reference.recipe import InputError
 
 OFFICIAL = "int8_clean_per_row_v1"
-NORMED = ("int2", "ternary")  # modes whose models normalise before their projections, which the tensors do not show
+NORMED = (
+    "int2",
+    "ternary",
+)  # modes whose models normalise before their projections, which the tensors do not show
 
 
 class Entry:
@@ -20,12 +25,18 @@ class Entry:
     def __init__(self, file: Torch, name: str, fields: object) -> None:
         """Keep the fields; InputError where they are no mapping."""
         if not isinstance(fields, dict):
-            raise InputError(f"{file.where}: {name}: expected the fields of a quantised tensor, found {type(fields).__name__}")
+            raise InputError(
+                f"{file.where}: {name}: expected the fields of a quantised tensor, found"
+                f" {type(fields).__name__}"
+            )
         self.file, self.name, self.fields = file, name, fields
 
     def wrong(self, expected: str, found: object) -> InputError:
         """Return the error for a field that is not as its layout says."""
-        return InputError(f"{self.file.where}: {self.name}: expected {expected}, found {found}; the file is damaged or of another layout")
+        return InputError(
+            f"{self.file.where}: {self.name}: expected {expected}, found {found}; the file is"
+            " damaged or of another layout"
+        )
 
     def tensor(self, field: str, *dtypes: torch.dtype) -> torch.Tensor:
         """Return a tensor of one of the dtypes."""
@@ -33,7 +44,9 @@ class Entry:
             raise self.wrong(f"the field {field}", ", ".join(map(str, self.fields))[:200])
         values = self.file.tensor(self.fields[field], f"{self.name}.{field}")
         if values.dtype not in dtypes:
-            raise self.wrong(f"{field} of {' or '.join(str(dtype) for dtype in dtypes)}", values.dtype)
+            raise self.wrong(
+                f"{field} of {' or '.join(str(dtype) for dtype in dtypes)}", values.dtype
+            )
         return values
 
     def number(self, field: str, least: int, most: int) -> int:
@@ -46,7 +59,11 @@ class Entry:
     def shape(self, count: int) -> tuple[int, ...]:
         """Return the declared shape, which must hold `count` elements."""
         shape = self.fields.get("shape")
-        if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) != count:
+        if (
+            not isinstance(shape, list | tuple)
+            or not all(type(size) is int and size >= 0 for size in shape)
+            or math.prod(shape) != count
+        ):
             raise self.wrong(f"a shape of {count:,} elements", pickles.show(shape))
         return tuple(shape)
 
@@ -65,7 +82,9 @@ def scaled(entry: Entry, codes: torch.Tensor, scale: torch.Tensor, per_row: bool
     """Return codes times a scale per row or for the whole tensor, as float32."""
     expected = codes.shape[:1] if per_row else ()
     if scale.shape != expected and (per_row or scale.numel() != 1):
-        raise entry.wrong(f"a scale of shape {tuple(expected)} for {tuple(codes.shape)}", tuple(scale.shape))
+        raise entry.wrong(
+            f"a scale of shape {tuple(expected)} for {tuple(codes.shape)}", tuple(scale.shape)
+        )
     factor = scale.float().reshape(-1, *[1] * (codes.dim() - 1)) if per_row else float(scale.item())
     return codes.float() * factor
 
@@ -77,7 +96,9 @@ def int8(entry: Entry) -> torch.Tensor:
 
 
 def float8(entry: Entry) -> torch.Tensor:
-    """Return the values of e4m3 or e5m2 codes (a cascade stores e5m2), times a scale where there is one."""
+    """Return the values of e4m3 or e5m2 codes (a cascade stores e5m2), times a scale where there is
+    one.
+    """
     kind = entry.word("fmt", "e4m3", "e5m2", "e4m3->e5m2")[-4:]
     own = torch.float8_e4m3fn if kind == "e4m3" else torch.float8_e5m2
     codes = entry.tensor("data", own, torch.uint8)
@@ -88,13 +109,19 @@ def float8(entry: Entry) -> torch.Tensor:
     return scaled(entry, values, scale, per_row=scale.dim() == 1 and scale.numel() != 1)
 
 
-def grouped(entry: Entry, decode: Callable[[torch.Tensor], torch.Tensor], divisor: float) -> torch.Tensor:
-    """Return two four-bit codes a byte, low half first, decoded and scaled by group over the flattened tensor."""
+def grouped(
+    entry: Entry, decode: Callable[[torch.Tensor], torch.Tensor], divisor: float
+) -> torch.Tensor:
+    """Return two four-bit codes a byte, low half first, decoded and scaled by group over the
+    flattened tensor.
+    """
     packed, scales = entry.tensor("packed", torch.uint8), entry.tensor("scales", *FLOATS).float()
     size = entry.number("group_size", 1, 1 << 20)
     pad = entry.number("pad", 0, size - 1)
     if packed.numel() * 2 != scales.numel() * size:
-        raise entry.wrong(f"{packed.numel() * 2:,} codes in groups of {size}", f"{scales.numel():,} scales")
+        raise entry.wrong(
+            f"{packed.numel() * 2:,} codes in groups of {size}", f"{scales.numel():,} scales"
+        )
     codes = torch.stack([packed & 15, packed >> 4], dim=-1).reshape(-1, size)
     values = (decode(codes) * (scales / divisor).reshape(-1, 1)).reshape(-1)
     kept = values.numel() - pad
@@ -111,19 +138,31 @@ def e2m1(entry: Entry) -> torch.Tensor:
     return grouped(entry, lambda codes: fp8.decode(codes, "e2m1"), 1.0)
 
 
-MODES = {"int8": int8, "fp8": float8, "fp8_e5m2": float8, "fp8_cascade": float8, "int4": int4, "e2m1": e2m1}
+MODES = {
+    "int8": int8,
+    "fp8": float8,
+    "fp8_e5m2": float8,
+    "fp8_cascade": float8,
+    "int4": int4,
+    "e2m1": e2m1,
+}
 
 
 def section(file: Torch, name: str) -> dict:
     """Return a mapping inside the file's value; InputError where there is none."""
     found = file.value.get(name)
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise InputError(f"{file.where}: expected a mapping {name} of names, found {type(found).__name__}; the file is of another layout")
+        raise InputError(
+            f"{file.where}: expected a mapping {name} of names, found {type(found).__name__}; the"
+            " file is of another layout"
+        )
     return found
 
 
 def modal(file: Torch) -> dict[str, torch.Tensor]:
-    """Return the tensors of a __quant_mode__ file as its script uses them: rounded to bfloat16, in float32 here."""
+    """Return the tensors of a __quant_mode__ file as its script uses them: rounded to bfloat16, in
+    float32 here.
+    """
     mode = file.value["__quant_mode__"]
     if isinstance(mode, str) and mode in NORMED:
         raise InputError(
@@ -139,11 +178,16 @@ def modal(file: Torch) -> dict[str, torch.Tensor]:
     check_apart(file, quantised, rest)
     values = {name: MODES[mode](Entry(file, name, fields)) for name, fields in quantised.items()}
     values |= {name: file.tensor(node, name) for name, node in rest.items()}
-    return {name: value.to(torch.bfloat16).float() if value.is_floating_point() else value for name, value in values.items()}
+    return {
+        name: value.to(torch.bfloat16).float() if value.is_floating_point() else value
+        for name, value in values.items()
+    }
 
 
 def official(file: Torch) -> dict[str, torch.Tensor]:
-    """Return the tensors of the challenge's int8 layout: rows times their scales, in the dtype that each one names."""
+    """Return the tensors of the challenge's int8 layout: rows times their scales, in the dtype that
+    each one names.
+    """
     found = file.value["__quant_format__"]
     if found != OFFICIAL:
         raise InputError(
@@ -152,22 +196,35 @@ def official(file: Torch) -> dict[str, torch.Tensor]:
         )
     quantised, rest = section(file, "quantized"), section(file, "passthrough")
     scales, dtypes = section(file, "scales"), section(file, "dtypes")
-    originals = section(file, "passthrough_orig_dtypes") if "passthrough_orig_dtypes" in file.value else {}
+    originals = (
+        section(file, "passthrough_orig_dtypes") if "passthrough_orig_dtypes" in file.value else {}
+    )
     check_apart(file, quantised, rest)
     if not set(quantised) == set(scales) == set(dtypes):
         odd = sorted(set(quantised) ^ set(scales) | set(quantised) ^ set(dtypes))
-        raise InputError(f"{file.where}: expected codes, scale and dtype of each tensor, found some without: {', '.join(odd):.400}")
+        raise InputError(
+            f"{file.where}: expected codes, scale and dtype of each tensor, found some without:"
+            f" {', '.join(odd):.400}"
+        )
     state = {}
     for name in quantised:
-        entry = Entry(file, name, {"q": quantised[name], "scale": scales[name], "dtype": dtypes[name]})
+        entry = Entry(
+            file, name, {"q": quantised[name], "scale": scales[name], "dtype": dtypes[name]}
+        )
         scale = entry.tensor("scale", *FLOATS)
         values = scaled(entry, entry.tensor("q", torch.int8), scale, per_row=scale.dim() > 0)
-        state[name] = values.to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))).float()
+        state[name] = values.to(
+            getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))
+        ).float()
     for name, node in rest.items():
         entry = Entry(file, name, {"dtype": originals.get(name, "float32")})
         state[name] = file.tensor(node, name)
         if name in originals:
-            state[name] = state[name].to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))).float()
+            state[name] = (
+                state[name]
+                .to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16")))
+                .float()
+            )
     return state
 
 
@@ -182,7 +239,9 @@ def check_apart(file: Torch, quantised: dict, rest: dict) -> None:
 
 
 def tensors(file: Torch) -> tuple[dict[str, torch.Tensor], str]:
-    """Return ({name: tensor}, layout) of what torch.save wrote: a quantised layout or a plain state_dict."""
+    """Return ({name: tensor}, layout) of what torch.save wrote: a quantised layout or a plain
+    state_dict.
+    """
     value = file.value
     if not isinstance(value, dict) or not value:
         raise InputError(
@@ -194,4 +253,6 @@ def tensors(file: Torch) -> tuple[dict[str, torch.Tensor], str]:
     if "__quant_format__" in value:
         return official(file), f"__quant_format__ {value['__quant_format__']}"
     names = [name if isinstance(name, str) else repr(name) for name in value]
-    return {name: file.tensor(node, name) for name, node in zip(names, value.values(), strict=True)}, "state_dict"
+    return {
+        name: file.tensor(node, name) for name, node in zip(names, value.values(), strict=True)
+    }, "state_dict"

@@ -1,4 +1,6 @@
-"""The challenge's names for the network's tensors, and the shape of the model that they give away."""
+"""The challenge's names for the network's tensors, and the shape of the model that they give
+away.
+"""
 
 import re
 from dataclasses import replace
@@ -12,9 +14,17 @@ from reference.recipe import GOLF, InputError, Model, Recipe, check
 PREFIXES = ("module.", "_orig_mod.")  # of distributed and of compiled modules
 TOP = {"tok_emb.weight": "embedding", "skip_weights": "skip"}
 BLOCK = {
-    "attn.c_q.weight": "q", "attn.c_k.weight": "k", "attn.c_v.weight": "v", "attn.proj.weight": "o", "attn.q_gain": "query_gain",
-    "mlp.fc.weight": "up", "mlp.proj.weight": "down", "attn_scale": "attn_scale", "mlp_scale": "mlp_scale", "resid_mix": "mix",
-}  # fmt: skip
+    "attn.c_q.weight": "q",
+    "attn.c_k.weight": "k",
+    "attn.c_v.weight": "v",
+    "attn.proj.weight": "o",
+    "attn.q_gain": "query_gain",
+    "mlp.fc.weight": "up",
+    "mlp.proj.weight": "down",
+    "attn_scale": "attn_scale",
+    "mlp_scale": "mlp_scale",
+    "resid_mix": "mix",
+}
 HEAD = "lm_head.weight"
 MAX_LAYERS = 1000
 SHOWN = 12  # names that an error lists
@@ -44,17 +54,25 @@ def their_name(name: str) -> str:
 
 def some(names: list[str]) -> str:
     """Return the first names of a list, and how many more there are."""
-    return ", ".join(name[:100] for name in names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return ", ".join(name[:100] for name in names[:SHOWN]) + (
+        f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    )
 
 
 def tied(state: dict[str, torch.Tensor], head: torch.Tensor) -> bool:
-    """Return whether an output head is the embedding once more, as a state_dict of a model with a tied head has it."""
-    embedding = next((values for name, values in state.items() if plain_name(name) == "tok_emb.weight"), None)
+    """Return whether an output head is the embedding once more, as a state_dict of a model with a
+    tied head has it.
+    """
+    embedding = next(
+        (values for name, values in state.items() if plain_name(name) == "tok_emb.weight"), None
+    )
     return embedding is not None and head.dtype == embedding.dtype and torch.equal(head, embedding)
 
 
 def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]:
-    """Return {our name: tensor}; names on either side that have no partner are an InputError that lists them."""
+    """Return {our name: tensor}; names on either side that have no partner are an InputError that
+    lists them.
+    """
     found, unknown = {}, []
     for name, values in state.items():
         ours = our_name(plain_name(name))
@@ -69,18 +87,31 @@ def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]
             )
         else:
             found[ours] = values
-    layers = 1 + max((int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=0)
-    needed = ["embedding", "skip", *(f"blocks.{i}.{kind}" for i in range(layers) for kind in BLOCK.values())]
+    layers = 1 + max(
+        (int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=0
+    )
+    needed = [
+        "embedding",
+        "skip",
+        *(f"blocks.{i}.{kind}" for i in range(layers) for kind in BLOCK.values()),
+    ]
     missing = [their_name(name) for name in needed if name not in found]
     if unknown or missing:
-        sides = [f"in the file without a place in the network: {some(sorted(unknown))}"] * bool(unknown)
+        sides = [f"in the file without a place in the network: {some(sorted(unknown))}"] * bool(
+            unknown
+        )
         sides += [f"in the network and not in the file: {some(missing)}"] * bool(missing)
-        raise InputError(f"{where}: expected the tensors of the challenge's network with a tied head, found names {'; '.join(sides)}")
+        raise InputError(
+            f"{where}: expected the tensors of the challenge's network with a tied head, found"
+            f" names {'; '.join(sides)}"
+        )
     return found
 
 
 def vocabulary(rows: int, assume: Assume, where: str) -> tuple[int, bool]:
-    """Return (vocabulary, causal) for an embedding of so many rows: a mask row means masked diffusion."""
+    """Return (vocabulary, causal) for an embedding of so many rows: a mask row means masked
+    diffusion.
+    """
     causal = assume.causal
     if causal is None and assume.vocab is not None:
         causal = assume.vocab == rows
@@ -97,45 +128,76 @@ def vocabulary(rows: int, assume: Assume, where: str) -> tuple[int, bool]:
     if assume.vocab not in (None, vocab):
         kind = "causal model" if causal else "masked-diffusion model with its mask row"
         raise InputError(
-            f"{where}: tok_emb.weight: expected {assume.vocab + (not causal)} rows for a {kind} of --vocab {assume.vocab}, found {rows}; "
-            "padded vocabularies have no place in the network"
+            f"{where}: tok_emb.weight: expected {assume.vocab + (not causal)} rows for a {kind} of"
+            f" --vocab {assume.vocab}, found {rows}; padded vocabularies have no place in the"
+            " network"
         )
     return vocab, causal
 
 
 def model_of(params: dict[str, torch.Tensor], assume: Assume, where: str) -> Model:
-    """Return the model that the shapes of block 0, the number of blocks and the embedding's rows describe; the rest is assumed."""
+    """Return the model that the shapes of block 0, the number of blocks and the embedding's rows
+    describe; the rest is assumed.
+    """
     ranks = {"embedding": 2, "blocks.0.query_gain": 1, "blocks.0.k": 2, "blocks.0.up": 2}
     for name, rank in ranks.items():
         if params[name].dim() != rank or not all(params[name].shape):
-            raise InputError(f"{where}: {their_name(name)}: expected {rank} axes, found the shape {tuple(params[name].shape)}")
+            raise InputError(
+                f"{where}: {their_name(name)}: expected {rank} axes, found the shape"
+                f" {tuple(params[name].shape)}"
+            )
     (rows, d), heads = params["embedding"].shape, len(params["blocks.0.query_gain"])
     kv, wide = len(params["blocks.0.k"]), len(params["blocks.0.up"])
     if d % heads or kv % (d // heads) or wide % d:
-        rules = f"{heads} heads to divide width {d}, c_k a whole number of heads, mlp.fc a multiple of the width"
-        raise InputError(f"{where}: blocks.0: expected {rules}; found {kv} rows in c_k and {wide} in mlp.fc")
+        rules = (
+            f"{heads} heads to divide width {d}, c_k a whole number of heads, mlp.fc a multiple of"
+            " the width"
+        )
+        raise InputError(
+            f"{where}: blocks.0: expected {rules}; found {kv} rows in c_k and {wide} in mlp.fc"
+        )
     layers = sum(name.endswith(".query_gain") for name in params)
     vocab, causal = vocabulary(rows, assume, where)
     return replace(
-        GOLF.model, layers=layers, d=d, heads=heads, kv_heads=kv // (d // heads), mlp=wide // d, vocab=vocab, causal=causal,
-        length=assume.length, rope_base=assume.rope_base, softcap=assume.softcap,
-    )  # fmt: skip
+        GOLF.model,
+        layers=layers,
+        d=d,
+        heads=heads,
+        kv_heads=kv // (d // heads),
+        mlp=wide // d,
+        vocab=vocab,
+        causal=causal,
+        length=assume.length,
+        rope_base=assume.rope_base,
+        softcap=assume.softcap,
+    )
 
 
 def recipe_of(model: Model, assume: Assume, where: str) -> Recipe:
-    """Return a recipe with the model; its budget and optimizer are golf's, which scoring does not read."""
+    """Return a recipe with the model; its budget and optimizer are golf's, which scoring does not
+    read.
+    """
     length = max(model.length, 1)
     micro = max(1, GOLF.training.micro_batch_tokens // length) * length
     many = GOLF.training.tokens_per_step // GOLF.training.micro_batch_tokens
-    training = replace(GOLF.training, tokens_per_step=many * micro, micro_batch_tokens=micro, compute_dtype=assume.compute_dtype)
+    training = replace(
+        GOLF.training,
+        tokens_per_step=many * micro,
+        micro_batch_tokens=micro,
+        compute_dtype=assume.compute_dtype,
+    )
     try:
         return check(replace(GOLF, preset="imported", model=model, training=training))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 
 
-def adopt(state: dict[str, torch.Tensor], assume: Assume, where: str) -> tuple[Recipe, dict[str, torch.Tensor]]:
-    """Return (recipe, {our name: float32 tensor}); shapes that do not fit one model, and values that are no numbers, are an InputError."""
+def adopt(
+    state: dict[str, torch.Tensor], assume: Assume, where: str
+) -> tuple[Recipe, dict[str, torch.Tensor]]:
+    """Return (recipe, {our name: float32 tensor}); shapes that do not fit one model, and values
+    that are no numbers, are an InputError.
+    """
     params = match(state, where)
     recipe = recipe_of(model_of(params, assume, where), assume, where)
     expected = transformer.shapes(recipe.model)
@@ -145,8 +207,14 @@ def adopt(state: dict[str, torch.Tensor], assume: Assume, where: str) -> tuple[R
         if params[name].shape != shape
     ]
     if wrong:
-        raise InputError(f"{where}: expected the shapes of one model of {recipe.model.layers} different blocks, found {some(wrong)}")
+        raise InputError(
+            f"{where}: expected the shapes of one model of {recipe.model.layers} different blocks,"
+            f" found {some(wrong)}"
+        )
     for name, values in params.items():
         if not values.is_floating_point() or not torch.isfinite(values.double()).all():
-            raise InputError(f"{where}: {their_name(name)}: expected finite weights, found {values.dtype} with others; it cannot be scored")
+            raise InputError(
+                f"{where}: {their_name(name)}: expected finite weights, found {values.dtype} with"
+                " others; it cannot be scored"
+            )
     return recipe, {name: params[name].float() for name in expected}

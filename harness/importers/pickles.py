@@ -1,4 +1,6 @@
-"""The data in a pickle, by a reader that cannot call anything: names outside a short list are an error that names the opcode."""
+"""The data in a pickle, by a reader that cannot call anything: names outside a short list are an
+error that names the opcode.
+"""
 
 import pickletools
 from typing import NamedTuple
@@ -16,7 +18,9 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """What torch.save writes in place of a tensor's memory: ("storage", type, key, device, elements)."""
+    """What torch.save writes in place of a tensor's memory: ("storage", type, key, device,
+    elements).
+    """
 
     fields: object
 
@@ -29,27 +33,53 @@ class Call(NamedTuple):
 
 
 MAPPING = "collections.OrderedDict"
-TENSORS = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3", "torch._utils._rebuild_parameter")
+TENSORS = (
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    "torch._utils._rebuild_parameter",
+)
 STORAGES = {  # the types of storage, and the dtype of each
-    "torch.DoubleStorage": "float64", "torch.FloatStorage": "float32", "torch.HalfStorage": "float16", "torch.BFloat16Storage": "bfloat16",
-    "torch.LongStorage": "int64", "torch.IntStorage": "int32", "torch.ShortStorage": "int16", "torch.CharStorage": "int8",
-    "torch.ByteStorage": "uint8", "torch.BoolStorage": "bool",
-}  # fmt: skip
+    "torch.DoubleStorage": "float64",
+    "torch.FloatStorage": "float32",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
+}
 UNTYPED = "torch.storage.UntypedStorage"
 DTYPES = (*STORAGES.values(), "float8_e4m3fn", "float8_e5m2")
 KNOWN = {MAPPING, *TENSORS, *STORAGES, UNTYPED, *(f"torch.{name}" for name in DTYPES)}
 
 PLAIN = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 VALUES = (
-    "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-)  # fmt: skip
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+)
 EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def show(value: object) -> str:
-    """Return a short text for an error: numbers and words as they are, of anything else only what it is."""
-    return repr(value)[:100] if isinstance(value, str | bytes | int | float | None) else type(value).__name__
+    """Return a short text for an error: numbers and words as they are, of anything else only what
+    it is.
+    """
+    return (
+        repr(value)[:100]
+        if isinstance(value, str | bytes | int | float | None)
+        else type(value).__name__
+    )
 
 
 class Machine:
@@ -61,8 +91,14 @@ class Machine:
 
     def refuse(self, found: str, at: int) -> InputError:
         """Return the error for something that weights do not need."""
-        advice = "nothing in it was run; a file like this can run code, so save the plain state_dict instead"
-        return InputError(f"{self.where}: expected a pickle of tensors and plain values, found {found} at byte {at}; {advice}")
+        advice = (
+            "nothing in it was run; a file like this can run code, so save the plain state_dict"
+            " instead"
+        )
+        return InputError(
+            f"{self.where}: expected a pickle of tensors and plain values, found {found} at byte"
+            f" {at}; {advice}"
+        )
 
     def since_mark(self) -> list:
         """Take everything above the last mark."""
@@ -94,7 +130,9 @@ class Machine:
             list.extend(self.stack[-1], items)
             return
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int):  # the hash of nested tuples takes as long as their author likes
+            if not isinstance(
+                key, str | int
+            ):  # the hash of nested tuples takes as long as their author likes
                 raise self.refuse(f"a {type(key).__name__} as a name", at)
             dict.update(self.stack[-1], {key: value})
 
@@ -133,9 +171,14 @@ class Machine:
 
 
 def read(data: bytes, where: str) -> object:
-    """Return the value of a pickle, with a Call for each tensor. Names and opcodes that weights do not need are an InputError."""
+    """Return the value of a pickle, with a Call for each tensor. Names and opcodes that weights do
+    not need are an InputError.
+    """
     if len(data) > MAX_PICKLE:
-        raise InputError(f"{where}: expected at most {MAX_PICKLE:,} bytes beside the tensors, found {len(data):,}; save the weights alone")
+        raise InputError(
+            f"{where}: expected at most {MAX_PICKLE:,} bytes beside the tensors, found"
+            f" {len(data):,}; save the weights alone"
+        )
     machine = Machine(where)
     try:
         for opcode, value, at in pickletools.genops(data):
@@ -143,6 +186,16 @@ def read(data: bytes, where: str) -> object:
         return machine.stack.pop()
     except InputError:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, UnicodeError) as error:
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        UnicodeError,
+    ) as error:
         found = str(error)[:200] or type(error).__name__
-        raise InputError(f"{where}: expected a whole pickle, found {found}; the file is damaged") from error
+        raise InputError(
+            f"{where}: expected a whole pickle, found {found}; the file is damaged"
+        ) from error

@@ -10,10 +10,26 @@ import torch
 from torch.fx import GraphModule, Node
 
 VIEWS = (  # read and write nothing: their value is the argument's memory
-    "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "expand", "unsqueeze",
-    "squeeze", "slice", "select", "split", "split_with_sizes", "unbind", "alias", "detach",
-    "as_strided", "diagonal", "getitem",
-)  # fmt: skip
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "permute",
+    "transpose",
+    "t",
+    "expand",
+    "unsqueeze",
+    "squeeze",
+    "slice",
+    "select",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "alias",
+    "detach",
+    "as_strided",
+    "diagonal",
+    "getitem",
+)
 WIDE = 2**31  # the first integer that an int32 does not hold
 INDEXING = (
     *VIEWS,

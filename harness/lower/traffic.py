@@ -42,7 +42,9 @@ def footprint(dep: MemoryDep) -> frozenset[int] | None:
 
 
 def touched(deps: list, elements: int) -> int:
-    """Return how many of a buffer's elements some accesses touch; all of them where none can tell."""
+    """Return how many of a buffer's elements some accesses touch; all of them where none can
+    tell.
+    """
     counted = {}
     for dep in deps:
         places = footprint(dep) if isinstance(dep, MemoryDep) else None
@@ -53,7 +55,9 @@ def touched(deps: list, elements: int) -> int:
 
 
 def bytes_of(node) -> int:
-    """Return the bytes of a scheduled node: Inductor's count, less what is read twice or not at all."""
+    """Return the bytes of a scheduled node: Inductor's count, less what is read twice or not at
+    all.
+    """
     accesses, count = defaultdict(list), node.get_read_write_buffers_sizes()
     whole = node.get_read_write_buffer_accesses(include_reads=True, include_writes=True)
     for dep in (*node.read_writes.reads, *node.read_writes.writes):

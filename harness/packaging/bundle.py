@@ -1,7 +1,9 @@
-"""One self-contained train_gpt.py: what fast/submission.py reaches, as it is written, a section per module.
+"""One self-contained train_gpt.py: what fast/submission.py reaches, as it is written, a section per
+module.
 
-`masking.loss` becomes `masking_loss` where it is defined and where it is used; a name that no module asks for by its module's name, and
-that is the only one of its kind, stays as it is. Text is changed at the positions that ast gives, and nowhere else.
+`masking.loss` becomes `masking_loss` where it is defined and where it is used; a name that no
+module asks for by its module's name, and that is the only one of its kind, stays as it is. Text is
+changed at the positions that ast gives, and nowhere else.
 """
 
 import ast
@@ -45,7 +47,9 @@ class Target:
 
 @dataclass(eq=False)
 class Statement:
-    """A top-level statement with the comments above it: lines (first, last), both counted from 1 and included."""
+    """A top-level statement with the comments above it: lines (first, last), both counted from 1
+    and included.
+    """
 
     module: str
     node: ast.stmt
@@ -62,8 +66,12 @@ class Module:
     source: str
     docstring: str
     statements: list[Statement] = field(default_factory=list)
-    imports: dict[str, str | Target] = field(default_factory=dict)  # ours: name -> a module's name, or a name in one
-    external: dict[str, tuple[str, str | None]] = field(default_factory=dict)  # others': name -> (module, attribute or None for itself)
+    imports: dict[str, str | Target] = field(
+        default_factory=dict
+    )  # ours: name -> a module's name, or a name in one
+    external: dict[str, tuple[str, str | None]] = field(
+        default_factory=dict
+    )  # others': name -> (module, attribute or None for itself)
 
     @property
     def short(self) -> str:
@@ -81,7 +89,9 @@ def literal(value: object, indent: str = "") -> str:
     if not is_dataclass(value):
         return repr(value)
     inner = indent + "    "
-    lines = [f"{inner}{each.name}={literal(getattr(value, each.name), inner)}," for each in fields(value)]
+    lines = [
+        f"{inner}{each.name}={literal(getattr(value, each.name), inner)}," for each in fields(value)
+    ]
     return "\n".join([f"{type(value).__name__}(", *lines, f"{indent})"])
 
 
@@ -90,7 +100,10 @@ def packed_source(recipe: Recipe, codec: str) -> str:
     values = [recipe, *(getattr(recipe, each.name) for each in fields(recipe))]
     parts = sorted({type(value).__name__ for value in values if is_dataclass(value)})
     head = '"""The recipe of the packed run, and the codec of its artifact."""\n\n'
-    return f"{head}from reference.recipe import {', '.join(parts)}\n\nRECIPE = {literal(recipe)}\nCODEC = {codec!r}\n"
+    return (
+        f"{head}from reference.recipe import {', '.join(parts)}\n\nRECIPE ="
+        f" {literal(recipe)}\nCODEC = {codec!r}\n"
+    )
 
 
 def read_module(name: str, source: str) -> Module:
@@ -101,13 +114,22 @@ def read_module(name: str, source: str) -> Module:
         if isinstance(node, ast.Import | ast.ImportFrom):
             _read_import(module, node)
         elif not (number == 0 and isinstance(node, ast.Expr) and module.docstring):
-            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+            first = min(
+                [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]
+            )
             while first > 1 and lines[first - 2].startswith("#"):
                 first -= 1
-            module.statements.append(Statement(name, node, first, node.end_lineno, bindings([node])))
-            inner = [each for each in ast.walk(node) if isinstance(each, ast.ImportFrom | ast.Import)]
+            module.statements.append(
+                Statement(name, node, first, node.end_lineno, bindings([node]))
+            )
+            inner = [
+                each for each in ast.walk(node) if isinstance(each, ast.ImportFrom | ast.Import)
+            ]
             if any(_ours(getattr(each, "module", None) or each.names[0].name) for each in inner):
-                raise BundleError(f"{name}, line {node.lineno}: one of our modules is imported inside a function; import it at the top")
+                raise BundleError(
+                    f"{name}, line {node.lineno}: one of our modules is imported inside a function;"
+                    " import it at the top"
+                )
     return module
 
 
@@ -120,20 +142,27 @@ def _read_import(module: Module, node: ast.Import | ast.ImportFrom) -> None:
         bound = alias.asname or alias.name.partition(".")[0]
         if isinstance(node, ast.Import):
             if _ours(alias.name):
-                raise BundleError(f"{module.name}: import {alias.name} is not followed; write from ... import ...")
+                raise BundleError(
+                    f"{module.name}: import {alias.name} is not followed; write from ... import ..."
+                )
             module.external[bound] = (alias.name if alias.asname else bound, None)
         elif not _ours(node.module or ""):
             module.external[bound] = (node.module or "", alias.name)
         elif node.module in OURS:
             module.imports[bound] = f"{node.module}.{alias.name}"
         elif alias.asname not in (None, alias.name):
-            raise BundleError(f"{module.name}: {alias.name} is imported under another name; import it under its own")
+            raise BundleError(
+                f"{module.name}: {alias.name} is imported under another name; import it under"
+                " its own"
+            )
         else:
             module.imports[bound] = Target(node.module, alias.name)
 
 
 def read_modules(replaced: dict[str, str]) -> dict[str, Module]:
-    """Return every module that the entry reaches by imports, what it imports before it; replaced: {name: source} of other text."""
+    """Return every module that the entry reaches by imports, what it imports before it; replaced:
+    {name: source} of other text.
+    """
     found: dict[str, Module] = {}
 
     def visit(name: str) -> None:
@@ -154,7 +183,12 @@ class Graph:
     def __init__(self, modules: dict[str, Module]):
         """Follow references from the entry's program and name what is found."""
         self.modules = modules
-        self.home = {Target(each.module, name): each for module in modules.values() for each in module.statements for name in each.names}
+        self.home = {
+            Target(each.module, name): each
+            for module in modules.values()
+            for each in module.statements
+            for name in each.names
+        }
         self.external: dict[str, tuple[str, str | None]] = {}
         self.by_module: set[Target] = set()  # asked for as module.name somewhere
         self.words: set[str] = set()  # every identifier of the kept code
@@ -166,7 +200,9 @@ class Graph:
             if id(statement) not in kept:
                 kept[id(statement)] = statement
                 waiting += [self.home[target] for target in self._follow(statement)]
-        self.kept = [each for module in modules.values() for each in module.statements if id(each) in kept]
+        self.kept = [
+            each for module in modules.values() for each in module.statements if id(each) in kept
+        ]
         self.flat = self._name()
 
     def _follow(self, statement: Statement) -> list[Target]:
@@ -184,7 +220,10 @@ class Graph:
                 found = module.imports[name.id]
                 if isinstance(found, str):
                     if id(name) not in dotted:
-                        raise BundleError(f"{module.name}, line {name.lineno}: module {name.id} is used as a value; use its names only")
+                        raise BundleError(
+                            f"{module.name}, line {name.lineno}: module {name.id} is used as a"
+                            " value; use its names only"
+                        )
                     attribute = dotted[id(name)]
                     found = self._resolve(Target(found, attribute.attr), module, name)
                     self.by_module.add(found)
@@ -194,7 +233,10 @@ class Graph:
             elif name.id in module.external:
                 wanted = module.external[name.id]
                 if self.external.setdefault(name.id, wanted) != wanted:
-                    raise BundleError(f"{module.name}: {name.id} means {wanted}, elsewhere {self.external[name.id]}; rename one")
+                    raise BundleError(
+                        f"{module.name}: {name.id} means {wanted}, elsewhere"
+                        f" {self.external[name.id]}; rename one"
+                    )
             elif name.id not in GIVEN:
                 raise BundleError(f"{module.name}, line {name.lineno}: {name.id} is not defined")
         return [target for _, target in uses]
@@ -204,7 +246,9 @@ class Graph:
         while target not in self.home:
             onward = self.modules[target.module].imports.get(target.name)
             if not isinstance(onward, Target):
-                raise BundleError(f"{module.name}, line {where.lineno}: {target.module} defines no {target.name}")
+                raise BundleError(
+                    f"{module.name}, line {where.lineno}: {target.module} defines no {target.name}"
+                )
             target = onward
         return target
 
@@ -214,14 +258,19 @@ class Graph:
         bare = [target.name for target in kept]
         flat = {}
         for target in kept:
-            taken = bare.count(target.name) > 1 or target.name in self.external or target.name in GIVEN
+            taken = (
+                bare.count(target.name) > 1 or target.name in self.external or target.name in GIVEN
+            )
             flat[target] = target.name
             if taken or target in self.by_module:
                 short = self.modules[target.module].short
                 private = target.name.startswith("_")
                 flat[target] = f"_{short}{target.name}" if private else f"{short}_{target.name}"
                 if flat[target] in self.words or flat[target] in bare:
-                    raise BundleError(f"{target.module}.{target.name}: its name in the bundle, {flat[target]}, is in use; rename one")
+                    raise BundleError(
+                        f"{target.module}.{target.name}: its name in the bundle, {flat[target]}, is"
+                        " in use; rename one"
+                    )
         return flat
 
     def text(self, statement: Statement) -> str:
@@ -235,15 +284,31 @@ class Graph:
         for node, target in self.uses[id(statement)]:
             old = ast.unparse(node)
             if id(node) in inside:
-                pieces.setdefault(id(inside[id(node)]), [inside[id(node)]]).append((old, self.flat[target]))
+                pieces.setdefault(id(inside[id(node)]), [inside[id(node)]]).append(
+                    (old, self.flat[target])
+                )
             elif old != self.flat[target]:
-                edits.append((node.lineno, node.col_offset, node.end_lineno, node.end_col_offset, self.flat[target]))
+                edits.append(
+                    (
+                        node.lineno,
+                        node.col_offset,
+                        node.end_lineno,
+                        node.end_col_offset,
+                        self.flat[target],
+                    )
+                )
         for string, *renames in pieces.values():
             place = (string.lineno, string.col_offset, string.end_lineno, string.end_col_offset)
-            edits.append((*place, _renamed_string(ast.get_source_segment(module.source, string), renames)))
+            edits.append(
+                (*place, _renamed_string(ast.get_source_segment(module.source, string), renames))
+            )
         for first, begin, last, end, new in sorted(edits, reverse=True):
             joined = lines[first - 1][:begin] + new.encode() + lines[last - 1][end:]
-            lines[first - 1 : last] = [joined, *[b""] * (last - first)] if "\n" not in new else _spread(joined, last - first + 1)
+            lines[first - 1 : last] = (
+                [joined, *[b""] * (last - first)]
+                if "\n" not in new
+                else _spread(joined, last - first + 1)
+            )
         return "\n".join(line.decode() for line in lines[statement.first - 1 : statement.last])
 
     def _definitions(self, statement: Statement, lines: list[bytes]) -> list[tuple]:
@@ -253,7 +318,11 @@ class Graph:
             return []
         new = self.flat[Target(statement.module, node.name)]
         begin = lines[node.lineno - 1].index(node.name.encode(), node.col_offset + len("def"))
-        return [(node.lineno, begin, node.lineno, begin + len(node.name.encode()), new)] if new != node.name else []
+        return (
+            [(node.lineno, begin, node.lineno, begin + len(node.name.encode()), new)]
+            if new != node.name
+            else []
+        )
 
 
 def _spread(joined: bytes, count: int) -> list[bytes]:
@@ -265,7 +334,9 @@ def _spread(joined: bytes, count: int) -> list[bytes]:
 
 
 def _renamed_string(text: str, renames: list[tuple[str, str]]) -> str:
-    """Return the source of an f-string with names changed between its braces; Python 3.11 gives no positions there."""
+    """Return the source of an f-string with names changed between its braces; Python 3.11 gives no
+    positions there.
+    """
     done = []
 
     def rename(match: re.Match) -> str:
@@ -277,7 +348,10 @@ def _renamed_string(text: str, renames: list[tuple[str, str]]) -> str:
 
     text = re.sub(r"(?<!\{)(?:\{\{)*\{(?!\{)[^{}]*", rename, text)
     if len(done) != len(renames):
-        raise BundleError(f"f-string {text}: expected to rename {len(renames)} names, found {len(done)}; write it more simply")
+        raise BundleError(
+            f"f-string {text}: expected to rename {len(renames)} names, found {len(done)}; write it"
+            " more simply"
+        )
     return text
 
 
@@ -286,10 +360,17 @@ def _imports(external: dict[str, tuple[str, str | None]]) -> str:
     lines, froms = [], {}
     for bound, (module, attribute) in external.items():
         if attribute is None:
-            lines.append((module, 0, f"import {module}" + (f" as {bound}" if bound != module else "")))
+            lines.append(
+                (module, 0, f"import {module}" + (f" as {bound}" if bound != module else ""))
+            )
         else:
-            froms.setdefault(module, []).append(attribute + (f" as {bound}" if bound != attribute else ""))
-    lines += [(module, 1, f"from {module} import {', '.join(sorted(names))}") for module, names in froms.items()]
+            froms.setdefault(module, []).append(
+                attribute + (f" as {bound}" if bound != attribute else "")
+            )
+    lines += [
+        (module, 1, f"from {module} import {', '.join(sorted(names))}")
+        for module, names in froms.items()
+    ]
     groups = {True: [], False: []}
     for module, _, line in sorted(lines, key=lambda entry: (entry[1], entry[0])):
         groups[module.partition(".")[0] in sys.stdlib_module_names].append(line)
@@ -307,20 +388,30 @@ def assemble(modules: dict[str, Module]) -> str:
             parts.append("\n\n" + "\n".join(f"# {line}".rstrip() for line in heading) + "\n")
         for number, statement in enumerate(kept):
             place = module.statements.index(statement)
-            adjoins = number and kept[number - 1] is module.statements[place - 1] and module.lines[statement.first - 2].strip()
-            parts.append(("" if adjoins else "\n\n" if number else "\n") + graph.text(statement) + "\n")
+            adjoins = (
+                number
+                and kept[number - 1] is module.statements[place - 1]
+                and module.lines[statement.first - 2].strip()
+            )
+            parts.append(
+                ("" if adjoins else "\n\n" if number else "\n") + graph.text(statement) + "\n"
+            )
     text = "".join(parts)
     _check_closed(text)
     return text
 
 
 def build(recipe: Recipe, codec: str = "best") -> str:
-    """Return the text of train_gpt.py for a recipe and the codec of its artifact. The same input gives the same text."""
+    """Return the text of train_gpt.py for a recipe and the codec of its artifact. The same input
+    gives the same text.
+    """
     return assemble(read_modules({PACKED: packed_source(recipe, codec)}))
 
 
 def _check_closed(text: str) -> None:
-    """Raise BundleError unless the file parses on Python 3.10 and every name that it uses is its own, imported or built in."""
+    """Raise BundleError unless the file parses on Python 3.10 and every name that it uses is its
+    own, imported or built in.
+    """
     tree = ast.parse(text, feature_version=(3, 10))
     known = bindings(tree.body) | GIVEN
     unknown = sorted({node.id for statement in tree.body for node in references(statement)} - known)

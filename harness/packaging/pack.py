@@ -1,4 +1,6 @@
-"""A submission folder from finished runs of one configuration: README, JSON, train_gpt.py, logs, requirements, the artifact."""
+"""A submission folder from finished runs of one configuration: README, JSON, train_gpt.py, logs,
+requirements, the artifact.
+"""
 
 import json
 import math
@@ -47,7 +49,9 @@ class Run:
 
 
 def read(folder: Path, source: Source) -> Run:
-    """Return a run whose data is where it was, or in `source`; InputError unless it is finished and its files belong together."""
+    """Return a run whose data is where it was, or in `source`; InputError unless it is finished and
+    its files belong together.
+    """
     if not folder.is_dir():
         raise InputError(
             f"{folder}: expected a run directory, "
@@ -59,7 +63,10 @@ def read(folder: Path, source: Source) -> Run:
         recipe = recipe_from_dict(json.loads((folder / "recipe.json").read_text())["recipe"])
         lines = (folder / "train.log").read_text().splitlines()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder}: expected recipe.json and train.log of a run, found others ({error}); restore them") from error
+        raise InputError(
+            f"{folder}: expected recipe.json and train.log of a run, found others ({error});"
+            " restore them"
+        ) from error
     header, _ = artifact.read(file)
     changed = differences(asdict(recipe), asdict(artifact.recipe_of(header, str(file))))
     if changed:
@@ -67,10 +74,22 @@ def read(folder: Path, source: Source) -> Run:
             f"{file}: expected the recipe of recipe.json, "
             f"found another ({'; '.join(changed)}); restore the run's own artifact"
         )
-    needed = ("steps", "seconds", "parameters", "final_lr_multiplier", "ema_started_step", "scores", "hardware", "pytorch_version")
+    needed = (
+        "steps",
+        "seconds",
+        "parameters",
+        "final_lr_multiplier",
+        "ema_started_step",
+        "scores",
+        "hardware",
+        "pytorch_version",
+    )
     missing = [name for name in needed if name not in summary]
     if missing:
-        raise InputError(f"{folder / 'summary.json'}: expected the field {missing[0]}, found none; another release wrote it: train again")
+        raise InputError(
+            f"{folder / 'summary.json'}: expected the field {missing[0]}, found none; another"
+            " release wrote it: train again"
+        )
     state = restore(folder, recipe)
     if state is None or not state.finished:
         raise InputError(
@@ -89,12 +108,21 @@ def check_alike(found: list[Run]) -> None:
     first, seen = found[0], {found[0].recipe.seed}
     for other in found[1:]:
         if other.recipe.seed in seen:
-            raise InputError(f"{other.folder}: expected a seed of its own, found {other.recipe.seed} again; pass each seed once")
+            raise InputError(
+                f"{other.folder}: expected a seed of its own, found {other.recipe.seed} again; pass"
+                " each seed once"
+            )
         seen.add(other.recipe.seed)
-        changed = differences(asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed)))
+        changed = differences(
+            asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed))
+        )
         here, there = (run.header.get("tokenizer_sha256") for run in (first, other))
         changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
-        changed += [] if first.tokens == other.tokens else [f"training and validation tokens: {first.tokens}, now {other.tokens}"]
+        changed += (
+            []
+            if first.tokens == other.tokens
+            else [f"training and validation tokens: {first.tokens}, now {other.tokens}"]
+        )
         if changed:
             raise InputError(
                 f"{other.folder}: expected the configuration of {first.folder}, "
@@ -103,89 +131,170 @@ def check_alike(found: list[Run]) -> None:
 
 
 def whole_score(run: Run, device: str) -> dict:
-    """Return a run's score of the whole validation split: from its summary, or, where that holds a part, afresh from the artifact."""
+    """Return a run's score of the whole validation split: from its summary, or, where that holds a
+    part, afresh from the artifact.
+    """
     wanted = "causal" if run.recipe.model.causal else "nelbo"
-    known = [score for score in run.summary["scores"] if score["estimator"] == wanted and score["tokens"] == run.tokens[1]]
-    return known[0] if known else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, True, run.source)[0]
+    known = [
+        score
+        for score in run.summary["scores"]
+        if score["estimator"] == wanted and score["tokens"] == run.tokens[1]
+    ]
+    return (
+        known[0]
+        if known
+        else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, True, run.source)[0]
+    )
 
 
 def log_text(run: Run, score: dict, code_bytes: int) -> str:
     """Return the log of a run with what train_gpt.py says before and after the steps."""
     label = f"{run.recipe.quantization.format}+{run.header['codec']}"
     summary = run.summary
-    opening = log.opening_lines(run.recipe, summary["hardware"], summary["pytorch_version"], summary["parameters"], score["tokens"])
-    numbers = {name: math.nan if score[name] is None and name == "stderr_sequences" else score[name] for name in Score._fields}
+    opening = log.opening_lines(
+        run.recipe,
+        summary["hardware"],
+        summary["pytorch_version"],
+        summary["parameters"],
+        score["tokens"],
+    )
+    numbers = {
+        name: math.nan if score[name] is None and name == "stderr_sequences" else score[name]
+        for name in Score._fields
+    }
     scored = log.score_lines(label, Score(**numbers))
-    lines = [*opening, *run.lines, *log.closing_lines(run.state, run.recipe), *log.size_lines(label, len(run.data), code_bytes), *scored]
+    lines = [
+        *opening,
+        *run.lines,
+        *log.closing_lines(run.state, run.recipe),
+        *log.size_lines(label, len(run.data), code_bytes),
+        *scored,
+    ]
     return "\n".join(lines) + "\n"
 
 
 def requirements(torch_version: str) -> str:
-    """Return the packages of train_gpt.py, pinned: torch as it trained, the others as they are installed here."""
+    """Return the packages of train_gpt.py, pinned: torch as it trained, the others as they are
+    installed here.
+    """
     pins = {name: version(name) for name in PACKAGES} | {"torch": torch_version}
     return "".join(f"{name}=={pin.partition('+')[0]}\n" for name, pin in pins.items())
 
 
 def technique_of(recipe: Recipe) -> str:
     """Return the technique in one line."""
-    model, kind = recipe.model, "Autoregressive" if recipe.model.causal else "Masked diffusion (MDLM)"
+    model, kind = (
+        recipe.model,
+        "Autoregressive" if recipe.model.causal else "Masked diffusion (MDLM)",
+    )
     return (
-        f"{kind} + {model.layers}x{model.d} U-Net transformer, {model.heads} heads on {model.kv_heads} + Muon and Adam + "
-        f"float32 EMA {recipe.ema.decay} + {recipe.quantization.format} weights + entropy coding"
+        f"{kind} + {model.layers}x{model.d} U-Net transformer, {model.heads} heads on"
+        f" {model.kv_heads} + Muon and Adam + float32 EMA {recipe.ema.decay} +"
+        f" {recipe.quantization.format} weights + entropy coding"
     )
 
 
 def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: dict) -> dict:
-    """Return submission.json: means over the seeds, sizes as they lie in the folder; steps and seconds are those of the artifact's run."""
+    """Return submission.json: means over the seeds, sizes as they lie in the folder; steps and
+    seconds are those of the artifact's run.
+    """
     first, bpbs = found[0], [score["bpb"] for score in scores]
     results = {
         str(run.recipe.seed): {
-            "val_bpb": score["bpb"], "val_loss": score["nats_per_token"], "stderr_masks": score["stderr_masks"],
-            "stderr_sequences": score["stderr_sequences"], "train_steps": run.summary["steps"], "wallclock_seconds": run.summary["seconds"],
-            "bytes_model": len(run.data), "bytes_total": code_bytes + len(run.data),
+            "val_bpb": score["bpb"],
+            "val_loss": score["nats_per_token"],
+            "stderr_masks": score["stderr_masks"],
+            "stderr_sequences": score["stderr_sequences"],
+            "train_steps": run.summary["steps"],
+            "wallclock_seconds": run.summary["seconds"],
+            "bytes_model": len(run.data),
+            "bytes_total": code_bytes + len(run.data),
         }
         for run, score in zip(found, scores, strict=True)
-    }  # fmt: skip
+    }
     return claimed | {
-        "val_bpb": statistics.fmean(bpbs), "val_bpb_std": statistics.stdev(bpbs) if len(bpbs) > 1 else None,
-        "val_bpb_estimator": scores[0]["estimator"], "val_loss": statistics.fmean(score["nats_per_token"] for score in scores),
-        "bytes_total": code_bytes + len(first.data), "bytes_code": code_bytes, "bytes_model": len(first.data),
-        "seeds": [run.recipe.seed for run in found], "seed_results": results, "artifact_seed": first.recipe.seed,
-        "pytorch_version": first.summary["pytorch_version"], "train_steps": first.summary["steps"],
-        "wallclock_seconds": first.summary["seconds"], "parameters": first.summary["parameters"],
-        "validation_tokens": scores[0]["tokens"], "validation_bytes": scores[0]["bytes"],
+        "val_bpb": statistics.fmean(bpbs),
+        "val_bpb_std": statistics.stdev(bpbs) if len(bpbs) > 1 else None,
+        "val_bpb_estimator": scores[0]["estimator"],
+        "val_loss": statistics.fmean(score["nats_per_token"] for score in scores),
+        "bytes_total": code_bytes + len(first.data),
+        "bytes_code": code_bytes,
+        "bytes_model": len(first.data),
+        "seeds": [run.recipe.seed for run in found],
+        "seed_results": results,
+        "artifact_seed": first.recipe.seed,
+        "pytorch_version": first.summary["pytorch_version"],
+        "train_steps": first.summary["steps"],
+        "wallclock_seconds": first.summary["seconds"],
+        "parameters": first.summary["parameters"],
+        "validation_tokens": scores[0]["tokens"],
+        "validation_bytes": scores[0]["bytes"],
         "tokenizer_sha256": first.header.get("tokenizer_sha256"),
-    }  # fmt: skip
+    }
 
 
-def _claimed(first: Run, out: Path, name, author, github_id, date, blurb, technique, hardware, track) -> tuple[dict, Path]:
-    """Return (the fields that a person states, the folder to write); InputError for what cannot stand."""
-    stated = {"--name": name, "--author": author, "--github-id": github_id, "--blurb": blurb, "--technique": technique, "--hardware": hardware}
+def _claimed(
+    first: Run, out: Path, name, author, github_id, date, blurb, technique, hardware, track
+) -> tuple[dict, Path]:
+    """Return (the fields that a person states, the folder to write); InputError for what cannot
+    stand.
+    """
+    stated = {
+        "--name": name,
+        "--author": author,
+        "--github-id": github_id,
+        "--blurb": blurb,
+        "--technique": technique,
+        "--hardware": hardware,
+    }
     for flag, text in stated.items():
-        if text is not None and (not text.strip() or PLACEHOLDER.search(text)):  # validate would refuse it
+        if text is not None and (
+            not text.strip() or PLACEHOLDER.search(text)
+        ):  # validate would refuse it
             raise InputError(f"{flag}: expected your own, found {text!r}; give it")
-        if text is not None and not (text.replace("\n", "") if flag == "--blurb" else text).isprintable():
-            raise InputError(f"{flag}: expected a line of text, found {text!r}; leave out what cannot be printed")
+        if (
+            text is not None
+            and not (text.replace("\n", "") if flag == "--blurb" else text).isprintable()
+        ):
+            raise InputError(
+                f"{flag}: expected a line of text, found {text!r}; leave out what cannot be printed"
+            )
     if not re.fullmatch(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}", github_id):
         what = "a GitHub user name (letters, digits, single hyphens)"
-        raise InputError(f"--github-id: expected {what}, found {github_id!r}; give it without @ or address")
+        raise InputError(
+            f"--github-id: expected {what}, found {github_id!r}; give it without @ or address"
+        )
     if track not in TRACKS:
-        raise InputError(f"--track {track!r}: expected one of {', '.join(TRACKS)}; choose one of these")
+        raise InputError(
+            f"--track {track!r}: expected one of {', '.join(TRACKS)}; choose one of these"
+        )
     try:
         date = day.fromisoformat(date).isoformat() if date else day.today().isoformat()
     except ValueError:
         raise InputError(f"--date: expected YYYY-MM-DD, found {date!r}; write it so") from None
     word = re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("_.")
     if not word:
-        raise InputError(f"--name: expected letters or digits for the folder's name, found {name!r}; choose another")
+        raise InputError(
+            f"--name: expected letters or digits for the folder's name, found {name!r}; choose"
+            " another"
+        )
     technique = technique or technique_of(first.recipe)
     fields = {
-        "author": author, "github_id": github_id, "name": name, "blurb": blurb or technique, "date": date, "track": track,
-        "hardware": hardware or first.summary["hardware"], "technique_summary": technique,
-    }  # fmt: skip
+        "author": author,
+        "github_id": github_id,
+        "name": name,
+        "blurb": blurb or technique,
+        "date": date,
+        "track": track,
+        "hardware": hardware or first.summary["hardware"],
+        "technique_summary": technique,
+    }
     target = out / f"{date}_{word}"
     if target.exists():
-        raise InputError(f"{target}: expected nothing, found a folder; choose another --name, --date or --out, or remove it")
+        raise InputError(
+            f"{target}: expected nothing, found a folder; choose another --name, --date or --out,"
+            " or remove it"
+        )
     return fields, target
 
 
@@ -200,7 +309,10 @@ def _check_budgets(found: list[Run], code: str, track: str) -> int:
         seconds, cap = run.summary["seconds"], TRACKS[track]
         if cap and seconds > cap:
             limit = f"at most {cap:g} s of training on track {track}"
-            raise InputError(f"{run.folder}: expected {limit}, found {seconds:.1f}; choose --track non_record_16mb")
+            raise InputError(
+                f"{run.folder}: expected {limit}, found {seconds:.1f}; choose --track"
+                " non_record_16mb"
+            )
     return size
 
 
@@ -216,35 +328,59 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
         os.rename(beside, target)
         beside = None
     except OSError as error:
-        raise InputError(f"{target}: cannot write the folder ({error.strerror}); free space or choose another --out") from error
+        raise InputError(
+            f"{target}: cannot write the folder ({error.strerror}); free space or choose another"
+            " --out"
+        ) from error
     finally:
         if beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
 
 
 def pack(
-    folders: tuple[Path, ...], out: Path, *, name: str, author: str, github_id: str, date: str | None = None, blurb: str | None = None,
-    technique: str | None = None, hardware: str | None = None, track: str = "non_record_16mb", device: str = "cpu",
+    folders: tuple[Path, ...],
+    out: Path,
+    *,
+    name: str,
+    author: str,
+    github_id: str,
+    date: str | None = None,
+    blurb: str | None = None,
+    technique: str | None = None,
+    hardware: str | None = None,
+    track: str = "non_record_16mb",
+    device: str = "cpu",
     source: Source | None = None,
-) -> dict:  # fmt: skip
-    """Write the folder of some runs' submission below `out`; return submission.json and, under "folder", where it lies.
+) -> dict:
+    """Write the folder of some runs' submission below `out`; return submission.json and, under
+    "folder", where it lies.
 
-    The first run's artifact ships. Scores are of the whole validation split, from the artifact files; source: where the data is now.
+    The first run's artifact ships. Scores are of the whole validation split, from the artifact
+    files; source: where the data is now.
     """
     if not folders:
-        raise InputError("pack: expected at least one run directory, found none; name one, such as runs/demo")
+        raise InputError(
+            "pack: expected at least one run directory, found none; name one, such as runs/demo"
+        )
     found = [read(Path(folder), source or Source()) for folder in folders]
     check_alike(found)
-    claimed, target = _claimed(found[0], Path(out), name, author, github_id, date, blurb, technique, hardware, track)
+    claimed, target = _claimed(
+        found[0], Path(out), name, author, github_id, date, blurb, technique, hardware, track
+    )
     code = bundle.build(found[0].recipe, found[0].header["codec"])
     code_bytes = _check_budgets(found, code, track)
     scores = [whole_score(run, device) for run in found]
     described = submission(found, scores, code_bytes, claimed)
-    logs = {f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes) for run, score in zip(found, scores, strict=True)}
+    logs = {
+        f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes)
+        for run, score in zip(found, scores, strict=True)
+    }
     texts = {
         "README.md": readme.text(described, found[0].recipe, list(logs)),
         "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
-        bundle.SCRIPT: code, "requirements.txt": requirements(described["pytorch_version"]), **logs,
-    }  # fmt: skip
+        bundle.SCRIPT: code,
+        "requirements.txt": requirements(described["pytorch_version"]),
+        **logs,
+    }
     _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: found[0].data})
     return described | {"folder": str(target)}

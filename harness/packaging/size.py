@@ -1,4 +1,6 @@
-"""What a submission weighs: the code that ships, and the artifact as far as it is known before training."""
+"""What a submission weighs: the code that ships, and the artifact as far as it is known before
+training.
+"""
 
 import functools
 import math
@@ -21,27 +23,45 @@ def _script_bytes(recipe: Recipe, codec: str) -> int:
 
 
 def code_bytes(recipe: Recipe, codec: str = "entropy") -> dict[str, int]:
-    """Bytes of every file that ships as code: the one script that maskgolf pack makes of fast/ and the recipe."""
+    """Bytes of every file that ships as code: the one script that maskgolf pack makes of fast/ and
+    the recipe.
+    """
     return {bundle.SCRIPT: _script_bytes(recipe, codec)}
 
 
 def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None = None) -> int:
-    """Upper bound on the container's bytes before training: weights without compression, and the header that describes them."""
+    """Upper bound on the container's bytes before training: weights without compression, and the
+    header that describes them.
+    """
     table = container.tensor_table(shapes, formats_of(shapes, recipe))
     raw = sum(row["bytes"] for row in table)
-    longest = {"codec": "entropy", "sha256": "0" * 64, "raw_bytes": raw, "payload_bytes": raw, "tensors": table}
-    return container.PREFIX.size + len(container.seal({**(extra or {}), "recipe": asdict(recipe), **longest})) + raw
+    longest = {
+        "codec": "entropy",
+        "sha256": "0" * 64,
+        "raw_bytes": raw,
+        "payload_bytes": raw,
+        "tensors": table,
+    }
+    return (
+        container.PREFIX.size
+        + len(container.seal({**(extra or {}), "recipe": asdict(recipe), **longest}))
+        + raw
+    )
 
 
 def estimate(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Container bytes to expect after training: weights as Gaussian with standard deviation 1/sqrt(columns), stored at the entropy of
-    their bytes, and the header. A sample of at most 2**16 elements stands for each tensor."""
+    """Container bytes to expect after training: weights as Gaussian with standard deviation
+    1/sqrt(columns), stored at the entropy of their bytes, and the header. A sample of at most 2**16
+    elements stands for each tensor.
+    """
     formats, total, known = formats_of(shapes, recipe), 0.0, {}
     for name, shape in shapes.items():
         key = (tuple(shape[-1:]), formats[name])
         if math.prod(shape) and key not in known:
             columns = shape[-1]
-            sample = np.random.default_rng(0).normal(0, columns**-0.5, (max(1, SAMPLE // columns), columns))
+            sample = np.random.default_rng(0).normal(
+                0, columns**-0.5, (max(1, SAMPLE // columns), columns)
+            )
             data = quantize.to_bytes(torch.from_numpy(sample).float(), formats[name], name)
             counts = np.bincount(np.frombuffer(data, np.uint8))
             share = counts[counts > 0] / len(data)

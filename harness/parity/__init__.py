@@ -1,4 +1,6 @@
-"""Parity (SPEC section 12): the fast half against the specification, piece by piece, on any device; what `maskgolf parity` runs."""
+"""Parity (SPEC section 12): the fast half against the specification, piece by piece, on any device;
+what `maskgolf parity` runs.
+"""
 
 import fnmatch
 from collections.abc import Callable
@@ -14,24 +16,39 @@ from reference.recipe import InputError, Recipe
 ROOMS = (randomness, network, optimizer, storage, likelihood, chain, training)
 PIECES = {piece.name: piece for room in ROOMS for piece in room.PIECES}
 PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
-LONG = ("trajectory",)  # what the preflight leaves out: 50 steps of the reference take longer than it may
+LONG = (
+    "trajectory",
+)  # what the preflight leaves out: 50 steps of the reference take longer than it may
 
 
 def select(names: tuple[str, ...] | list[str]) -> list[Piece]:
-    """Return the pieces of these names; a name without a piece of its own stands for all that begin with it (chain, quantize)."""
+    """Return the pieces of these names; a name without a piece of its own stands for all that begin
+    with it (chain, quantize).
+    """
     if not names:
         return list(PIECES.values())
     chosen = {}
     for name in names:
         found = [name] if name in PIECES else fnmatch.filter(PIECES, f"{name}-*")
         if not found:
-            raise InputError(f"parity: expected pieces among {', '.join(PIECES)}; found {name!r}; name one of these, or none for all")
+            raise InputError(
+                f"parity: expected pieces among {', '.join(PIECES)}; found {name!r}; name one of"
+                " these, or none for all"
+            )
         chosen |= dict.fromkeys(found)
     return [PIECES[name] for name in chosen]
 
 
-def parity(names=(), device: str = "cpu", dtypes=PRODUCTION, compiled: bool = False, on_piece: Callable | None = None) -> list[Row]:
-    """Return the rows of the named pieces (none: all); on_piece(done, total, rows) is called after each."""
+def parity(
+    names=(),
+    device: str = "cpu",
+    dtypes=PRODUCTION,
+    compiled: bool = False,
+    on_piece: Callable | None = None,
+) -> list[Row]:
+    """Return the rows of the named pieces (none: all); on_piece(done, total, rows) is called after
+    each.
+    """
     pieces, rows = select(names), []
     for done, piece in enumerate(pieces, 1):
         new = examine(piece, device, tuple(getattr(torch, dtype) for dtype in dtypes), compiled)
@@ -41,18 +58,27 @@ def parity(names=(), device: str = "cpu", dtypes=PRODUCTION, compiled: bool = Fa
     return rows
 
 
-def reproduce(piece: str, dtype: str = "float64", device: str = "cpu", compiled: bool = False, **case) -> None:
-    """Raise AssertionError unless the halves agree on one input of a piece: what a red row prints, to be pasted into a test."""
+def reproduce(
+    piece: str, dtype: str = "float64", device: str = "cpu", compiled: bool = False, **case
+) -> None:
+    """Raise AssertionError unless the halves agree on one input of a piece: what a red row prints,
+    to be pasted into a test.
+    """
     found = PIECES[piece].prepare(**case)(Setting(device, getattr(torch, dtype), compiled))
     worst = max(found, key=lambda difference: difference.ratio)
-    assert worst.ratio <= 1, f"{piece} ({dtype}, {device}): error {worst.error:.3g} > limit {worst.limit:.3g} on {literal(case)}"
+    assert worst.ratio <= 1, (
+        f"{piece} ({dtype}, {device}): error {worst.error:.3g} > limit {worst.limit:.3g} on"
+        f" {literal(case)}"
+    )
 
 
 def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], None]) -> list[Row]:
-    """Check the pieces on the run's device and dtype before the first step; TrainingError names the rows that are red.
+    """Check the pieces on the run's device and dtype before the first step; TrainingError names the
+    rows that are red.
 
-    Every piece but the 50-step trajectory runs at both levels, in seconds. With compiled=True the draws of the masks and one whole
-    training step (loss, gradients, update) of a tiny model also run through torch.compile, as the run's own step will.
+    Every piece but the 50-step trajectory runs at both levels, in seconds. With compiled=True the
+    draws of the masks and one whole training step (loss, gradients, update) of a tiny model also
+    run through torch.compile, as the run's own step will.
     """
     dtypes, rows = (getattr(torch, recipe.training.compute_dtype),), []
     for piece in PIECES.values():
@@ -62,7 +88,16 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
         rows += examine(piece, device, dtypes, compiled and in_step)
     red = [row for row in rows if not row.passed]
     if red:
-        names = ", ".join(f"{row.piece} ({row.level}, {row.dtype}: error {row.error} > {row.limit:.3g})" for row in red)
-        raise TrainingError(f"preflight on {device}: {names}; see maskgolf parity {red[0].piece} --device {device}, or pass --no-preflight")
-    say(f"preflight on {device}: {len(rows)} rows of {len({row.piece for row in rows})} pieces agree with the specification")
+        names = ", ".join(
+            f"{row.piece} ({row.level}, {row.dtype}: error {row.error} > {row.limit:.3g})"
+            for row in red
+        )
+        raise TrainingError(
+            f"preflight on {device}: {names}; see maskgolf parity {red[0].piece} --device {device},"
+            " or pass --no-preflight"
+        )
+    say(
+        f"preflight on {device}: {len(rows)} rows of {len({row.piece for row in rows})} pieces"
+        " agree with the specification"
+    )
     return rows

@@ -1,4 +1,6 @@
-"""How two halves are compared (SPEC section 12): where a check runs, and what it found against what it may find."""
+"""How two halves are compared (SPEC section 12): where a check runs, and what it found against what
+it may find.
+"""
 
 import math
 from collections.abc import Callable
@@ -8,7 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-ALGORITHM = 1e-9  # float64 against float64, relative to the largest entry: far above rounding, far below a wrong coefficient
+# float64 against float64, relative to the largest entry: far above rounding, far below a wrong
+# coefficient
+ALGORITHM = 1e-9
 ENOUGH = 256  # entries from which on a root mean square of rounding errors says something
 
 
@@ -50,8 +54,12 @@ class Setting:
         return str(self.dtype).removeprefix("torch.")
 
     def tensor(self, values, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """Return an array on the device; floats in dtype (default: that of the masters), integers and booleans as they are."""
-        tensor = torch.tensor(np.asarray(values), device=self.device)  # a copy: the training step works in place
+        """Return an array on the device; floats in dtype (default: that of the masters), integers
+        and booleans as they are.
+        """
+        tensor = torch.tensor(
+            np.asarray(values), device=self.device
+        )  # a copy: the training step works in place
         return tensor.to(dtype or self.master) if tensor.is_floating_point() else tensor
 
     def tensors(self, values: dict, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
@@ -60,7 +68,9 @@ class Setting:
 
     def run(self, function: Callable, *arguments):
         """Call a function, compiled as one graph where the setting says so."""
-        return (torch.compile(function, dynamic=False, fullgraph=True) if self.compiled else function)(*arguments)
+        return (
+            torch.compile(function, dynamic=False, fullgraph=True) if self.compiled else function
+        )(*arguments)
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -69,12 +79,16 @@ def unit_roundoff(dtype: torch.dtype) -> float:
 
 
 def representable(values: np.ndarray) -> np.ndarray:
-    """Return float64 values rounded to bfloat16, so that float32 and float64 hold them too: all levels start from the same input."""
+    """Return float64 values rounded to bfloat16, so that float32 and float64 hold them too: all
+    levels start from the same input.
+    """
     return torch.from_numpy(np.asarray(values, np.float64)).to(torch.bfloat16).double().numpy()
 
 
 def held(values: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    """Return which float64 values a dtype holds exactly (float16 has fewer small ones than bfloat16)."""
+    """Return which float64 values a dtype holds exactly (float16 has fewer small ones than
+    bfloat16).
+    """
     return torch.from_numpy(np.asarray(values, np.float64)).to(dtype).double().numpy() == values
 
 
@@ -87,9 +101,13 @@ def array(value) -> np.ndarray:
 
 
 def same(found, expected) -> Difference:
-    """Return how many entries differ; none may. nan equals nan; bytes and text compare by position, their lengths too."""
+    """Return how many entries differ; none may. nan equals nan; bytes and text compare by position,
+    their lengths too.
+    """
     if isinstance(expected, bytes | str):
-        wrong = sum(a != b for a, b in zip(found, expected, strict=False)) + abs(len(found) - len(expected))
+        wrong = sum(a != b for a, b in zip(found, expected, strict=False)) + abs(
+            len(found) - len(expected)
+        )
         return Difference(float(wrong), 0.0)
     found, expected = array(found), np.asarray(expected)
     if found.shape != expected.shape:
@@ -103,12 +121,23 @@ def relative(found, expected, limit: float = ALGORITHM, floor: float = 0.0) -> D
     found, expected = array(found), np.asarray(expected)
     if found.shape != expected.shape or not np.isfinite(found).all():
         return Difference(math.inf, limit)
-    deviation, scale = np.abs(found - expected).max(initial=0.0), max(np.abs(expected).max(initial=0.0), floor)
+    deviation, scale = (
+        np.abs(found - expected).max(initial=0.0),
+        max(np.abs(expected).max(initial=0.0), floor),
+    )
     return Difference(float(deviation / scale) if scale else float(deviation), limit)
 
 
-def within(setting: Setting, found: torch.Tensor, expected: np.ndarray, bound: np.ndarray, dtype: torch.dtype | None = None) -> Difference:
-    """Float64: the same algorithm. Otherwise every entry deviates by at most its bound; dtype is what the result must have."""
+def within(
+    setting: Setting,
+    found: torch.Tensor,
+    expected: np.ndarray,
+    bound: np.ndarray,
+    dtype: torch.dtype | None = None,
+) -> Difference:
+    """Float64: the same algorithm. Otherwise every entry deviates by at most its bound; dtype is
+    what the result must have.
+    """
     wanted = torch.float64 if setting.algorithm else dtype or setting.dtype
     if found.dtype != wanted:
         return Difference(math.inf, ALGORITHM)
@@ -120,7 +149,10 @@ def within(setting: Setting, found: torch.Tensor, expected: np.ndarray, bound: n
     if not found.size:
         return Difference(0.0, 0.0)
     deviation, bound = np.abs(found - expected), np.broadcast_to(bound, expected.shape)
-    worst = np.unravel_index(np.argmax(np.where(deviation > 0, deviation / np.maximum(bound, 1e-300), 0.0)), expected.shape)
+    worst = np.unravel_index(
+        np.argmax(np.where(deviation > 0, deviation / np.maximum(bound, 1e-300), 0.0)),
+        expected.shape,
+    )
     scale = np.abs(expected).max() or 1.0
     return Difference(float(deviation[worst] / scale), float(bound[worst] / scale))
 
@@ -130,10 +162,14 @@ def rms(value) -> float:
     return float(np.sqrt(np.mean(np.square(array(value)))))
 
 
-def twice(setting: Setting, found, expected: np.ndarray, plain: Callable, dtype: torch.dtype | None = None) -> list[Difference]:
-    """Float64: the same algorithm. Otherwise the rms error is at most twice that of plain(), a run in the same dtype in another order.
+def twice(
+    setting: Setting, found, expected: np.ndarray, plain: Callable, dtype: torch.dtype | None = None
+) -> list[Difference]:
+    """Float64: the same algorithm. Otherwise the rms error is at most twice that of plain(), a run
+    in the same dtype in another order.
 
-    Plain errors below one unit roundoff of the result count as one. Results of fewer than ENOUGH entries are left to the float64 check.
+    Plain errors below one unit roundoff of the result count as one. Results of fewer than ENOUGH
+    entries are left to the float64 check.
     """
     wanted = torch.float64 if setting.algorithm else dtype or setting.dtype
     if found.dtype != wanted:
@@ -151,9 +187,12 @@ def twice(setting: Setting, found, expected: np.ndarray, plain: Callable, dtype:
 def same_tensors(found: dict, expected: dict) -> list[Difference]:
     """Compare dicts of float64 tensors name by name.
 
-    Where terms as large as the whole cancel (the gradient of q when all keys are alike), rounding of the whole is left: 1e-15 of it passes.
+    Where terms as large as the whole cancel (the gradient of q when all keys are alike), rounding
+    of the whole is left: 1e-15 of it passes.
     """
-    if list(found) != list(expected) or any(value.dtype != torch.float64 for value in found.values()):
+    if list(found) != list(expected) or any(
+        value.dtype != torch.float64 for value in found.values()
+    ):
         return [Difference(math.inf, ALGORITHM)]
     floor = 1e-6 * max((np.abs(value).max(initial=0.0) for value in expected.values()), default=0.0)
     return [relative(found[name], expected[name], floor=floor) for name in expected]

@@ -1,4 +1,6 @@
-"""Pieces fp8, quantize (one per format), container and bytes: what is stored and counted is the same to the byte."""
+"""Pieces fp8, quantize (one per format), container and bytes: what is stored and counted is the
+same to the byte.
+"""
 
 import json
 
@@ -24,7 +26,9 @@ def fp8(kind: str, values: list[float]) -> Compare:
     """Codes of the values that the setting's dtype holds, and the values of all codes."""
     numbers = np.array(values, np.float64)
     codes = reference.fp8.encode(numbers, kind)
-    table = np.arange(2 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8 if kind != "e2m1" else np.int64).astype(np.uint8)
+    table = np.arange(
+        2 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8 if kind != "e2m1" else np.int64
+    ).astype(np.uint8)
     decoded = reference.fp8.decode(table, kind)
 
     def compare(setting: Setting) -> list[Difference]:
@@ -32,7 +36,11 @@ def fp8(kind: str, values: list[float]) -> Compare:
         given = setting.tensor(numbers[kept], setting.dtype)
         found = setting.run(lambda values: fast.fp8.encode(values, kind, check=False), given)
         back = fast.fp8.decode(setting.tensor(table), kind)
-        return [same(found, codes[kept]), same(fast.fp8.encode(given, kind), codes[kept]), same(back, decoded)]
+        return [
+            same(found, codes[kept]),
+            same(fast.fp8.encode(given, kind), codes[kept]),
+            same(back, decoded),
+        ]
 
     return compare
 
@@ -44,18 +52,27 @@ def fp8_cases() -> list[dict]:
     every, random = (values[~np.isnan(values)].astype(np.float64) for values in (every, random))
     cases = []
     for kind in reference.fp8.KINDS:
-        codes = reference.fp8.decode(np.arange(1 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8), kind)
+        codes = reference.fp8.decode(
+            np.arange(1 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8), kind
+        )
         codes = codes[np.isfinite(codes)]
         ties = (codes[1:] + codes[:-1]) / 2
-        near = [np.nextafter(np.float32(ties), np.float32(end)).astype(np.float64) for end in (0, np.inf)]
-        edges = np.concatenate([codes, ties, *near, [1.05 * codes[-1], 2 * codes[-1], 1e30, np.inf, 1e-30, 0.0]])
+        near = [
+            np.nextafter(np.float32(ties), np.float32(end)).astype(np.float64)
+            for end in (0, np.inf)
+        ]
+        edges = np.concatenate(
+            [codes, ties, *near, [1.05 * codes[-1], 2 * codes[-1], 1e30, np.inf, 1e-30, 0.0]]
+        )
         for values in (every, np.concatenate([edges, -edges]), random):
             cases.append({"kind": kind, "values": values.tolist()})
     return cases
 
 
 def quantize(format: str, seed: int, shape: list[int], scale: float) -> Compare:
-    """Bytes of a tensor, and the tensor they are read back as; rows of zeros, tiny and large values among them."""
+    """Bytes of a tensor, and the tensor they are read back as; rows of zeros, tiny and large values
+    among them.
+    """
     rng = np.random.default_rng(seed)
     values = scale * rng.standard_normal(shape)
     if len(shape) == 2:
@@ -71,40 +88,75 @@ def quantize(format: str, seed: int, shape: list[int], scale: float) -> Compare:
         size = fast.quantize.encoded_bytes(tuple(shape), format)
         read = fast.quantize.from_bytes(data, tuple(shape), format)
         signs = same(np.signbit(read.numpy()), np.signbit(back))
-        return [same(found, data), same(np.array(size), np.array(len(data))), same(read, back), signs]
+        return [
+            same(found, data),
+            same(np.array(size), np.array(len(data))),
+            same(read, back),
+            signs,
+        ]
 
     return compare
 
 
 def quantize_cases(format: str) -> list[dict]:
-    """Return shapes that fill groups, leave some unfilled, and have one row or none; scales from the subnormal to the large."""
+    """Return shapes that fill groups, leave some unfilled, and have one row or none; scales from
+    the subnormal to the large.
+    """
     shapes = ([1], [64], [3, 5], [4, 64], [5, 130], [2, 3, 7], [0, 4], [])
     return [
         {"format": format, "seed": seed, "shape": shape, "scale": scale}
-        for seed, shape in enumerate(shapes) for scale in (1e-3, 1.0, 300.0)
-    ]  # fmt: skip
+        for seed, shape in enumerate(shapes)
+        for scale in (1e-3, 1.0, 300.0)
+    ]
 
 
 def container(seed: int, codec: str, format: str) -> Compare:
-    """A file of several tensors and what is read from it; the format of every tensor by the presets' rules."""
+    """A file of several tensors and what is read from it; the format of every tensor by the
+    presets' rules.
+    """
     rng = np.random.default_rng(seed)
-    shapes = {"embedding": (13, 8), "blocks.0.q": (8, 8), "blocks.10.q": (8, 8), "blocks.0.mix": (2, 8), "skip": (1, 8)}
+    shapes = {
+        "embedding": (13, 8),
+        "blocks.0.q": (8, 8),
+        "blocks.10.q": (8, 8),
+        "blocks.0.mix": (2, 8),
+        "skip": (1, 8),
+    }
     shapes |= {"blocks.0.query_gain": (4,)}
     tensors = {name: representable(rng.standard_normal(shape)) for name, shape in shapes.items()}
-    formats = {name: reference.quantize.choose_format(name, shape, TINY.quantization) for name, shape in shapes.items()}
+    formats = {
+        name: reference.quantize.choose_format(name, shape, TINY.quantization)
+        for name, shape in shapes.items()
+    }
     formats["embedding"] = format
     header = {"recipe": {"seed": seed, "note": "\u2581\u00e9"}, "values": [1.5, None, True]}
-    names = [(name, shape, preset.quantization) for name, shape in shapes.items() for preset in (GOLF, DEMO, TINY)]
-    names += [(name, shape, GOLF.quantization) for name, shape in (("up", (256, 256)), ("up", (257, 256)), ("mix", (900, 900)))]
+    names = [
+        (name, shape, preset.quantization)
+        for name, shape in shapes.items()
+        for preset in (GOLF, DEMO, TINY)
+    ]
+    names += [
+        (name, shape, GOLF.quantization)
+        for name, shape in (("up", (256, 256)), ("up", (257, 256)), ("mix", (900, 900)))
+    ]
 
     def compare(setting: Setting) -> list[Difference]:
         given = setting.tensors(dict(reversed(tensors.items())))
         found = fast.container.pack(given, formats, header, codec)
-        chosen = [" ".join(half.choose_format(*each) for each in names) for half in (fast.quantize, reference.quantize)]
+        chosen = [
+            " ".join(half.choose_format(*each) for each in names)
+            for half in (fast.quantize, reference.quantize)
+        ]
         read, back = fast.container.unpack(found)
-        expected_header, expected = reference.container.unpack(reference.container.pack(tensors, formats, header, "none"))
+        expected_header, expected = reference.container.unpack(
+            reference.container.pack(tensors, formats, header, "none")
+        )
         out = [same(*chosen), *(same(back[name], value) for name, value in expected.items())]
-        out.append(same(*(json.dumps([each["recipe"], each["tensors"]]) for each in (read, expected_header))))
+        out.append(
+            same(
+                *(json.dumps([each["recipe"], each["tensors"]]) for each in (read, expected_header))
+            )
+        )
         if codec != "best":  # the fast half has codecs that the reference lacks
             out.append(same(found, reference.container.pack(tensors, formats, header, codec)))
         return out
@@ -128,26 +180,62 @@ def byte_counts(vocabulary: list[list[str]], pairs: list[list[int]]) -> Compare:
 
 
 def byte_cases() -> list[dict]:
-    """Return every pair of tokens of a vocabulary with one piece of each sort, and random vocabularies."""
+    """Return every pair of tokens of a vocabulary with one piece of each sort, and random
+    vocabularies.
+    """
     sorts = [
-        ["<unk>", "unknown"], ["<s>", "control"], ["unused", "unused"], ["<0x41>", "byte"], ["\u2581", "normal"], ["\u2581the", "normal"],
-        ["the", "normal"], ["\u00e9\u4e16", "normal"], ["\u2581\u2581a\u2581b", "normal"], ["<s>", "normal"], ["a\u2581", "normal"],
-    ]  # fmt: skip
-    cases = [{"vocabulary": sorts, "pairs": [[a, b] for a in range(len(sorts)) for b in range(-1, len(sorts))]}]
+        ["<unk>", "unknown"],
+        ["<s>", "control"],
+        ["unused", "unused"],
+        ["<0x41>", "byte"],
+        ["\u2581", "normal"],
+        ["\u2581the", "normal"],
+        ["the", "normal"],
+        ["\u00e9\u4e16", "normal"],
+        ["\u2581\u2581a\u2581b", "normal"],
+        ["<s>", "normal"],
+        ["a\u2581", "normal"],
+    ]
+    cases = [
+        {
+            "vocabulary": sorts,
+            "pairs": [[a, b] for a in range(len(sorts)) for b in range(-1, len(sorts))],
+        }
+    ]
     for seed in range(6):
         rng = np.random.default_rng(seed)
         letters = ["\u2581", "a", "b", "\u00fc", "\u4e16", "\U0001f600", " "]
         texts = ["".join(rng.choice(letters, rng.integers(1, 6))) for _ in range(20)]
-        vocabulary = [[text, str(rng.choice(reference.bytes.KINDS, p=[0.6, 0.1, 0.1, 0.1, 0.1]))] for text in texts]
-        cases.append({"vocabulary": vocabulary, "pairs": np.stack([rng.integers(0, 20, 200), rng.integers(-1, 20, 200)], axis=1).tolist()})
+        vocabulary = [
+            [text, str(rng.choice(reference.bytes.KINDS, p=[0.6, 0.1, 0.1, 0.1, 0.1]))]
+            for text in texts
+        ]
+        cases.append(
+            {
+                "vocabulary": vocabulary,
+                "pairs": (
+                    np.stack([rng.integers(0, 20, 200), rng.integers(-1, 20, 200)], axis=1).tolist()
+                ),
+            }
+        )
     return cases
 
 
 PIECES = [
     Piece("fp8", fp8, fp8_cases(), EXACT, bitwise=True, compiles=1),
-    *[Piece(f"quantize-{format}", quantize, quantize_cases(format), EXACT, bitwise=True) for format in reference.quantize.FORMATS],
-    Piece("container", container, [
-        {"seed": seed, "codec": codec, "format": format} for seed, codec in enumerate(CODECS) for format in ("e4m3", "int6-row", "float16")
-    ], bitwise=True),
+    *[
+        Piece(f"quantize-{format}", quantize, quantize_cases(format), EXACT, bitwise=True)
+        for format in reference.quantize.FORMATS
+    ],
+    Piece(
+        "container",
+        container,
+        [
+            {"seed": seed, "codec": codec, "format": format}
+            for seed, codec in enumerate(CODECS)
+            for format in ("e4m3", "int6-row", "float16")
+        ],
+        bitwise=True,
+    ),
     Piece("bytes", byte_counts, byte_cases(), bitwise=True),
-]  # fmt: skip
+]

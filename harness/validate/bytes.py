@@ -1,4 +1,6 @@
-"""Checks of the bytes: what the files weigh, what JSON and logs say they weigh, the compressor that the weight rests on."""
+"""Checks of the bytes: what the files weigh, what JSON and logs say they weigh, the compressor that
+the weight rests on.
+"""
 
 import ast
 import re
@@ -12,32 +14,69 @@ from harness.validate.opened import model
 from harness.validate.submission import Submission, number
 
 COMPRESSORS = {
-    **{name: name for name in ("zstandard", "zstd", "pyzstd", "brotli", "brotlicffi", "lz4", "blosc", "blosc2", "constriction")},
-    "snappy": "python-snappy", **dict.fromkeys(("lzma", "zlib", "bz2", "gzip", "compression"), ""),
-}  # fmt: skip
-MODEL_FIELDS = ("bytes_model", "bytes_model_compressed", "bytes_model_int8_zlib", "bytes_model_int6_zstd")
-HELPERS = tuple(".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split())  # code in other languages
+    **{
+        name: name
+        for name in (
+            "zstandard",
+            "zstd",
+            "pyzstd",
+            "brotli",
+            "brotlicffi",
+            "lz4",
+            "blosc",
+            "blosc2",
+            "constriction",
+        )
+    },
+    "snappy": "python-snappy",
+    **dict.fromkeys(("lzma", "zlib", "bz2", "gzip", "compression"), ""),
+}
+MODEL_FIELDS = (
+    "bytes_model",
+    "bytes_model_compressed",
+    "bytes_model_int8_zlib",
+    "bytes_model_int6_zstd",
+)
+HELPERS = tuple(
+    ".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split()
+)  # code in other languages
 
 
 def code_files(submission: Submission) -> dict[str, int]:
-    """Return the files that count as code: all .py of a folder of ours, elsewhere what the script is made of."""
+    """Return the files that count as code: all .py of a folder of ours, elsewhere what the script
+    is made of.
+    """
     code = submission.code
     if code.entry is None:
         raise CannotTell("there is no Python script to weigh")
-    if submission.ours:  # whatever the script names and is neither the artifact nor there to be read by people
-        beside = {name: size for name, size in brought(submission).items() if name not in code.texts}
+    if (
+        submission.ours
+    ):  # whatever the script names and is neither the artifact nor there to be read by people
+        beside = {
+            name: size for name, size in brought(submission).items() if name not in code.texts
+        }
         return {name: submission.files[name] for name in code.texts} | beside
-    return {name: size for name, size in code.reached.items() if name in code.texts or name.endswith(HELPERS)}
+    return {
+        name: size
+        for name, size in code.reached.items()
+        if name in code.texts or name.endswith(HELPERS)
+    }
 
 
 def brought(submission: Submission) -> dict[str, int]:
-    """Return the files that the script names, less the artifact, the tokenizer, and what is there to be read by people."""
+    """Return the files that the script names, less the artifact, the tokenizer, and what is there
+    to be read by people.
+    """
     try:
         own = submission.artifact
     except CannotTell:
         own = ""
     logs = {log.name for log in submission.logs}
-    return {name: size for name, size in submission.code.reached.items() if name not in (own, *logs) and not PAPERS.search(name.lower())}
+    return {
+        name: size
+        for name, size in submission.code.reached.items()
+        if name not in (own, *logs) and not PAPERS.search(name.lower())
+    }
 
 
 def stated(submission: Submission, *names: str) -> int | None:
@@ -53,17 +92,31 @@ def stated(submission: Submission, *names: str) -> int | None:
 
 
 def log_sizes(submission: Submission, kind: str) -> list[int]:
-    """Return the sizes of a kind in the logs that are of the submission (of all logs where no seed is known)."""
+    """Return the sizes of a kind in the logs that are of the submission (of all logs where no seed
+    is known).
+    """
     logs = submission.seed_logs.values() or submission.logs
-    return [size for log in logs for name, label, size in log.sizes if name == kind and (kind != "serialized model" or label)]
+    return [
+        size
+        for log in logs
+        for name, label, size in log.sizes
+        if name == kind and (kind != "serialized model" or label)
+    ]
 
 
 def _over(submission: Submission) -> list[str]:
     """Return every stated total that is over the limit."""
-    over = [f"{name} {value:,}" for name in ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")
-            if (value := stated(submission, name)) is not None and value > LIMIT]  # fmt: skip
+    over = [
+        f"{name} {value:,}"
+        for name in ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")
+        if (value := stated(submission, name)) is not None and value > LIMIT
+    ]
     for seed, fields in submission.seed_claims.items() if submission.seeds_claimed else ():
-        over += [f"seed {seed} {fields[name]:,}" for name in ("artifact_bytes", "bytes_total") if (number(fields.get(name)) or 0) > LIMIT]
+        over += [
+            f"seed {seed} {fields[name]:,}"
+            for name in ("artifact_bytes", "bytes_total")
+            if (number(fields.get(name)) or 0) > LIMIT
+        ]
     for log in submission.seed_logs.values() or submission.logs[:1]:
         totals = [size for name, _, size in log.sizes if name == "total submission size"]
         over += [f"{log.name} {totals[-1]:,}"] if totals and totals[-1] > LIMIT else []
@@ -71,7 +124,9 @@ def _over(submission: Submission) -> list[str]:
 
 
 def size_limit(submission: Submission) -> Finding:
-    """Code and model are at most 16,000,000 bytes, from the files; without the artifact what JSON and logs say can only be over."""
+    """Code and model are at most 16,000,000 bytes, from the files; without the artifact what JSON
+    and logs say can only be over.
+    """
     over = _over(submission)
     if over:
         return failed(f"the limit is {LIMIT:,} bytes, stated are: {', '.join(over)}")
@@ -86,19 +141,29 @@ def size_limit(submission: Submission) -> Finding:
     found = f"{weight} + {artifact} {submission.files[artifact]:,} = {total:,} of {LIMIT:,} bytes"
     beside = {name: size for name, size in brought(submission).items() if name not in files}
     if total <= LIMIT < total + sum(beside.values()):
-        raise CannotTell(f"{found}; the script also names {', '.join(f'{name} {size:,}' for name, size in beside.items())}, over the limit if it needs them")
+        raise CannotTell(
+            f"{found}; the script also names"
+            f" {', '.join(f'{name} {size:,}' for name, size in beside.items())}, over the limit if"
+            " it needs them"
+        )
     return failed(f"{found}: {total - LIMIT:,} over") if total > LIMIT else passed(found)
 
 
 def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
-    """Judge the size where the artifact is missing: over the limit is a fail, under it nobody can tell."""
-    said = stated(submission, *MODEL_FIELDS) or max(log_sizes(submission, "serialized model"), default=None)
+    """Judge the size where the artifact is missing: over the limit is a fail, under it nobody can
+    tell.
+    """
+    said = stated(submission, *MODEL_FIELDS) or max(
+        log_sizes(submission, "serialized model"), default=None
+    )
     if said is None:
         raise CannotTell(f"the artifact is not in the folder and nothing says its size; {weight}")
     total = f"{weight} + model {said:,} as stated = {code + said:,} of {LIMIT:,} bytes"
     if code + said > LIMIT and 2 * min(log_sizes(submission, "code size"), default=code) >= code:
         return failed(f"{total}: {code + said - LIMIT:,} over")
-    compressed = "; the logs count the code compressed, here it lies as text" if code + said > LIMIT else ""
+    compressed = (
+        "; the logs count the code compressed, here it lies as text" if code + said > LIMIT else ""
+    )
     raise CannotTell(f"{total}; the artifact is not in the folder{compressed}")
 
 
@@ -117,7 +182,10 @@ def opens(submission: Submission) -> Finding:
             return failed(str(reason))
         raise
     kind = "causal" if recipe.model.causal else "masked diffusion"
-    return passed(f"{name}: {submission.files[name]:,} bytes, {kind}, {recipe.model.layers} layers of width {recipe.model.d}")
+    return passed(
+        f"{name}: {submission.files[name]:,} bytes, {kind}, {recipe.model.layers} layers of width"
+        f" {recipe.model.d}"
+    )
 
 
 def json_bytes(submission: Submission) -> Finding:
@@ -128,26 +196,41 @@ def json_bytes(submission: Submission) -> Finding:
         raise CannotTell(f"{submission.json_name} states no bytes")
     faults = []
     if None not in (total, code, model) and total != code + model:
-        faults.append(f"bytes_total {total:,} is not bytes_code {code:,} + bytes_model {model:,} = {code + model:,}")
+        faults.append(
+            f"bytes_total {total:,} is not bytes_code {code:,} + bytes_model {model:,} ="
+            f" {code + model:,}"
+        )
     found = []
     if code is not None:
         files = code_files(submission)
-        sizes = {sum(files.values())} | (set() if submission.ours else {submission.files[name] for name in submission.code.texts})
+        sizes = {sum(files.values())} | (
+            set() if submission.ours else {submission.files[name] for name in submission.code.texts}
+        )
         found.append(f"code {sum(files.values()):,}")
         if code not in sizes:
-            faults.append(f"bytes_code {code:,}, the files have {sum(files.values()):,} ({', '.join(files)})")
+            faults.append(
+                f"bytes_code {code:,}, the files have {sum(files.values()):,} ({', '.join(files)})"
+            )
     try:
         size = submission.files[submission.artifact]
         found.append(f"{submission.artifact} {size:,}")
         if model is not None and model != size:
             faults.append(f"bytes_model {model:,}, {submission.artifact} has {size:,}")
         if model is None and None not in (total, code) and total - code != size:
-            faults.append(f"bytes_total - bytes_code {total - code:,}, {submission.artifact} has {size:,}")
+            faults.append(
+                f"bytes_total - bytes_code {total - code:,}, {submission.artifact} has {size:,}"
+            )
     except CannotTell:
         if code is None:
             said = f"bytes_model {model:,}" if total is None else f"bytes_total {total:,}"
-            raise CannotTell(f"{said}; the artifact is not in the folder and bytes_code is not stated") from None
-    shown = ", ".join(f"{name} {value:,}" for name, value in (("total", total), ("code", code), ("model", model)) if value is not None)
+            raise CannotTell(
+                f"{said}; the artifact is not in the folder and bytes_code is not stated"
+            ) from None
+    shown = ", ".join(
+        f"{name} {value:,}"
+        for name, value in (("total", total), ("code", code), ("model", model))
+        if value is not None
+    )
     return judged(faults, f"stated {shown}; files: {', '.join(found)}")
 
 
@@ -165,11 +248,19 @@ def log_bytes(submission: Submission) -> Finding:
         raise CannotTell("no log prints a size in bytes")
     faults, files = [], code_files(submission)
     logs = submission.seed_logs.values() or submission.logs
-    plain = {size for log in logs for name, label, size in log.sizes if name == "code size" and not re.search(r"(?<!un)compressed", label)}
-    strange = sorted(plain - {sum(files.values()), *(submission.files[name] for name in submission.code.texts)})
+    plain = {
+        size
+        for log in logs
+        for name, label, size in log.sizes
+        if name == "code size" and not re.search(r"(?<!un)compressed", label)
+    }
+    strange = sorted(
+        plain - {sum(files.values()), *(submission.files[name] for name in submission.code.texts)}
+    )
     if strange:
         faults.append(
-            f"the logs print code of {_listed(strange)} bytes, {submission.code.entry} has {files.get(submission.code.entry, 0):,}"
+            f"the logs print code of {_listed(strange)} bytes, {submission.code.entry} has"
+            f" {files.get(submission.code.entry, 0):,}"
         )
     total = stated(submission, "bytes_total", "artifact_bytes_max")
     if total is not None and totals:
@@ -177,10 +268,14 @@ def log_bytes(submission: Submission) -> Finding:
         allowed = {*finals, *(round(sum(group) / len(group)) for group in _groups(submission))}
         if not any(abs(total - size) <= 1 for size in allowed):
             nearest = min(finals, key=lambda size: abs(size - total))
-            faults.append(f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}")
+            faults.append(
+                f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}"
+            )
     for seed, fields in submission.seed_claims.items() if submission.seeds_claimed else ():
         log, total = submission.seed_logs.get(seed), number(fields.get("bytes_total"))
-        own = [size for name, _, size in log.sizes if name == "total submission size"] if log else []
+        own = (
+            [size for name, _, size in log.sizes if name == "total submission size"] if log else []
+        )
         if total is not None and own and all(abs(total - size) > 1 for size in own):
             faults.append(f"seed {seed}: bytes_total {total:,.0f}, {log.name} prints {own[-1]:,}")
     return judged(
@@ -191,7 +286,10 @@ def log_bytes(submission: Submission) -> Finding:
 
 def _groups(submission: Submission) -> list[list[int]]:
     """Return the last total of every log, for means over seeds."""
-    last = [[size for name, _, size in log.sizes if name == "total submission size"][-1:] for log in submission.logs]
+    last = [
+        [size for name, _, size in log.sizes if name == "total submission size"][-1:]
+        for log in submission.logs
+    ]
     flat = [size for sizes in last for size in sizes]
     return [flat] if flat else []
 
@@ -205,7 +303,11 @@ def _compressors(names: dict[str, str]) -> dict[str, str]:
 def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None) -> set[str]:
     """Return which of these imported modules code uses outside a node."""
     inside = {id(part) for part in ast.walk(outside)} if outside else set()
-    return {names[part.id] for part in source.nodes if isinstance(part, ast.Name) and part.id in names and id(part) not in inside}
+    return {
+        names[part.id]
+        for part in source.nodes
+        if isinstance(part, ast.Name) and part.id in names and id(part) not in inside
+    }
 
 
 def _handlers(node: ast.Try) -> list[ast.ExceptHandler]:
@@ -223,10 +325,15 @@ def fallbacks(source: Source) -> list[str]:
         if not isinstance(node, ast.Try):
             continue
         tried = _compressors(aliases(ast.walk(ast.Module(node.body, []))))
-        silent = [handler for handler in _handlers(node) if not any(isinstance(part, ast.Raise) for part in ast.walk(handler))]
+        silent = [
+            handler
+            for handler in _handlers(node)
+            if not any(isinstance(part, ast.Raise) for part in ast.walk(handler))
+        ]
         if tried and silent and _used(source, tried, node):
             found.append(
-                f"{source.label}:{node.lineno}: without {next(iter(tried.values()))} it goes on ({ast.unparse(silent[0].body[0])[:60]})"
+                f"{source.label}:{node.lineno}: without {next(iter(tried.values()))} it goes on"
+                f" ({ast.unparse(silent[0].body[0])[:60]})"
             )
     return found
 
@@ -246,7 +353,9 @@ def requirements(submission: Submission) -> dict[str, str] | None:
 
 
 def elsewhere(submission: Submission) -> list[str]:
-    """Return the lines of requirements.txt that ask for what lies on the author's disk, or in a list that is not here."""
+    """Return the lines of requirements.txt that ask for what lies on the author's disk, or in a
+    list that is not here.
+    """
     names, found = submission.find(r"requirements.*\.txt"), []
     for line in submission.text(names[0]).splitlines() if names else ():
         other = re.match(r"\s*(?:-r|-c|--requirement|--constraint)[\s=]*([^\s#]+)", line)
@@ -256,17 +365,25 @@ def elsewhere(submission: Submission) -> list[str]:
 
 
 def compressor(submission: Submission) -> Finding:
-    """What the script compresses with is Python's own or in requirements.txt, and its absence is an error."""
+    """What the script compresses with is Python's own or in requirements.txt, and its absence is an
+    error.
+    """
     running = submission.code.running
     faults = [fault for source in running for fault in fallbacks(source)]
-    used = sorted({module for source in running for module in _used(source, _compressors(source.names))})
+    used = sorted(
+        {module for source in running for module in _used(source, _compressors(source.names))}
+    )
     listed, told = requirements(submission), []
     for module in used:
         package = COMPRESSORS[module]
         if not package or package in (listed or {}):
             continue
-        where = "there is no requirements.txt" if listed is None else "it is not in requirements.txt"
-        (told if _named_in_readme(submission, package) else faults).append(f"{module} is not part of Python and {where}")
+        where = (
+            "there is no requirements.txt" if listed is None else "it is not in requirements.txt"
+        )
+        (told if _named_in_readme(submission, package) else faults).append(
+            f"{module} is not part of Python and {where}"
+        )
     if not faults:
         submission.code.require_read()
     if not faults and (told or not used):
@@ -280,7 +397,11 @@ def compressor(submission: Submission) -> Finding:
 
 def _named_in_readme(submission: Submission, package: str) -> bool:
     names = submission.find(r"readme(\.\w+)?")
-    return bool(names) and bool(re.search(rf"pip3? install[^\n]*\b{re.escape(package)}\b", submission.text(names[0])[:MAX_README]))
+    return bool(names) and bool(
+        re.search(
+            rf"pip3? install[^\n]*\b{re.escape(package)}\b", submission.text(names[0])[:MAX_README]
+        )
+    )
 
 
 def pinned(submission: Submission) -> Finding:
@@ -294,17 +415,30 @@ def pinned(submission: Submission) -> Finding:
     if not listed:
         raise CannotTell("requirements.txt names no package")
     loose = [
-        f"{name}{' ' if wanted else ''}{wanted}" for name, wanted in listed.items() if not re.match(r"(===?\s*v?\d[^*\s]*$|@\s*\S+)", wanted)
+        f"{name}{' ' if wanted else ''}{wanted}"
+        for name, wanted in listed.items()
+        if not re.match(r"(===?\s*v?\d[^*\s]*$|@\s*\S+)", wanted)
     ]
     faults = [f"without one version: {', '.join(loose[:12])}"] if loose else []
     return judged(faults, ", ".join(f"{name}{wanted}" for name, wanted in listed.items()))
 
 
-LOCAL = re.compile(r"^\s*(-e|--editable)\b|^\s*(\.{1,2}|~)?/|\bfile:|@\s*(\.{1,2}|~)?/|^\s*--find-links[\s=]*(\.|/|~)|^\s*[A-Za-z]:\\")
-PAPERS = re.compile(r"\.(md|rst|log|model|vocab|png|svg|pdf)$|(^|/)(submission[^/]*\.json|requirements[^/]*\.txt|licen[cs]e[^/]*)$")
-LIMITING = re.compile(r"limit|cap\b|_cap|budget|max_?(bytes|size|artifact|submission)|size_max|artifact", re.IGNORECASE)
+LOCAL = re.compile(
+    r"^\s*(-e|--editable)\b|^\s*(\.{1,2}|~)?/|\bfile:|@\s*(\.{1,2}|~)?/|^\s*--find-links[\s=]*(\.|/|~)|^\s*[A-Za-z]:\\"
+)
+PAPERS = re.compile(
+    r"\.(md|rst|log|model|vocab|png|svg|pdf)$|(^|/)(submission[^/]*\.json|requirements[^/]*\.txt|licen[cs]e[^/]*)$"
+)
+LIMITING = re.compile(
+    r"limit|cap\b|_cap|budget|max_?(bytes|size|artifact|submission)|size_max|artifact",
+    re.IGNORECASE,
+)
 MEBIBYTES = 16 << 20
-OPERATORS = {ast.Mult: lambda a, b: a * b, ast.LShift: lambda a, b: a << b, ast.Pow: lambda a, b: a**b}
+OPERATORS = {
+    ast.Mult: lambda a, b: a * b,
+    ast.LShift: lambda a, b: a << b,
+    ast.Pow: lambda a, b: a**b,
+}
 
 
 def constant(node: ast.AST) -> int | None:
@@ -314,7 +448,14 @@ def constant(node: ast.AST) -> int | None:
     if not (isinstance(node, ast.BinOp) and type(node.op) in OPERATORS):
         return None
     left, right = constant(node.left), constant(node.right)
-    if left is None or right is None or not (0 <= left <= MEBIBYTES and 0 <= right <= (MEBIBYTES if isinstance(node.op, ast.Mult) else 24)):
+    if (
+        left is None
+        or right is None
+        or not (
+            0 <= left <= MEBIBYTES
+            and 0 <= right <= (MEBIBYTES if isinstance(node.op, ast.Mult) else 24)
+        )
+    ):
         return None
     return OPERATORS[type(node.op)](left, right)
 
@@ -325,7 +466,11 @@ def decimal_limit(submission: Submission) -> Finding:
     for source in running:
         for node in source.nodes:
             values = (
-                [node.value] if isinstance(node, ast.Assign) else [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+                [node.value]
+                if isinstance(node, ast.Assign)
+                else [node.left, *node.comparators]
+                if isinstance(node, ast.Compare)
+                else []
             )
             if MEBIBYTES in map(constant, values) and LIMITING.search(ast.unparse(node)):
                 found.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")
@@ -335,42 +480,88 @@ def decimal_limit(submission: Submission) -> Finding:
 
 
 CHECKS = (
-    Check("size limit", "bytes", size_limit, Explain(
-        "Code and compressed model together, weighed as they lie in the folder, are at most 16,000,000 bytes. Code is every .py of a "
-        "folder that maskgolf pack wrote; elsewhere the training script and every local file that it imports, execs or names.",
-        "Submissions of 16.6 million bytes, seeds of which one is over, and helper modules beside train_gpt.py that nobody had counted.",
-        "Choose a smaller quantization.format or model; move what does not run out of the code.",
-    )),
-    Check("decimal megabytes", "bytes", decimal_limit, Explain(
-        "No limit in the code is 16 MiB, 16,777,216 bytes: the challenge's megabyte has 1,000,000 bytes.",
-        "Scripts that pruned until they fitted 16 MiB and were 4.8 % too heavy.",
-        "Compare with 16_000_000.",
-    )),
-    Check("artifact opens", "bytes", opens, Explain(
-        "The artifact reads back as a model: nothing is missing, added or changed. Of files from elsewhere that are in no layout known here, "
-        "nobody can tell.",
-        "Artifacts cut off by a failed upload, or altered after they had been scored.",
-        "Copy the file again from the run that was scored.",
-    )),
-    Check("JSON bytes", "bytes", json_bytes, Explain(
-        "bytes_code is the weight of the script (or of all code), bytes_model that of the artifact, bytes_total their sum.",
-        "Sizes of the script before the last edit, rounded sizes, sizes of another seed's artifact.",
-        "Take the numbers from the files after the last edit; maskgolf pack does.",
-    )),
-    Check("log bytes", "bytes", log_bytes, Explain(
-        "The code size that the logs print is that of the script in the folder, and the JSON's bytes_total is a total that a log prints.",
-        "Folders whose script is not the one that wrote the log: it had been edited, minified or tidied since.",
-        "Submit the script that ran, and its logs.",
-    )),
-    Check("compressor", "bytes", compressor, Explain(
-        "The compressor is part of Python or listed in requirements.txt, and where it is missing the script stops rather than going on "
-        "with a weaker one.",
-        "try: import zstandard, except ImportError: zlib. On a machine without zstandard the artifact was over the limit, or unreadable.",
-        "List the compressor in requirements.txt and import it without try.",
-    )),
-    Check("requirements pinned", "bytes", pinned, Explain(
-        "Every line of requirements.txt names one version (name==version), none a path, -e or another list that is not in the folder.",
-        "Runs that nobody could repeat after a new release of a compressor or of torch, and wheels of the author's own disk.",
-        "Write name==version, as pip freeze does.",
-    )),
-)  # fmt: skip
+    Check(
+        "size limit",
+        "bytes",
+        size_limit,
+        Explain(
+            "Code and compressed model together, weighed as they lie in the folder, are at most"
+            " 16,000,000 bytes. Code is every .py of a folder that maskgolf pack wrote; elsewhere"
+            " the training script and every local file that it imports, execs or names.",
+            "Submissions of 16.6 million bytes, seeds of which one is over, and helper modules"
+            " beside train_gpt.py that nobody had counted.",
+            "Choose a smaller quantization.format or model; move what does not run out of the"
+            " code.",
+        ),
+    ),
+    Check(
+        "decimal megabytes",
+        "bytes",
+        decimal_limit,
+        Explain(
+            "No limit in the code is 16 MiB, 16,777,216 bytes: the challenge's megabyte has"
+            " 1,000,000 bytes.",
+            "Scripts that pruned until they fitted 16 MiB and were 4.8 % too heavy.",
+            "Compare with 16_000_000.",
+        ),
+    ),
+    Check(
+        "artifact opens",
+        "bytes",
+        opens,
+        Explain(
+            "The artifact reads back as a model: nothing is missing, added or changed. Of files"
+            " from elsewhere that are in no layout known here, nobody can tell.",
+            "Artifacts cut off by a failed upload, or altered after they had been scored.",
+            "Copy the file again from the run that was scored.",
+        ),
+    ),
+    Check(
+        "JSON bytes",
+        "bytes",
+        json_bytes,
+        Explain(
+            "bytes_code is the weight of the script (or of all code), bytes_model that of the"
+            " artifact, bytes_total their sum.",
+            "Sizes of the script before the last edit, rounded sizes, sizes of another seed's"
+            " artifact.",
+            "Take the numbers from the files after the last edit; maskgolf pack does.",
+        ),
+    ),
+    Check(
+        "log bytes",
+        "bytes",
+        log_bytes,
+        Explain(
+            "The code size that the logs print is that of the script in the folder, and the JSON's"
+            " bytes_total is a total that a log prints.",
+            "Folders whose script is not the one that wrote the log: it had been edited, minified"
+            " or tidied since.",
+            "Submit the script that ran, and its logs.",
+        ),
+    ),
+    Check(
+        "compressor",
+        "bytes",
+        compressor,
+        Explain(
+            "The compressor is part of Python or listed in requirements.txt, and where it is"
+            " missing the script stops rather than going on with a weaker one.",
+            "try: import zstandard, except ImportError: zlib. On a machine without zstandard the"
+            " artifact was over the limit, or unreadable.",
+            "List the compressor in requirements.txt and import it without try.",
+        ),
+    ),
+    Check(
+        "requirements pinned",
+        "bytes",
+        pinned,
+        Explain(
+            "Every line of requirements.txt names one version (name==version), none a path, -e or"
+            " another list that is not in the folder.",
+            "Runs that nobody could repeat after a new release of a compressor or of torch, and"
+            " wheels of the author's own disk.",
+            "Write name==version, as pip freeze does.",
+        ),
+    ),
+)

@@ -1,4 +1,6 @@
-"""What calls a submission's byte table in the sandbox: PROGRAM NAME TOKENIZER FOLDER OUT. Writes JSON: bytes, leading space, boundary per token."""
+"""What calls a submission's byte table in the sandbox: PROGRAM NAME TOKENIZER FOLDER OUT. Writes
+JSON: bytes, leading space, boundary per token.
+"""
 
 import importlib.util
 import json
@@ -24,7 +26,9 @@ def from_luts(function, tokenizer, parameters):
 
 
 def from_counts(load_tokenizer, token_bytes, tokenizer):
-    """Return the three tables that the counts of token_bytes(ids, previous, table) imply; previous -1 is none."""
+    """Return the three tables that the counts of token_bytes(ids, previous, table) imply; previous
+    -1 is none.
+    """
     import numpy as np
 
     table = load_tokenizer(tokenizer).table

@@ -1,4 +1,6 @@
-"""A submission's Python, read and never run: syntax trees, what they import or exec, source hidden in compressed strings."""
+"""A submission's Python, read and never run: syntax trees, what they import or exec, source hidden
+in compressed strings.
+"""
 
 import ast
 import base64
@@ -20,13 +22,26 @@ MAX_PAYLOAD = 1 << 24  # bytes that a hidden source may unpack to
 MAX_SOURCES = 200
 MAX_LAYERS = 4  # of compression around one source
 ENTRIES = ("train_gpt.py",)
-EXECUTE = ("exec", "eval", "builtins.exec", "builtins.eval", "__builtins__.exec", "__builtins__.eval")
-FILE_RUN = {"runpy.run_path": 0, "importlib.machinery.SourceFileLoader": 1, "importlib.util.spec_from_file_location": 1}  # which argument is the file
+EXECUTE = (
+    "exec",
+    "eval",
+    "builtins.exec",
+    "builtins.eval",
+    "__builtins__.exec",
+    "__builtins__.eval",
+)
+FILE_RUN = {
+    "runpy.run_path": 0,
+    "importlib.machinery.SourceFileLoader": 1,
+    "importlib.util.spec_from_file_location": 1,
+}  # which argument is the file
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One Python text: its label (file, or file[exec 1] for what is hidden in it), its tree, or the error that kept it from parsing."""
+    """One Python text: its label (file, or file[exec 1] for what is hidden in it), its tree, or the
+    error that kept it from parsing.
+    """
 
     label: str
     text: str
@@ -62,9 +77,18 @@ def parse(label: str, data: bytes) -> Source:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Source(label, text, ast.parse(data), None)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError, LookupError) as error:
+    except (
+        SyntaxError,
+        ValueError,
+        RecursionError,
+        MemoryError,
+        OverflowError,
+        LookupError,
+    ) as error:
         line = f" at line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        return Source(label, text, None, f"{getattr(error, 'msg', None) or type(error).__name__}{line}")
+        return Source(
+            label, text, None, f"{getattr(error, 'msg', None) or type(error).__name__}{line}"
+        )
 
 
 def dotted(node: ast.AST) -> str:
@@ -82,9 +106,13 @@ def aliases(nodes: Iterable[ast.AST]) -> dict[str, str]:
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else alias.name.partition(".")[0]
+                found[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {
+                alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names
+            }
     return found
 
 
@@ -113,12 +141,19 @@ def _lzma(data: bytes, options: dict) -> bytes:
     filters = options.get("filters")
     if not isinstance(filters, list):
         return bounded(lzma.LZMADecompressor(), data)
-    return bounded(lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=[{**entry, "dict_size": 1 << 24} for entry in filters]), data)
+    return bounded(
+        lzma.LZMADecompressor(
+            format=lzma.FORMAT_RAW, filters=[{**entry, "dict_size": 1 << 24} for entry in filters]
+        ),
+        data,
+    )
 
 
 DECODERS = {
     "lzma.decompress": _lzma,
-    "zlib.decompress": lambda data, options: bounded(zlib.decompressobj(options.get("wbits", zlib.MAX_WBITS)), data),
+    "zlib.decompress": lambda data, options: bounded(
+        zlib.decompressobj(options.get("wbits", zlib.MAX_WBITS)), data
+    ),
     "gzip.decompress": lambda data, options: bounded(zlib.decompressobj(zlib.MAX_WBITS | 16), data),
     "bz2.decompress": lambda data, options: bounded(bz2.BZ2Decompressor(), data),
     "base64.b64decode": lambda data, options: base64.b64decode(data),
@@ -130,13 +165,20 @@ DECODERS = {
     "base64.b16decode": lambda data, options: base64.b16decode(data),
     "binascii.unhexlify": lambda data, options: binascii.unhexlify(data),
     "binascii.a2b_base64": lambda data, options: binascii.a2b_base64(data),
-    "bytes.fromhex": lambda data, options: bytes.fromhex(data.decode() if isinstance(data, bytes) else data),
+    "bytes.fromhex": lambda data, options: bytes.fromhex(
+        data.decode() if isinstance(data, bytes) else data
+    ),
 }
 CONSTANTS = {
-    "lzma.FORMAT_RAW": lzma.FORMAT_RAW, "lzma.FILTER_LZMA2": lzma.FILTER_LZMA2, "lzma.FILTER_LZMA1": lzma.FILTER_LZMA1,
-    "lzma.FILTER_DELTA": lzma.FILTER_DELTA, "lzma.FORMAT_XZ": lzma.FORMAT_XZ, "lzma.FORMAT_AUTO": lzma.FORMAT_AUTO,
-    "lzma.FORMAT_ALONE": lzma.FORMAT_ALONE, "zlib.MAX_WBITS": zlib.MAX_WBITS,
-}  # fmt: skip
+    "lzma.FORMAT_RAW": lzma.FORMAT_RAW,
+    "lzma.FILTER_LZMA2": lzma.FILTER_LZMA2,
+    "lzma.FILTER_LZMA1": lzma.FILTER_LZMA1,
+    "lzma.FILTER_DELTA": lzma.FILTER_DELTA,
+    "lzma.FORMAT_XZ": lzma.FORMAT_XZ,
+    "lzma.FORMAT_AUTO": lzma.FORMAT_AUTO,
+    "lzma.FORMAT_ALONE": lzma.FORMAT_ALONE,
+    "zlib.MAX_WBITS": zlib.MAX_WBITS,
+}
 SPOILT = (
     lzma.LZMAError,
     zlib.error,
@@ -153,16 +195,24 @@ SPOILT = (
 
 
 class Reader:
-    """Reads off the value of an expression made of literals, module-level constants, decoders and files of the folder."""
+    """Reads off the value of an expression made of literals, module-level constants, decoders and
+    files of the folder.
+    """
 
     def __init__(self, source: Source, texts: dict[str, bytes]):
         """texts: path -> bytes of the folder's Python files."""
         self.names, self.label, self.texts = source.names, source.label.partition("[")[0], texts
         self.assigned: dict[str, ast.AST] = {}
         for node in source.tree.body:
-            if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            if (
+                isinstance(node, ast.Assign)
+                and len(node.targets) == 1
+                and isinstance(node.targets[0], ast.Name)
+            ):
                 name = node.targets[0].id
-                self.assigned[name] = ast.Name("") if name in self.assigned else node.value  # assigned twice: unknown
+                self.assigned[name] = (
+                    ast.Name("") if name in self.assigned else node.value
+                )  # assigned twice: unknown
 
     def value(self, node: ast.AST, depth: int = 0):
         """Return the value of an expression; Unknown where it cannot be read off."""
@@ -173,7 +223,10 @@ class Reader:
         if isinstance(node, ast.List | ast.Tuple):
             return [self.value(element, depth + 1) for element in node.elts]
         if isinstance(node, ast.Dict) and None not in node.keys:
-            return {self.value(key, depth + 1): self.value(member, depth + 1) for key, member in zip(node.keys, node.values, strict=True)}
+            return {
+                self.value(key, depth + 1): self.value(member, depth + 1)
+                for key, member in zip(node.keys, node.values, strict=True)
+            }
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             return self.value(node.left, depth + 1) + self.value(node.right, depth + 1)
         if isinstance(node, ast.Name) and node.id in self.assigned:
@@ -192,8 +245,15 @@ class Reader:
         method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if name in DECODERS and node.args:
             data = self.value(node.args[0], depth)
-            options = {keyword.arg: self.value(keyword.value, depth) for keyword in node.keywords if keyword.arg}
-            return DECODERS[name](data.encode() if isinstance(data, str) and name != "bytes.fromhex" else data, options)
+            options = {
+                keyword.arg: self.value(keyword.value, depth)
+                for keyword in node.keywords
+                if keyword.arg
+            }
+            return DECODERS[name](
+                data.encode() if isinstance(data, str) and name != "bytes.fromhex" else data,
+                options,
+            )
         if name == "compile" and node.args:
             return self.value(node.args[0], depth)
         if name in ("open", "io.open", "pathlib.Path") and node.args:
@@ -206,7 +266,9 @@ class Reader:
         if method in ("replace", "join"):
             inner = self.value(node.func.value, depth)
             arguments = [self.value(argument, depth) for argument in node.args]
-            return inner.replace(*arguments[:2]) if method == "replace" else inner.join(*arguments[:1])
+            return (
+                inner.replace(*arguments[:2]) if method == "replace" else inner.join(*arguments[:1])
+            )
         raise Unknown(ast.unparse(node.func)[:60])
 
     def _file(self, name: object) -> bytes:
@@ -239,37 +301,70 @@ class Code:
             try:
                 value = reader.value(call.args[0])
             except (Unknown, RecursionError, *SPOILT) as error:
-                self.unread.append(f"{source.label}:{call.lineno} {error if isinstance(error, Unknown) else type(error).__name__}")
+                self.unread.append(
+                    f"{source.label}:{call.lineno}"
+                    f" {error if isinstance(error, Unknown) else type(error).__name__}"
+                )
                 continue
             data = value.encode("utf-8", "replace") if isinstance(value, str) else value
             if isinstance(data, bytes) and data not in self.texts.values():
                 self._add(parse(f"{file}[exec {len(self.sources)}.{i}]", data), layers + 1)
 
     def _roundabout(self, source: Source) -> list[str]:
-        """Return where exec or eval is taken up under another name, and files run as code that are no Python of the folder."""
+        """Return where exec or eval is taken up under another name, and files run as code that are
+        no Python of the folder.
+        """
         called = {id(call.func) for call, _ in source.calls()}
-        own = {node.name for node in source.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+        own = {
+            node.name
+            for node in source.nodes
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
         own |= {node.arg for node in source.nodes if isinstance(node, ast.arg)}
-        own |= {node.id for node in source.nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        own |= {
+            node.id
+            for node in source.nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
         found = [
-            f"{source.label}:{node.lineno} {node.id} under another name" for node in source.nodes
-            if isinstance(node, ast.Name) and node.id in ("exec", "eval") and id(node) not in called and node.id not in own
-        ]  # fmt: skip
+            f"{source.label}:{node.lineno} {node.id} under another name"
+            for node in source.nodes
+            if isinstance(node, ast.Name)
+            and node.id in ("exec", "eval")
+            and id(node) not in called
+            and node.id not in own
+        ]
         for call, name in source.calls():
-            if name == "getattr" and len(call.args) > 1 and dotted(call.args[0]) in ("builtins", "__builtins__"):
+            if (
+                name == "getattr"
+                and len(call.args) > 1
+                and dotted(call.args[0]) in ("builtins", "__builtins__")
+            ):
                 found.append(f"{source.label}:{call.lineno} {ast.unparse(call)[:60]}")
             if name in FILE_RUN and len(call.args) > FILE_RUN[name]:
                 argument = call.args[FILE_RUN[name]]
-                words = [part.value for part in ast.walk(argument) if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-                if not {PurePosixPath(word).name for word in words} & {PurePosixPath(path).name for path in self.texts}:
+                words = [
+                    part.value
+                    for part in ast.walk(argument)
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str)
+                ]
+                if not {PurePosixPath(word).name for word in words} & {
+                    PurePosixPath(path).name for path in self.texts
+                }:
                     found.append(f"{source.label}:{call.lineno} file {ast.unparse(argument)[:60]}")
         return found
 
     @cached_property
     def entry(self) -> str | None:
-        """The script that trains: train_gpt.py, else the one train*.py, else the largest .py of the top folder."""
+        """The script that trains: train_gpt.py, else the one train*.py, else the largest .py of the
+        top folder.
+        """
         top = [name for name in self.texts if "/" not in name]
-        named = [name for name in ENTRIES if name in top] or [name for name in top if name.startswith("train")] or top
+        named = (
+            [name for name in ENTRIES if name in top]
+            or [name for name in top if name.startswith("train")]
+            or top
+        )
         return max(named, key=lambda name: len(self.texts[name]), default=None)
 
     def of(self, file: str) -> list[Source]:
@@ -285,25 +380,42 @@ class Code:
             if isinstance(node, ast.Import):
                 modules |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                modules |= {node.module or ""} | {f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names}
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 300:
+                modules |= {node.module or ""} | {
+                    f"{node.module}.{alias.name}" if node.module else alias.name
+                    for alias in node.names
+                }
+            elif (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and len(node.value) < 300
+            ):
                 strings.add(node.value)
         for module in modules:
             stem = module.replace(".", "/")
             for place in (str(here / stem), stem):
-                found |= {path for path in (f"{place}.py", f"{place}/__init__.py") if path in self.texts}
+                found |= {
+                    path for path in (f"{place}.py", f"{place}/__init__.py") if path in self.texts
+                }
         names = {part for string in strings for part in PurePosixPath(string).parts}
-        return found | {path for path in self.files if re.search(r"\.\w{1,5}$", path) and names.issuperset(self.below(path, here))}
+        return found | {
+            path
+            for path in self.files
+            if re.search(r"\.\w{1,5}$", path) and names.issuperset(self.below(path, here))
+        }
 
     @staticmethod
     def below(path: str, folder: PurePosixPath) -> tuple[str, ...]:
-        """Return the parts of a path from a folder on, of the whole path where it is not in the folder: code must name each to reach it."""
+        """Return the parts of a path from a folder on, of the whole path where it is not in the
+        folder: code must name each to reach it.
+        """
         whole = PurePosixPath(path)
         return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).parts
 
     @cached_property
     def reached(self) -> dict[str, int]:
-        """Files that the entry script is made of: itself, what it imports, execs or names, and so on. Path -> bytes."""
+        """Files that the entry script is made of: itself, what it imports, execs or names, and so
+        on. Path -> bytes.
+        """
         found, queue = {}, [self.entry] if self.entry else []
         while queue:
             name = queue.pop()
@@ -320,14 +432,26 @@ class Code:
 
     @cached_property
     def unseen(self) -> list[str]:
-        """What runs and could not be read: sources that do not parse here, exec'd text that is not in the folder."""
-        broken = [f"{source.label} does not parse here ({source.error})" for source in self.running if source.tree is None]
+        """What runs and could not be read: sources that do not parse here, exec'd text that is not
+        in the folder.
+        """
+        broken = [
+            f"{source.label} does not parse here ({source.error})"
+            for source in self.running
+            if source.tree is None
+        ]
         files = tuple(self.reached)
-        return broken + [f"{where} is executed unread" for where in self.unread if where.startswith(files)]
+        return broken + [
+            f"{where} is executed unread" for where in self.unread if where.startswith(files)
+        ]
 
     def require_read(self) -> None:
-        """Raise CannotTell unless all that runs could be read: nothing else may be judged by what is absent."""
+        """Raise CannotTell unless all that runs could be read: nothing else may be judged by what
+        is absent.
+        """
         if self.entry is None or not self.texts[self.entry].strip():
-            raise CannotTell("there is no script to read" if self.entry is None else f"{self.entry} is empty")
+            raise CannotTell(
+                "there is no script to read" if self.entry is None else f"{self.entry} is empty"
+            )
         if self.unseen:
             raise CannotTell("; ".join(self.unseen[:2]))

@@ -1,4 +1,6 @@
-"""One function of a program, with the statements that it needs and no others: a script's training does not run where its table is wanted."""
+"""One function of a program, with the statements that it needs and no others: a script's training
+does not run where its table is wanted.
+"""
 
 import ast
 import builtins
@@ -12,7 +14,9 @@ FUTURE = "from __future__ import annotations\n"
 
 
 def without_annotations(statement: ast.stmt) -> ast.stmt:
-    """Return a copy whose functions have no annotations: their names are not needed where nothing evaluates them."""
+    """Return a copy whose functions have no annotations: their names are not needed where nothing
+    evaluates them.
+    """
     changed = copy.deepcopy(statement)
     for node in ast.walk(changed):
         if isinstance(node, ast.arg):
@@ -24,13 +28,23 @@ def without_annotations(statement: ast.stmt) -> ast.stmt:
 
 def is_main(statement: ast.stmt) -> bool:
     """Return whether a statement runs only where the file is started as a program."""
-    return isinstance(statement, ast.If) and "__name__" in ast.unparse(statement.test) and not statement.orelse
+    return (
+        isinstance(statement, ast.If)
+        and "__name__" in ast.unparse(statement.test)
+        and not statement.orelse
+    )
 
 
 def altered(statement: ast.stmt) -> set[str]:
-    """Return the names whose value a statement may change in place: NAME[...] = , NAME.x = , NAME.method(...)."""
+    """Return the names whose value a statement may change in place: NAME[...] = , NAME.x = ,
+    NAME.method(...).
+    """
     if isinstance(statement, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.Delete):
-        targets = statement.targets if isinstance(statement, ast.Assign | ast.Delete) else [statement.target]
+        targets = (
+            statement.targets
+            if isinstance(statement, ast.Assign | ast.Delete)
+            else [statement.target]
+        )
     elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         targets = [statement.value.func]
     else:
@@ -46,7 +60,9 @@ def altered(statement: ast.stmt) -> set[str]:
 
 def stars(tree: ast.Module) -> list[ast.stmt]:
     """Return the imports of everything that a module has."""
-    return [each for each in tree.body if isinstance(each, ast.ImportFrom) and each.names[0].name == "*"]
+    return [
+        each for each in tree.body if isinstance(each, ast.ImportFrom) and each.names[0].name == "*"
+    ]
 
 
 def only(statement: ast.stmt, names: set[str]) -> ast.stmt:
@@ -54,15 +70,23 @@ def only(statement: ast.stmt, names: set[str]) -> ast.stmt:
     if not isinstance(statement, ast.Import | ast.ImportFrom):
         return statement
     kept = [alias for alias in statement.names if bindings([alias]) & names or alias.name == "*"]
-    return ast.copy_location(type(statement)(**{**dict(ast.iter_fields(statement)), "names": kept}), statement)
+    return ast.copy_location(
+        type(statement)(**{**dict(ast.iter_fields(statement)), "names": kept}), statement
+    )
 
 
 def definitions(tree: ast.Module) -> dict[str, list[ast.stmt]]:
-    """Return the top-level statements that give each name its value; what only the started program does is left out."""
+    """Return the top-level statements that give each name its value; what only the started program
+    does is left out.
+    """
     found: dict[str, list[ast.stmt]] = {}
     imported: set[str] = set()
     for statement in tree.body:
-        if is_main(statement) or isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+        if (
+            is_main(statement)
+            or isinstance(statement, ast.ImportFrom)
+            and statement.module == "__future__"
+        ):
             continue
         own = bindings([statement])
         imported |= own if isinstance(statement, ast.Import | ast.ImportFrom) else set()
@@ -72,7 +96,9 @@ def definitions(tree: ast.Module) -> dict[str, list[ast.stmt]]:
 
 
 def needed(tree: ast.Module, wanted: tuple[str, ...]) -> tuple[set[ast.stmt], set[str], set[str]]:
-    """Return the statements that define the names wanted and all that these need, the names, and those that nothing defines."""
+    """Return the statements that define the names wanted and all that these need, the names, and
+    those that nothing defines.
+    """
     kept, names, waiting, missing = set(), set(), list(wanted), set()
     defining = definitions(tree)
     while waiting:
@@ -90,7 +116,9 @@ def needed(tree: ast.Module, wanted: tuple[str, ...]) -> tuple[set[ast.stmt], se
 
 
 def extract(tree: ast.Module, wanted: tuple[str, ...]) -> str:
-    """Return a program of the top-level statements that define the names wanted, and of what these need, in the order of the file."""
+    """Return a program of the top-level statements that define the names wanted, and of what these
+    need, in the order of the file.
+    """
     try:
         kept, names, missing = needed(tree, wanted)
         if missing and not stars(tree):
@@ -98,5 +126,8 @@ def extract(tree: ast.Module, wanted: tuple[str, ...]) -> str:
         kept |= set(stars(tree)) if missing else set()
         body = [without_annotations(only(each, names)) for each in tree.body if each in kept]
         return FUTURE + ast.unparse(ast.Module(body, [])) + "\n"
-    except (ValueError, RecursionError) as error:  # a global statement, a name from nowhere, code nested too deeply
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a global statement, a name from nowhere, code nested too deeply
         raise CannotTell(f"{wanted[-1]} cannot be taken out of the script: {error}") from error

@@ -1,6 +1,8 @@
-"""What a submission finds as its sitecustomize: notes and refuses sockets, and writing outside its folder. The standard library only.
+"""What a submission finds as its sitecustomize: notes and refuses sockets, and writing outside its
+folder. The standard library only.
 
-No jail: a program that means to can leave any fence made of Python. Where the system allows, the kernel holds network and files as well.
+No jail: a program that means to can leave any fence made of Python. Where the system allows, the
+kernel holds network and files as well.
 """
 
 import json
@@ -10,11 +12,29 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 LONGEST = 300  # characters of a note
-CALLS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.getaddrinfo": 0, "socket.gethostbyname": 0, "socket.gethostbyaddr": 0}
+CALLS = {
+    "socket.connect": 1,
+    "socket.sendto": 1,
+    "socket.sendmsg": 1,
+    "socket.getaddrinfo": 0,
+    "socket.gethostbyname": 0,
+    "socket.gethostbyaddr": 0,
+}
 CHANGES = {  # audit event -> which of its arguments name what is changed
-    "os.remove": (0,), "os.rmdir": (0,), "os.mkdir": (0,), "os.rename": (0, 1), "os.link": (1,), "os.symlink": (1,), "os.truncate": (0,),
-    "os.chmod": (0,), "os.chown": (0,), "os.utime": (0,), "os.setxattr": (0,), "os.removexattr": (0,), "shutil.rmtree": (0,),
-}  # fmt: skip
+    "os.remove": (0,),
+    "os.rmdir": (0,),
+    "os.mkdir": (0,),
+    "os.rename": (0, 1),
+    "os.link": (1,),
+    "os.symlink": (1,),
+    "os.truncate": (0,),
+    "os.chmod": (0,),
+    "os.chown": (0,),
+    "os.utime": (0,),
+    "os.setxattr": (0,),
+    "os.removexattr": (0,),
+    "shutil.rmtree": (0,),
+}
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
 FAMILIAR = ("/dev/null", "/dev/zero", "/dev/tty", "/dev/stdout", "/dev/stderr")
 LOCAL = ("localhost", "127.", "::1")
@@ -30,7 +50,9 @@ class Blocked:
     def find_spec(self, name, path=None, target=None):
         """Raise ModuleNotFoundError for a blocked package that the folder itself does not hold."""
         top = name.partition(".")[0]
-        if top in self.names and not any(os.path.exists(os.path.join(os.getcwd(), top + ending)) for ending in ("", ".py")):
+        if top in self.names and not any(
+            os.path.exists(os.path.join(os.getcwd(), top + ending)) for ending in ("", ".py")
+        ):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -38,9 +60,15 @@ def guard():
     """Set limits and the audit hook of this process, from config.json beside this file."""
     with open(os.path.join(HERE, "config.json")) as file:
         config = json.load(file)
-    for limit, most in ((resource.RLIMIT_DATA, config["memory"]), (resource.RLIMIT_FSIZE, config["file"]), (resource.RLIMIT_CORE, 0)):
+    for limit, most in (
+        (resource.RLIMIT_DATA, config["memory"]),
+        (resource.RLIMIT_FSIZE, config["file"]),
+        (resource.RLIMIT_CORE, 0),
+    ):
         hard = resource.getrlimit(limit)[1]
-        resource.setrlimit(limit, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
+        resource.setrlimit(
+            limit, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2
+        )
     sys.meta_path.insert(0, Blocked(config["blocked"]))
     notes = os.open(os.path.join(HERE, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -54,10 +82,17 @@ def guard():
         if isinstance(path, int) or path is None:
             return
         path = os.path.realpath(os.fsdecode(path))
-        if path in FAMILIAR or path.startswith("/dev/pts/") or inside(path) and not path.startswith(HERE):
+        if (
+            path in FAMILIAR
+            or path.startswith("/dev/pts/")
+            or inside(path)
+            and not path.startswith(HERE)
+        ):
             return
         note("write", f"{event} {path}")
-        raise PermissionError(13, "refused by maskgolf validate: outside the submission's folder", path)
+        raise PermissionError(
+            13, "refused by maskgolf validate: outside the submission's folder", path
+        )
 
     def call(event, address):
         host = address[0] if isinstance(address, tuple) else address
@@ -65,12 +100,16 @@ def guard():
             host = "" if host is None else os.fsdecode(host)
             if host and not host.startswith(LOCAL):
                 note("network", f"{event} {address}")
-                raise PermissionError(13, f"refused by maskgolf validate: no network ({event} {address})")
+                raise PermissionError(
+                    13, f"refused by maskgolf validate: no network ({event} {address})"
+                )
 
     def hook(event, arguments):
         if event == "open":
             path, _, flags = arguments
-            if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND):
+            if isinstance(flags, int) and flags & (
+                os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+            ):
                 change(event, path)
             elif not isinstance(path, int) and os.fsdecode(path).startswith(config["traced"]):
                 note("read", os.fsdecode(path))

@@ -1,7 +1,8 @@
-"""Validation text hidden in an artifact or in code: long exact matches, as text or as token ids, against what training text matches.
+"""Validation text hidden in an artifact or in code: long exact matches, as text or as token ids,
+against what training text matches.
 
-Anchors are blocks of 16 bytes cut from the text end to end, so that hidden text holds every anchor within it, wherever it begins. What was
-encrypted or stored in a coding of its own is not found.
+Anchors are blocks of 16 bytes cut from the text end to end, so that hidden text holds every anchor
+within it, wherever it begins. What was encrypted or stored in a coding of its own is not found.
 """
 
 import ast
@@ -31,7 +32,9 @@ ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 class Run(NamedTuple):
-    """The longest stretch of a text that lies in a layer, in anchors end to end; where it begins in both, in bytes."""
+    """The longest stretch of a text that lies in a layer, in anchors end to end; where it begins in
+    both, in bytes.
+    """
 
     anchors: int
     at: int
@@ -54,10 +57,14 @@ def _keys(layer: bytes) -> np.ndarray:
 
 
 class Anchors:
-    """The anchors of a text, ready to be looked up; those that other text (training data) holds as well say nothing and are left out."""
+    """The anchors of a text, ready to be looked up; those that other text (training data) holds as
+    well say nothing and are left out.
+    """
 
     def __init__(self, text: bytes, other: bytes = b""):
-        """Cut the text into blocks; keep those that are neither monotonous nor, at any offset, in the other text."""
+        """Cut the text into blocks; keep those that are neither monotonous nor, at any offset, in
+        the other text.
+        """
         blocks = len(text) // BLOCK
         bytes_NB = np.sort(np.frombuffer(text, np.uint8, blocks * BLOCK).reshape(-1, BLOCK), axis=1)
         kinds_N = 1 + (bytes_NB[:, 1:] != bytes_NB[:, :-1]).sum(axis=1)
@@ -87,14 +94,26 @@ class Anchors:
         return maybe[same], self.numbers[place[same]]
 
     def longest(self, layer: bytes) -> Run:
-        """Return the longest stretch of the text inside a layer, at any offset; it begins and goes on with blocks of its own."""
+        """Return the longest stretch of the text inside a layer, at any offset; it begins and goes
+        on with blocks of its own.
+        """
         keys, best = _keys(layer), Run(0, 0, 0)
         offsets, numbers = self._find(keys)
-        for offset, number in zip(offsets[:MOST_HITS].tolist(), numbers[:MOST_HITS].tolist(), strict=True):
-            if best.anchors and best.at < offset < best.at + BLOCK * best.anchors and (offset - best.at) % BLOCK == 0:
+        for offset, number in zip(
+            offsets[:MOST_HITS].tolist(), numbers[:MOST_HITS].tolist(), strict=True
+        ):
+            if (
+                best.anchors
+                and best.at < offset < best.at + BLOCK * best.anchors
+                and (offset - best.at) % BLOCK == 0
+            ):
                 continue  # inside the stretch already measured
             count = 1
-            while offset + BLOCK * count < len(keys) and number + count < len(self.own) and self.own[number + count]:
+            while (
+                offset + BLOCK * count < len(keys)
+                and number + count < len(self.own)
+                and self.own[number + count]
+            ):
                 if keys[offset + BLOCK * count] != self.every[number + count]:
                     break
                 count += 1
@@ -104,7 +123,9 @@ class Anchors:
 
 
 def _unpacked(data: bytes) -> bytes | None:
-    """Return what a zlib, lzma, bz2 or raw deflate stream at the start of the data holds, at most MOST_BYTES of it."""
+    """Return what a zlib, lzma, bz2 or raw deflate stream at the start of the data holds, at most
+    MOST_BYTES of it.
+    """
     makers = []
     if data[:1] == b"\x78":
         makers.append(zlib.decompressobj)
@@ -127,7 +148,12 @@ def _unpacked(data: bytes) -> bytes | None:
 def _decoded(text: bytes) -> Iterator[bytes]:
     """Yield the readings of a string as base64, base85 or hexadecimal."""
     compact = re.sub(rb"\s+", b"", text)
-    for decode in (lambda data: base64.b64decode(data, validate=True), base64.b85decode, base64.a85decode, binascii.unhexlify):
+    for decode in (
+        lambda data: base64.b64decode(data, validate=True),
+        base64.b85decode,
+        base64.a85decode,
+        binascii.unhexlify,
+    ):
         try:
             found = decode(compact)
         except (ValueError, binascii.Error):
@@ -137,7 +163,9 @@ def _decoded(text: bytes) -> Iterator[bytes]:
 
 
 def layers(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (where, bytes): the data, what it unpacks to, and for Python every long string and list of integers, decoded, layer by layer."""
+    """Yield (where, bytes): the data, what it unpacks to, and for Python every long string and list
+    of integers, decoded, layer by layer.
+    """
     waiting, given, room = [(name, data, 0)], 0, 2 * MOST_BYTES
     while waiting and given < MOST_LAYERS:
         where, layer, depth = waiting.pop(0)
@@ -150,34 +178,59 @@ def layers(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
             if inner is not None:
                 waiting.append((f"{where}, unpacked", inner, depth + 1))
             if (name.endswith(".py") and depth == 0) or (depth and b"import " in layer[:4096]):
-                waiting += [(f"{where}, {kind}", value, depth + 1) for kind, value in literals(layer)]
+                waiting += [
+                    (f"{where}, {kind}", value, depth + 1) for kind, value in literals(layer)
+                ]
             elif len(layer) < MOST_TEXT:
                 whole = [layer] if depth else []
-                waiting += [(f"{where}, decoded", value, depth + 1) for piece in (*whole, *BASE64.findall(layer)) for value in _decoded(piece)]
+                waiting += [
+                    (f"{where}, decoded", value, depth + 1)
+                    for piece in (*whole, *BASE64.findall(layer))
+                    for value in _decoded(piece)
+                ]
 
 
 def literals(source: bytes) -> list[tuple[str, bytes]]:
-    """Return the long strings of a program and its long lists of integers as uint16, longest first."""
+    """Return the long strings of a program and its long lists of integers as uint16, longest
+    first.
+    """
     found = []
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return found
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) and len(node.value) >= LEAST_STRING:
-            value = node.value if isinstance(node.value, bytes) else node.value.encode("utf-8", "surrogatepass")
+        if (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str | bytes)
+            and len(node.value) >= LEAST_STRING
+        ):
+            value = (
+                node.value
+                if isinstance(node.value, bytes)
+                else node.value.encode("utf-8", "surrogatepass")
+            )
             found.append((f"line {node.lineno}", value))
         elif isinstance(node, ast.List | ast.Tuple | ast.Set):
             values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
-            if len(values) >= LEAST_LIST and all(type(value) is int and 0 <= value < 65_536 for value in values):
+            if len(values) >= LEAST_LIST and all(
+                type(value) is int and 0 <= value < 65_536 for value in values
+            ):
                 found.append((f"line {node.lineno}", np.array(values, "<u2").tobytes()))
-            elif all(isinstance(value, str) for value in values) and sum(map(len, values)) >= LEAST_STRING:
-                found.append((f"line {node.lineno}", "".join(values).encode("utf-8", "surrogatepass")))
+            elif (
+                all(isinstance(value, str) for value in values)
+                and sum(map(len, values)) >= LEAST_STRING
+            ):
+                found.append(
+                    (f"line {node.lineno}", "".join(values).encode("utf-8", "surrogatepass"))
+                )
     return sorted(found, key=lambda item: -len(item[1]))
 
 
 def spellings(layer: bytes) -> Iterator[bytes]:
-    """Yield a layer as ids may be stored in it: 16 bits little-endian, then big-endian, 32 bits, 64 bits and one byte each."""
+    """Yield a layer as ids may be stored in it: 16 bits little-endian, then big-endian, 32 bits, 64
+    bits and one byte each.
+    """
     yield layer
     for phase in range(min(2, len(layer) - 1)):
         little = np.frombuffer(layer, "<u2", (len(layer) - phase) // 2, phase)

@@ -4,7 +4,9 @@ import re
 from decimal import Decimal
 
 FEWEST, MOST = 4, 8  # digits after the point that comparisons of scores rest on
-PRINTED = re.compile(r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\w.])[-+]?\d+\.\d+|(?<![\w.,])\d++(?![\w.,]*\d)")
+PRINTED = re.compile(
+    r"(?<![\w.,])[-+]?\d{1,3}(?:,\d{3})+(?![\d,])|(?<![\w.])[-+]?\d+\.\d+|(?<![\w.,])\d++(?![\w.,]*\d)"
+)
 
 
 def digits(value: float) -> int:
@@ -14,7 +16,9 @@ def digits(value: float) -> int:
 
 
 def tolerance(*values: float) -> float:
-    """Return one unit in the last digit that all of these have, since people round as well as cut; zeros at the end may be missing."""
+    """Return one unit in the last digit that all of these have, since people round as well as cut;
+    zeros at the end may be missing.
+    """
     return 1.01 * 10.0 ** -min(max(min(digits(value) for value in values), FEWEST), MOST)
 
 

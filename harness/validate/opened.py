@@ -1,4 +1,6 @@
-"""What the scoring checks share: the artifact reloaded as a model, and the validation text. Opened once per submission."""
+"""What the scoring checks share: the artifact reloaded as a model, and the validation text. Opened
+once per submission.
+"""
 
 from collections.abc import Callable
 from functools import wraps
@@ -21,7 +23,9 @@ MOST_TOKENS = 1 << 26  # of a split that a check reads; the full validation set 
 
 
 class Model(NamedTuple):
-    """A reloaded artifact: its recipe, log_probs(ids_BL), and the SHA-256 of the tokenizer that it names, if it does."""
+    """A reloaded artifact: its recipe, log_probs(ids_BL), and the SHA-256 of the tokenizer that it
+    names, if it does.
+    """
 
     recipe: "Recipe"
     log_probs: "LogProbs"
@@ -29,7 +33,9 @@ class Model(NamedTuple):
 
 
 class Text(NamedTuple):
-    """The data that was given: training shards (None where there are none), validation tokens, tokenizer."""
+    """The data that was given: training shards (None where there are none), validation tokens,
+    tokenizer.
+    """
 
     train: "Tokens | None"
     validation: "Tokens"
@@ -80,7 +86,9 @@ def model(submission: Submission) -> Model:
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     named = header.get("tokenizer_sha256")
-    return Model(recipe, evaluate.predictor(params, recipe), named if isinstance(named, str) else None)
+    return Model(
+        recipe, evaluate.predictor(params, recipe), named if isinstance(named, str) else None
+    )
 
 
 def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
@@ -89,8 +97,12 @@ def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
     expected = {key: tuple(shape) for key, shape in transformer.shapes(recipe.model).items()}
     found = {key: tuple(value.shape) for key, value in params.items()}
     if expected != found:
-        differing = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
-        raise InputError(f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}")
+        differing = sorted(
+            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
+        )
+        raise InputError(
+            f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}"
+        )
 
 
 @once
@@ -116,5 +128,8 @@ def together(submission: Submission) -> tuple[Model, Text]:
     """Return model and data that fit: one tokenizer, ids within the vocabulary."""
     opened, given = model(submission), text(submission)
     if given.tokenizer.vocab != opened.recipe.model.vocab:
-        raise CannotTell(f"the model has {opened.recipe.model.vocab} pieces, the tokenizer given {given.tokenizer.vocab}")
+        raise CannotTell(
+            f"the model has {opened.recipe.model.vocab} pieces, the tokenizer given"
+            f" {given.tokenizer.vocab}"
+        )
     return opened, given

@@ -1,4 +1,6 @@
-"""Pickles, listed opcode by opcode and never loaded; archives and compressed streams, unpacked within limits."""
+"""Pickles, listed opcode by opcode and never loaded; archives and compressed streams, unpacked
+within limits.
+"""
 
 import bz2
 import io
@@ -12,11 +14,15 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-MAX_UNPACKED = 1 << 29  # bytes that one stream may unpack to: float32 weights of 134 million parameters
+MAX_UNPACKED = (
+    1 << 29
+)  # bytes that one stream may unpack to: float32 weights of 134 million parameters
 MAX_RATIO = 1_000  # bytes out for one byte in, beyond MIN_BOMB
 MIN_BOMB = 1 << 25  # bytes; a smaller result harms nobody whatever its ratio
 MAX_MEMBERS = 10_000
-MAX_PICKLE = 1 << 26  # bytes of a pickle that are listed: names and shapes, the weights lie beside it
+MAX_PICKLE = (
+    1 << 26
+)  # bytes of a pickle that are listed: names and shapes, the weights lie beside it
 MAX_OPCODES = 5_000_000
 MAX_NESTED = 4  # compressed streams and archives inside one another
 CHUNK = 1 << 20
@@ -30,14 +36,27 @@ SAFE = re.compile(
     r"|numpy(\.(_core|core)\.(multiarray|numeric))?\.(_reconstruct|_frombuffer|ndarray|dtype|scalar)"
     r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
-)  # fmt: skip
+)
 CALLING = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX")
 MOST_BEFORE_CALL = 100_000  # opcodes looked at in files of any name
-PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin", ".p", ".dill", "[unpacked]")
+PICKLE_SUFFIXES = (
+    ".pkl",
+    ".pickle",
+    ".joblib",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".bin",
+    ".p",
+    ".dill",
+    "[unpacked]",
+)
 
 
 class Listed(NamedTuple):
-    """What the opcodes of a pickle name and call: dangerous globals with opcode and offset, the number of opcodes, why it stopped short."""
+    """What the opcodes of a pickle name and call: dangerous globals with opcode and offset, the
+    number of opcodes, why it stopped short.
+    """
 
     dangers: list[str]
     opcodes: int
@@ -49,7 +68,9 @@ class Bomb(Exception):
 
 
 def listed(data: bytes, where: str) -> Listed:
-    """Return what a pickle would import, without importing anything. Strings on the stack are followed as far as STACK_GLOBAL needs."""
+    """Return what a pickle would import, without importing anything. Strings on the stack are
+    followed as far as STACK_GLOBAL needs.
+    """
     dangers, strings, memo, count = [], [], {}, 0
     try:
         for opcode, argument, position in pickletools.genops(io.BytesIO(data)):
@@ -60,7 +81,11 @@ def listed(data: bytes, where: str) -> Listed:
             if name in ("GLOBAL", "INST"):
                 found = str(argument).replace(" ", ".", 1)
             elif name == "STACK_GLOBAL":
-                found = ".".join(strings[-2:]) if len(strings) >= 2 and None not in strings[-2:] else "a name that is computed"
+                found = (
+                    ".".join(strings[-2:])
+                    if len(strings) >= 2 and None not in strings[-2:]
+                    else "a name that is computed"
+                )
             else:
                 if name.startswith("EXT"):
                     dangers.append(f"{where}: {name} {argument} at byte {position}")
@@ -90,7 +115,9 @@ def _follow(name: str, argument: object, strings: list, memo: dict) -> None:
 
 
 def is_pickle(name: str, data: bytes) -> bool:
-    """Return whether bytes are a pickle: by the first bytes of protocol 2 and later, by opcodes that end well in a file of weights, or that call."""
+    """Return whether bytes are a pickle: by the first bytes of protocol 2 and later, by opcodes
+    that end well in a file of weights, or that call.
+    """
     if len(data) > 2 and data[0] == 0x80 and data[1] <= 5:
         return True
     if name.lower().endswith(PICKLE_SUFFIXES) and data:
@@ -101,7 +128,9 @@ def is_pickle(name: str, data: bytes) -> bool:
 
 
 def calls(data: bytes) -> bool:
-    """Return whether bytes, read as a pickle of any protocol, call something that they name: no text does that by accident."""
+    """Return whether bytes, read as a pickle of any protocol, call something that they name: no
+    text does that by accident.
+    """
     named = marked = False
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
@@ -118,7 +147,9 @@ def calls(data: bytes) -> bool:
 
 
 def pickles_in(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the pickles that follow one another (torch.save's old format has five) with their offsets."""
+    """Yield the pickles that follow one another (torch.save's old format has five) with their
+    offsets.
+    """
     start = 0
     for _ in range(16):
         if not (len(data) > start + 2 and data[start] == 0x80 and data[start + 1] <= 5) and start:
@@ -137,22 +168,33 @@ def pickles_in(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def decompressor(data: bytes):
-    """Return an object that unpacks this stream, None where it is none of zlib, gzip, bz2, xz, lzma."""
+    """Return an object that unpacks this stream, None where it is none of zlib, gzip, bz2, xz,
+    lzma.
+    """
     if data[:2] == b"\x1f\x8b":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     if data[:3] == b"BZh":
         return bz2.BZ2Decompressor()
     if data[:6] == b"\xfd7zXZ\x00" or (
-        data[:1] == b"\x5d" and data[1:5] in (b"\x00\x00\x80\x00", b"\x00\x00\x00\x01", b"\x00\x00\x00\x04", b"\x00\x00\x10\x00")
+        data[:1] == b"\x5d"
+        and data[1:5]
+        in (b"\x00\x00\x80\x00", b"\x00\x00\x00\x01", b"\x00\x00\x00\x04", b"\x00\x00\x10\x00")
     ):
         return lzma.LZMADecompressor(memlimit=MAX_UNPACKED)
-    if len(data) > 2 and data[0] & 0x0F == 8 and data[0] >> 4 <= 7 and struct.unpack(">H", data[:2])[0] % 31 == 0:
+    if (
+        len(data) > 2
+        and data[0] & 0x0F == 8
+        and data[0] >> 4 <= 7
+        and struct.unpack(">H", data[:2])[0] % 31 == 0
+    ):
         return zlib.decompressobj()
     return None
 
 
 def unpacked(data: bytes, where: str, keep: int = MAX_PICKLE) -> tuple[bytes, int]:
-    """Return (the first `keep` bytes, how many there are) of a compressed stream; Bomb where there are too many."""
+    """Return (the first `keep` bytes, how many there are) of a compressed stream; Bomb where there
+    are too many.
+    """
     stream, kept, total = decompressor(data), bytearray(), 0
     pending, fed = b"", 0
     while True:
@@ -168,7 +210,9 @@ def unpacked(data: bytes, where: str, keep: int = MAX_PICKLE) -> tuple[bytes, in
         if total > MAX_UNPACKED or (total > MIN_BOMB and total > MAX_RATIO * len(data)):
             raise Bomb(f"{where}: {len(data):,} bytes unpack to more than {total:,}")
         waiting = not getattr(stream, "needs_input", True)
-        if stream.eof and decompressor(stream.unused_data + data[fed:]) is not None:  # another stream follows, which readers join on
+        if (
+            stream.eof and decompressor(stream.unused_data + data[fed:]) is not None
+        ):  # another stream follows, which readers join on
             data, fed, pending = stream.unused_data + data[fed:], 0, b""
             stream = decompressor(data)
         elif stream.eof or (not out and not pending and not waiting and fed >= len(data)):
@@ -184,8 +228,11 @@ class Contents(NamedTuple):
     size: int
 
 
-def contents(name: str, data: bytes, unread: list[str], nested: int = 0, room: list[int] | None = None) -> Iterator[Contents]:
-    """Yield a file and what is packed in it; Bomb where that is too much or too deep. What does not open goes to unread.
+def contents(
+    name: str, data: bytes, unread: list[str], nested: int = 0, room: list[int] | None = None
+) -> Iterator[Contents]:
+    """Yield a file and what is packed in it; Bomb where that is too much or too deep. What does not
+    open goes to unread.
 
     room: the bytes that all of it together, at every depth, may still unpack to.
     """
@@ -197,7 +244,9 @@ def contents(name: str, data: bytes, unread: list[str], nested: int = 0, room: l
         inner, total = unpacked(data, name)
         room[0] -= total - len(inner)  # what was unpacked and not kept
         packed = iter([(f"{name}[unpacked]", inner)]) if inner else iter(())
-    elif data[257:262] == b"ustar" or name.lower().removesuffix("[unpacked]").endswith((".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")):
+    elif data[257:262] == b"ustar" or name.lower().removesuffix("[unpacked]").endswith(
+        (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
+    ):
         packed = _tar_members(name, data, unread)
     else:
         if data[:4] == b"\x28\xb5\x2f\xfd":
@@ -208,7 +257,10 @@ def contents(name: str, data: bytes, unread: list[str], nested: int = 0, room: l
             raise Bomb(f"{where}: packed more than {MAX_NESTED} times")
         room[0] -= len(inner)
         if room[0] < 0:
-            raise Bomb(f"{where}: everything packed in one file unpacks to more than {MAX_UNPACKED:,} bytes")
+            raise Bomb(
+                f"{where}: everything packed in one file unpacks to more than {MAX_UNPACKED:,}"
+                " bytes"
+            )
         yield from contents(where, inner, unread, nested + 1, room)
 
 
@@ -221,8 +273,14 @@ def _members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, b
     with archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
-        if len(members) > MAX_MEMBERS or total > MAX_UNPACKED or (total > MIN_BOMB and total > MAX_RATIO * len(data)):
-            raise Bomb(f"{name}: {len(data):,} bytes hold {len(members):,} members of {total:,} bytes")
+        if (
+            len(members) > MAX_MEMBERS
+            or total > MAX_UNPACKED
+            or (total > MIN_BOMB and total > MAX_RATIO * len(data))
+        ):
+            raise Bomb(
+                f"{name}: {len(data):,} bytes hold {len(members):,} members of {total:,} bytes"
+            )
         for member in members:
             try:
                 with archive.open(member) as file:
@@ -243,7 +301,10 @@ def _tar_members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[st
                 if member.issym() or member.islnk():
                     yield f"{name}/{member.linkname}", b""
                 file = archive.extractfile(member) if member.isreg() else None
-                yield f"{name}/{member.name}", file.read(min(member.size, MAX_PICKLE)) if file else b""
+                yield (
+                    f"{name}/{member.name}",
+                    file.read(min(member.size, MAX_PICKLE)) if file else b"",
+                )
     except Bomb:
         raise
     except Exception as error:  # tarfile raises whatever the bytes provoke

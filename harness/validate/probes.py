@@ -1,6 +1,8 @@
-"""Questions to a scorer that a code length must answer right: is every distribution normalised, is anything known before it is revealed?
+"""Questions to a scorer that a code length must answer right: is every distribution normalised, is
+anything known before it is revealed?
 
-A scorer maps windows ids_NL to Scored. Any log_probs(ids_BL) -> (B, L, V) can be asked, so that a model that cheats can be planted.
+A scorer maps windows ids_NL to Scored. Any log_probs(ids_BL) -> (B, L, V) can be asked, so that a
+model that cheats can be planted.
 """
 
 import math
@@ -15,11 +17,15 @@ from fast.data import Windows
 from fast.likelihood import LogProbs
 
 UNIT = 2.0**-24  # relative rounding of float32
-NATS_LIMIT = 64 * UNIT * 30  # float32 sums of terms within the softcap of 30 that end up 64 units apart
+NATS_LIMIT = (
+    64 * UNIT * 30
+)  # float32 sums of terms within the softcap of 30 that end up 64 units apart
 
 
 class Mass(NamedTuple):
-    """The distribution whose probabilities sum up worst: |log of the sum|, the rounding allowed, how many were looked at."""
+    """The distribution whose probabilities sum up worst: |log of the sum|, the rounding allowed,
+    how many were looked at.
+    """
 
     error: float
     limit: float
@@ -27,7 +33,9 @@ class Mass(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """Windows scored: when each position was revealed, what its token was charged, and the distribution the charge was read from."""
+    """Windows scored: when each position was revealed, what its token was charged, and the
+    distribution the charge was read from.
+    """
 
     place_NL: np.ndarray
     nats_NL: np.ndarray
@@ -35,9 +43,11 @@ class Scored(NamedTuple):
 
 
 class Foresight(NamedTuple):
-    """What changed when only hidden tokens did: places in the order, the largest log-probability; how many distributions were compared.
+    """What changed when only hidden tokens did: places in the order, the largest log-probability;
+    how many distributions were compared.
 
-    not_once: windows in which a position was charged twice or never. misread: the largest gap between a charge and its distribution.
+    not_once: windows in which a position was charged twice or never. misread: the largest gap
+    between a charge and its distribution.
     """
 
     moved: int
@@ -50,19 +60,29 @@ class Foresight(NamedTuple):
 Scorer = Callable[[np.ndarray], Scored]
 
 
-def masked_contexts(ids_NL: np.ndarray, vocab: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (contexts_BL, hidden_BL): each window with one token hidden, with all hidden, and with a random number hidden."""
+def masked_contexts(
+    ids_NL: np.ndarray, vocab: int, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (contexts_BL, hidden_BL): each window with one token hidden, with all hidden, and with
+    a random number hidden.
+    """
     draw = np.random.default_rng(seed)
     count, length = ids_NL.shape
-    sizes = np.concatenate([np.ones(count, int), np.full(count, length), draw.integers(1, length + 1, count)])
+    sizes = np.concatenate(
+        [np.ones(count, int), np.full(count, length), draw.integers(1, length + 1, count)]
+    )
     rank_BL = draw.random((3 * count, length)).argsort(axis=1).argsort(axis=1)
     hidden_BL = rank_BL < sizes[:, None]
-    return torch.from_numpy(np.where(hidden_BL, vocab, np.tile(ids_NL, (3, 1)))), torch.from_numpy(hidden_BL)
+    return torch.from_numpy(np.where(hidden_BL, vocab, np.tile(ids_NL, (3, 1)))), torch.from_numpy(
+        hidden_BL
+    )
 
 
 @torch.no_grad()
 def mass(log_probs: LogProbs, contexts_BL: torch.Tensor, asked_BL: torch.Tensor) -> Mass:
-    """Return how far from 1 the asked distributions sum. Limit: each log-probability is rounded in float32, in proportion to its size."""
+    """Return how far from 1 the asked distributions sum. Limit: each log-probability is rounded in
+    float32, in proportion to its size.
+    """
     rows_PV = log_probs(contexts_BL)[asked_BL].double()
     total_P = rows_PV.logsumexp(dim=-1).abs()
     finite_PV = rows_PV.masked_fill(~rows_PV.isfinite(), 0.0)
@@ -85,18 +105,27 @@ class Recorder:
         return self.answers[-1]
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return (place_BL, rows_BLV): a position is charged by the last pass that sees it hidden, from that pass's answer."""
+        """Return (place_BL, rows_BLV): a position is charged by the last pass that sees it hidden,
+        from that pass's answer.
+        """
         place_BL = np.sum(self.hidden, axis=0) - 1
         answers_PBLV = torch.stack(self.answers).double().cpu().numpy()
-        return place_BL, np.take_along_axis(answers_PBLV, place_BL[None, :, :, None].clip(0), axis=0)[0]
+        return (
+            place_BL,
+            np.take_along_axis(answers_PBLV, place_BL[None, :, :, None].clip(0), axis=0)[0],
+        )
 
 
-def chain_scorer(log_probs: LogProbs, vocab: int, order: str, block: int = 8, seed: int = 0) -> Scorer:
+def chain_scorer(
+    log_probs: LogProbs, vocab: int, order: str, block: int = 8, seed: int = 0
+) -> Scorer:
     """Return our chain rule along an order as a scorer."""
 
     def score(ids_NL: np.ndarray) -> Scored:
         recorder = Recorder(log_probs, vocab)
-        nats_NL = likelihood.chain(recorder, ids_NL, vocab, order, seed, 1, block, batch_rows=len(ids_NL))
+        nats_NL = likelihood.chain(
+            recorder, ids_NL, vocab, order, seed, 1, block, batch_rows=len(ids_NL)
+        )
         place_NL, rows_NLV = recorder.read()
         return Scored(place_NL, nats_NL, rows_NLV)
 
@@ -108,7 +137,9 @@ def causal_scorer(log_probs: LogProbs) -> Scorer:
 
     def score(ids_NL: np.ndarray) -> Scored:
         recorder = Recorder(log_probs, -1)
-        nats_NL = likelihood.causal_nll(recorder, ids_NL, np.full(len(ids_NL), -1), batch_rows=len(ids_NL))
+        nats_NL = likelihood.causal_nll(
+            recorder, ids_NL, np.full(len(ids_NL), -1), batch_rows=len(ids_NL)
+        )
         place_NL = np.broadcast_to(np.arange(ids_NL.shape[1]), ids_NL.shape).copy()
         return Scored(place_NL, nats_NL, recorder.answers[0].double().cpu().numpy())
 
@@ -116,17 +147,22 @@ def causal_scorer(log_probs: LogProbs) -> Scorer:
 
 
 def _apart(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the largest difference; equal infinities do not differ, nan is infinitely far from everything."""
+    """Return the largest difference; equal infinities do not differ, nan is infinitely far from
+    everything.
+    """
     with np.errstate(invalid="ignore"):
         gap = np.where(one == other, 0.0, np.abs(one - other))
     return math.inf if np.isnan(gap).any() else float(gap.max(initial=0.0))
 
 
-def foresight(scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tuple[int, ...]) -> Foresight:
-    """Return what changes when every token from place `cut` on is replaced by another, over all cuts.
+def foresight(
+    scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tuple[int, ...]
+) -> Foresight:
+    """Return what changes when every token from place `cut` on is replaced by another, over all
+    cuts.
 
-    Up to the cut nothing may, neither places nor distributions: the position at the cut is chosen, and its distribution made, before its
-    own token is known.
+    Up to the cut nothing may, neither places nor distributions: the position at the cut is chosen,
+    and its distribution made, before its own token is known.
     """
     place_NL, nats_NL, rows_NLV = scorer(ids_NL)
     moved, worst, compared = 0, 0.0, 0
@@ -134,7 +170,11 @@ def foresight(scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tu
         other = scorer(np.where(place_NL < cut, ids_NL, other_NL))
         known_NL = place_NL <= cut
         moved += int((other.place_NL != place_NL)[known_NL].sum())
-        worst = max(worst, _apart(rows_NLV[known_NL], other.rows_NLV[known_NL]), _apart(nats_NL[place_NL < cut], other.nats_NL[place_NL < cut]))
+        worst = max(
+            worst,
+            _apart(rows_NLV[known_NL], other.rows_NLV[known_NL]),
+            _apart(nats_NL[place_NL < cut], other.nats_NL[place_NL < cut]),
+        )
         compared += int(known_NL.sum())
     wrong = int((np.sort(place_NL, axis=1) != np.arange(place_NL.shape[1])).any(axis=1).sum())
     read_NL = -np.take_along_axis(rows_NLV, ids_NL[..., None], axis=-1)[..., 0]
@@ -142,7 +182,9 @@ def foresight(scorer: Scorer, ids_NL: np.ndarray, other_NL: np.ndarray, cuts: tu
 
 
 def uncovered(groups: list[Windows], stream: np.ndarray) -> int:
-    """Return how many tokens of a stream the windows miss, repeat or alter; a wrong token before a window counts as well."""
+    """Return how many tokens of a stream the windows miss, repeat or alter; a wrong token before a
+    window counts as well.
+    """
     scored, before = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for group in groups:
         scored.append(group.ids_NL.reshape(-1))

@@ -1,4 +1,6 @@
-"""A score measured again from the reloaded artifact, on all of the validation text or on as much as the time allows."""
+"""A score measured again from the reloaded artifact, on all of the validation text or on as much as
+the time allows.
+"""
 
 import math
 import time
@@ -29,13 +31,19 @@ class Measured(NamedTuple):
 
 
 def effort_of(named: str, causal: bool, epsilon: float):
-    """Return the fast.evaluate.Effort that an estimator's name stands for, None for a name of somebody else's."""
+    """Return the fast.evaluate.Effort that an estimator's name stands for, None for a name of
+    somebody else's.
+    """
     from fast.evaluate import Effort
     from fast.orders import ORDERS
 
     words = named.lower().replace("_", "-").split()
     if causal:
-        return Effort("causal", epsilon=epsilon) if not words or "causal" in words or "autoregressive" in words or "ar" in words else None
+        return (
+            Effort("causal", epsilon=epsilon)
+            if not words or "causal" in words or "autoregressive" in words or "ar" in words
+            else None
+        )
     if not words or words[0] not in ("nelbo", "nelbo-grid", "chain"):
         return None
     order = next((word.strip("(),") for word in words[1:] if word.strip("(),") in ORDERS), None)
@@ -49,7 +57,9 @@ def pass_seconds(opened: Model, length: int) -> float:
     import torch
 
     rows = max(1, min(8, BATCH_TOKENS // length))
-    ids_BL = torch.full((rows, length), 0 if opened.recipe.model.causal else opened.recipe.model.vocab)
+    ids_BL = torch.full(
+        (rows, length), 0 if opened.recipe.model.causal else opened.recipe.model.vocab
+    )
     opened.log_probs(ids_BL)
     started = time.perf_counter()
     opened.log_probs(ids_BL)
@@ -72,18 +82,38 @@ def measure(opened: Model, given: Text, effort, seconds: float) -> Measured:
 
     shape, tokens = opened.recipe.model, given.validation
     total = -(-len(tokens) // shape.length)
-    affordable = min(total, seconds / (pass_seconds(opened, min(shape.length, len(tokens))) * effort.passes(shape.length)))
+    affordable = min(
+        total,
+        seconds
+        / (pass_seconds(opened, min(shape.length, len(tokens))) * effort.passes(shape.length)),
+    )
     chosen = ranges(total, max(2, int(affordable)))
-    rows = max(1, min(64, BATCH_TOKENS // shape.length, max(stop - start for start, stop in chosen)))
+    rows = max(
+        1, min(64, BATCH_TOKENS // shape.length, max(stop - start for start, stop in chosen))
+    )
     plans, settings = {}, {"batch_rows": rows}
     if effort.estimator == "nelbo":
         pilot = data.evaluation_windows(tokens, shape.length, shape.vocab, 0, PLAN_WINDOWS)[0]
-        plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(opened.log_probs, pilot, shape.vocab, effort, **settings)
+        plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(
+            opened.log_probs, pilot, shape.vocab, effort, **settings
+        )
     parts, started = [], time.perf_counter()
     for start, stop in chosen:
         windows = data.evaluation_windows(tokens, shape.length, shape.vocab, start, stop - start)
-        parts += evaluate.measure(opened.log_probs, windows, given.tokenizer.table, effort, first_row=start, plans=plans, **settings)
-    return Measured(evaluate.total(parts, effort, time.perf_counter() - started), sum(stop - start for start, stop in chosen), total)
+        parts += evaluate.measure(
+            opened.log_probs,
+            windows,
+            given.tokenizer.table,
+            effort,
+            first_row=start,
+            plans=plans,
+            **settings,
+        )
+    return Measured(
+        evaluate.total(parts, effort, time.perf_counter() - started),
+        sum(stop - start for start, stop in chosen),
+        total,
+    )
 
 
 def rounding(value: float) -> float:
@@ -96,14 +126,19 @@ def rounding(value: float) -> float:
 def allowed(found: Measured, claim: float, stderr: float | None) -> float:
     """Return how far a claim may lie from the score measured here.
 
-    All windows: nothing for masks where the estimator has none or where the claim's own standard error shows that they were the same
-    ones, else two standard errors of the difference of two draws. Some windows: four over sequences, for windows that stand close are alike. Beside that the claim's
-    rounding, and what another device's arithmetic moves a score by.
+    All windows: nothing for masks where the estimator has none or where the claim's own standard
+    error shows that they were the same ones, else two standard errors of the difference of two
+    draws. Some windows: four over sequences, for windows that stand close are alike. Beside that
+    the claim's rounding, and what another device's arithmetic moves a score by.
     """
     score = found.score
     other = score.stderr_masks if stderr is None else stderr
     same_masks = stderr is not None and math.isclose(stderr, score.stderr_masks, rel_tol=SAME_MASKS)
     spread = 4 * math.hypot(score.stderr_sequences, other)
     if found.whole:
-        spread = 0.0 if same_masks or not score.stderr_masks else 2 * math.hypot(score.stderr_masks, other)
+        spread = (
+            0.0
+            if same_masks or not score.stderr_masks
+            else 2 * math.hypot(score.stderr_masks, other)
+        )
     return spread + rounding(claim) + ARITHMETIC * claim

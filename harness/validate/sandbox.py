@@ -1,4 +1,6 @@
-"""Runs a program of a submission: a temporary copy, a fresh process, no network, no writing outside, no secrets, limited time and memory."""
+"""Runs a program of a submission: a temporary copy, a fresh process, no network, no writing
+outside, no secrets, limited time and memory.
+"""
 
 import json
 import os
@@ -17,10 +19,37 @@ from harness.validate.submission import Submission
 MEMORY = 1 << 35  # bytes of data of one process
 FILE = 1 << 31  # bytes of one file
 TAIL = 20_000  # characters kept of each output
-PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CC", "CXX", "CUDA_HOME", "LANG", "LC_ALL")
-BLOCKED = ("harness", "fast", "reference", "tests")  # ours: installed here, not where a submission runs
-UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
-# Bind the box to itself, make everything else read-only with the flags it has, go on as the program.
+PASSED_ON = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CC",
+    "CXX",
+    "CUDA_HOME",
+    "LANG",
+    "LC_ALL",
+)
+BLOCKED = (
+    "harness",
+    "fast",
+    "reference",
+    "tests",
+)  # ours: installed here, not where a submission runs
+UNSHARE = (
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--propagation",
+    "private",
+)
+# Bind the box to itself, make everything else read-only with the flags it has, go on as the
+# program.
 ENTER = """
 box=$1; shift
 mount --bind "$box" "$box" && mount --bind "$box/shm" /dev/shm || exit 97
@@ -33,7 +62,9 @@ cd "$box/folder" && exec "$@"
 
 
 class Ran(NamedTuple):
-    """What a program did: its exit code (None: stopped at the time limit), its outputs' ends, and what the guard noted."""
+    """What a program did: its exit code (None: stopped at the time limit), its outputs' ends, and
+    what the guard noted.
+    """
 
     code: int | None
     seconds: float
@@ -59,7 +90,9 @@ class Box:
         for name in submission.files:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(submission.path(name), self.folder / name, follow_symlinks=False)
-        shutil.copyfile(Path(__file__).with_name("guard.py"), self.root / "guard" / "sitecustomize.py")
+        shutil.copyfile(
+            Path(__file__).with_name("guard.py"), self.root / "guard" / "sitecustomize.py"
+        )
 
     def __enter__(self) -> "Box":
         return self
@@ -67,10 +100,20 @@ class Box:
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def run(self, arguments: list[str], seconds: float, variables: dict[str, str] | None = None) -> Ran:
-        """Run Python with these arguments in the copy; the whole process group ends at the time limit."""
+    def run(
+        self, arguments: list[str], seconds: float, variables: dict[str, str] | None = None
+    ) -> Ran:
+        """Run Python with these arguments in the copy; the whole process group ends at the time
+        limit.
+        """
         guard = self.root / "guard"
-        config = {"writable": str(self.root), "traced": str(self.root / "data"), "memory": MEMORY, "file": FILE, "blocked": BLOCKED}
+        config = {
+            "writable": str(self.root),
+            "traced": str(self.root / "data"),
+            "memory": MEMORY,
+            "file": FILE,
+            "blocked": BLOCKED,
+        }
         (guard / "config.json").write_text(json.dumps(config))
         (guard / "notes").unlink(missing_ok=True)
         kernel = has_namespaces()
@@ -81,29 +124,50 @@ class Box:
         started = time.monotonic()
         with open(out, "wb") as out_file, open(err, "wb") as err_file:
             process = subprocess.Popen(
-                command, cwd=self.folder, env=self._environment(variables or {}), stdin=subprocess.DEVNULL, stdout=out_file, stderr=err_file,
+                command,
+                cwd=self.folder,
+                env=self._environment(variables or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=out_file,
+                stderr=err_file,
                 start_new_session=True,
-            )  # fmt: skip
+            )
             try:
                 code = process.wait(seconds)
             except subprocess.TimeoutExpired:
                 code = None
             finally:
                 _end(process)
-        return Ran(code, time.monotonic() - started, _tail(out), _tail(err), _notes(guard / "notes"), kernel)
+        return Ran(
+            code,
+            time.monotonic() - started,
+            _tail(out),
+            _tail(err),
+            _notes(guard / "notes"),
+            kernel,
+        )
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         temporary = str(self.root / "tmp")
         own = {
-            "HOME": str(self.root / "home"), "TMPDIR": temporary, "TORCHINDUCTOR_CACHE_DIR": temporary, "TRITON_CACHE_DIR": temporary,
-            "PYTHONPATH": str(self.root / "guard"), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
-        return {name: os.environ[name] for name in PASSED_ON if name in os.environ} | own | variables
+            "HOME": str(self.root / "home"),
+            "TMPDIR": temporary,
+            "TORCHINDUCTOR_CACHE_DIR": temporary,
+            "TRITON_CACHE_DIR": temporary,
+            "PYTHONPATH": str(self.root / "guard"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        return (
+            {name: os.environ[name] for name in PASSED_ON if name in os.environ} | own | variables
+        )
 
 
 @cache
 def has_namespaces() -> bool:
-    """Return whether this system lets an ordinary process shut off network and files for its children."""
+    """Return whether this system lets an ordinary process shut off network and files for its
+    children.
+    """
     root = Path(os.path.realpath(tempfile.mkdtemp(prefix="maskgolf-")))
     try:
         for name in ("folder", "shm"):

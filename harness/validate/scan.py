@@ -1,4 +1,6 @@
-"""One pass over every file of a submission for its safety: pickles, bombs, machine code, keys. Nothing is loaded or run."""
+"""One pass over every file of a submission for its safety: pickles, bombs, machine code, keys.
+Nothing is loaded or run.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -13,24 +15,66 @@ if TYPE_CHECKING:
 
 MAX_TOTAL = 1 << 30  # bytes read in one pass
 MACHINE_CODE = {
-    b"\x7fELF": "an ELF binary", b"MZ": "a Windows binary", b"\xfe\xed\xfa\xce": "a Mach-O binary", b"\xcf\xfa\xed\xfe": "a Mach-O binary",
-    b"\xca\xfe\xba\xbe": "a Mach-O or Java binary", b"\x00asm": "WebAssembly", b"!<arch>\n": "a static library",
-}  # fmt: skip
-BINARY_SUFFIXES = (".so", ".dll", ".dylib", ".exe", ".pyd", ".pyc", ".cubin", ".wasm", ".jar", ".class", ".o", ".a")
+    b"\x7fELF": "an ELF binary",
+    b"MZ": "a Windows binary",
+    b"\xfe\xed\xfa\xce": "a Mach-O binary",
+    b"\xcf\xfa\xed\xfe": "a Mach-O binary",
+    b"\xca\xfe\xba\xbe": "a Mach-O or Java binary",
+    b"\x00asm": "WebAssembly",
+    b"!<arch>\n": "a static library",
+}
+BINARY_SUFFIXES = (
+    ".so",
+    ".dll",
+    ".dylib",
+    ".exe",
+    ".pyd",
+    ".pyc",
+    ".cubin",
+    ".wasm",
+    ".jar",
+    ".class",
+    ".o",
+    ".a",
+)
 KNOWN = (b"MASKGOLF", b"\x93NUMPY")
-HARMLESS = (  # binary files that hold no weights: images, documents, fonts, text in UTF-16, token shards
-    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"RIFF", b"wOF", b"\xff\xfe", b"\xfe\xff", b"\x00\x00\x00\x01Bud1", b"\x00\x00\x01\x00",
+# binary files that hold no weights: images, documents, fonts, text in UTF-16, token shards
+HARMLESS = (
+    b"\x89PNG",
+    b"\xff\xd8\xff",
+    b"GIF8",
+    b"%PDF",
+    b"RIFF",
+    b"wOF",
+    b"\xff\xfe",
+    b"\xfe\xff",
+    b"\x00\x00\x00\x01Bud1",
+    b"\x00\x00\x01\x00",
     (20240520).to_bytes(4, "little"),
-)  # fmt: skip
+)
 OBJECTS = re.compile(rb"['\"][|<>=]?(O\d*|object\w*)['\"]")  # in the header of an array
-KEYS = (b"AKIA", b"ghp_", b"gho_", b"ghs_", b"ghu_", b"ghr_", b"github_pat_", b"hf_", b"sk-", b"AIza", b"xox", b"PRIVATE KEY")  # every secret holds one
+KEYS = (
+    b"AKIA",
+    b"ghp_",
+    b"gho_",
+    b"ghs_",
+    b"ghu_",
+    b"ghr_",
+    b"github_pat_",
+    b"hf_",
+    b"sk-",
+    b"AIza",
+    b"xox",
+    b"PRIVATE KEY",
+)  # every secret holds one
 SECRETS = re.compile(
     rb"(?<![A-Za-z0-9])(?:(?P<aws>AKIA[0-9A-Z]{16})|(?P<github>gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,200})"
     rb"|(?P<huggingface>hf_[A-Za-z]{34})"
     rb"|(?P<openai>sk-(?:proj-|ant-)?[A-Za-z0-9_-]{20,200}T3BlbkFJ[A-Za-z0-9_-]{20,200}|sk-ant-[A-Za-z0-9_-]{60,200})"
     rb"|(?P<google>AIza[0-9A-Za-z_-]{35})"
-    rb"|(?P<slack>xox[baprs]-[0-9A-Za-z-]{20,200}))(?![A-Za-z0-9])|(?P<key>-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----)"
-)  # fmt: skip
+    rb"|(?P<slack>xox[baprs]-[0-9A-Za-z-]{20,200}))(?![A-Za-z0-9])|(?P<key>-----BEGIN [A-Z"
+    rb" ]{0,20}PRIVATE KEY-----)"
+)
 
 
 @dataclass
@@ -80,8 +124,19 @@ def _binary(data: bytes) -> bool:
 
 
 def _recognised(data: bytes, found: Scan, name: str) -> bool:
-    safetensors = len(data) > 9 and int.from_bytes(data[:8], "little") < len(data) and data[8:9] == b"{"
-    seen = any(entry.startswith(name) for entry in (*found.pickles, *found.packed, *found.bombs, *found.machine_code, *found.unread))
+    safetensors = (
+        len(data) > 9 and int.from_bytes(data[:8], "little") < len(data) and data[8:9] == b"{"
+    )
+    seen = any(
+        entry.startswith(name)
+        for entry in (
+            *found.pickles,
+            *found.packed,
+            *found.bombs,
+            *found.machine_code,
+            *found.unread,
+        )
+    )
     return seen or safetensors or data.startswith(KNOWN) or not data
 
 
@@ -105,8 +160,14 @@ def _look(where: str, data: bytes, top: bool, found: Scan) -> None:
             found.dangers += result.dangers
             found.opcodes += result.opcodes
             if result.error:
-                found.unread.append(f"{where}: the opcodes cannot be listed to their end ({result.error})")
-    header = data[: 12 + int.from_bytes(data[8 : 10 if data[6:7] == b"\x01" else 12], "little")] if data.startswith(b"\x93NUMPY") else b""
+                found.unread.append(
+                    f"{where}: the opcodes cannot be listed to their end ({result.error})"
+                )
+    header = (
+        data[: 12 + int.from_bytes(data[8 : 10 if data[6:7] == b"\x01" else 12], "little")]
+        if data.startswith(b"\x93NUMPY")
+        else b""
+    )
     if OBJECTS.search(header):
         start = data.find(b"\x80", len(header) - 2)
         result = listed(data[start:] if start > 0 else b"", where)
@@ -115,4 +176,7 @@ def _look(where: str, data: bytes, top: bool, found: Scan) -> None:
     secret = SECRETS.search(data) if any(key in data for key in KEYS) else None
     if secret:
         line = data.count(b"\n", 0, secret.start()) + 1
-        found.secrets.append(f"{where}:{line}: looks like a {secret.lastgroup} {'' if secret.lastgroup == 'key' else 'key'}".rstrip())
+        found.secrets.append(
+            f"{where}:{line}: looks like a {secret.lastgroup}"
+            f" {'' if secret.lastgroup == 'key' else 'key'}".rstrip()
+        )

@@ -1,4 +1,6 @@
-"""A submission folder, ours or anybody's: read leniently, within limits, never executed. Links are not followed."""
+"""A submission folder, ours or anybody's: read leniently, within limits, never executed. Links are
+not followed.
+"""
 
 import json
 import math
@@ -24,8 +26,11 @@ MAX_LOGS = 64  # log files parsed
 ARTIFACTS = (
     ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib "
     ".zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
-).split()  # fmt: skip
-VAGUE, LEAST = (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2"), 1 << 16  # of anything: no weights below this many bytes
+).split()
+VAGUE, LEAST = (
+    (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2"),
+    1 << 16,
+)  # of anything: no weights below this many bytes
 MODELS = tuple(suffix for suffix in ARTIFACTS if suffix != ".tar")
 
 
@@ -51,14 +56,19 @@ def number(value: object) -> float | None:
 
 
 class Submission:
-    """One folder. Accessors return values or raise CannotTell with the reason; whatever is read is kept."""
+    """One folder. Accessors return values or raise CannotTell with the reason; whatever is read is
+    kept.
+    """
 
     def __init__(self, root: Path | str, options: Options | None = None):
         """List the folder; InputError where there is none."""
         self.root, self.options = Path(root), options or Options()
         if not self.root.is_dir():
             kind = "a file" if self.root.exists() else "nothing"
-            raise InputError(f"{self.root}: expected a submission folder, found {kind}; name the folder that holds submission.json")
+            raise InputError(
+                f"{self.root}: expected a submission folder, found {kind}; name the folder that"
+                " holds submission.json"
+            )
         self.name = self.root.resolve().name
         self.files: dict[str, int] = {}  # regular files: path below the folder -> bytes
         self.folders: list[str] = []
@@ -86,7 +96,9 @@ class Submission:
                 elif not stat.S_ISDIR(mode):
                     self.strange.append(f"{path}: neither a file nor a folder")
                 elif depth >= MAX_DEPTH:
-                    self.strange.append(f"{path}: not looked at, more than {MAX_DEPTH} folders deep")
+                    self.strange.append(
+                        f"{path}: not looked at, more than {MAX_DEPTH} folders deep"
+                    )
                 else:
                     self.folders.append(path)
                     self._list(f"{path}/", depth + 1)
@@ -98,25 +110,37 @@ class Submission:
         return self.root / name
 
     def find(self, pattern: str) -> list[str]:
-        """Return the top-level files whose whole name matches a regular expression, case ignored."""
-        return [name for name in self.files if "/" not in name and re.fullmatch(pattern, name, re.IGNORECASE)]
+        """Return the top-level files whose whole name matches a regular expression, case
+        ignored.
+        """
+        return [
+            name
+            for name in self.files
+            if "/" not in name and re.fullmatch(pattern, name, re.IGNORECASE)
+        ]
 
     def read(self, name: str, most: int = MAX_READ) -> bytes:
         """Return the bytes of a listed regular file."""
         if name not in self.files:
             raise CannotTell(f"{name} is not in the folder")
         if self.files[name] > most:
-            raise CannotTell(f"{name} has {self.files[name]:,} bytes, more than the {most:,} that are read")
+            raise CannotTell(
+                f"{name} has {self.files[name]:,} bytes, more than the {most:,} that are read"
+            )
         if name in self._kept:
             return self._kept[name]
         try:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(
+                self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            )
             with open(descriptor, "rb") as file:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise CannotTell(f"{name} is no longer a regular file")
                 data = file.read(most + 1)
         except (OSError, ValueError) as error:
-            raise CannotTell(f"{name} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+            raise CannotTell(
+                f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
+            ) from error
         if len(data) > most:
             raise CannotTell(f"{name} has more than the {most:,} bytes that are read")
         if len(data) <= MAX_JSON and sum(map(len, self._kept.values())) <= MAX_TEXT:
@@ -124,14 +148,20 @@ class Submission:
         return data
 
     def text(self, name: str) -> str:
-        """Return a file as text, in UTF-16 where it begins so (PowerShell's > writes it); bytes that are not UTF-8 become U+FFFD."""
+        """Return a file as text, in UTF-16 where it begins so (PowerShell's > writes it); bytes
+        that are not UTF-8 become U+FFFD.
+        """
         data = self.read(name, MAX_TEXT)
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+        return data.decode(
+            "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace"
+        )
 
     @cached_property
     def json_found(self) -> list[str]:
         """Top-level files that can be the submission's JSON, the likeliest first."""
-        return sorted(self.find(r"submission.*\.json"), key=lambda name: (name != "submission.json", name))
+        return sorted(
+            self.find(r"submission.*\.json"), key=lambda name: (name != "submission.json", name)
+        )
 
     @property
     def json_name(self) -> str:
@@ -142,7 +172,9 @@ class Submission:
 
     @cached_property
     def _parsed(self) -> tuple[dict, list[str]]:
-        """The JSON object, and what is wrong with it as JSON: constants such as NaN, names that occur twice."""
+        """The JSON object, and what is wrong with it as JSON: constants such as NaN, names that
+        occur twice.
+        """
         faults: list[str] = []
 
         def constant(word: str) -> float:
@@ -155,7 +187,11 @@ class Submission:
             return dict(members)
 
         try:
-            value = json.loads(self.read(self.json_name, MAX_JSON).decode("utf-8"), parse_constant=constant, object_pairs_hook=pairs)
+            value = json.loads(
+                self.read(self.json_name, MAX_JSON).decode("utf-8"),
+                parse_constant=constant,
+                object_pairs_hook=pairs,
+            )
         except RecursionError as error:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
         except ValueError as error:
@@ -188,15 +224,21 @@ class Submission:
         for name in ("seed_results", "seeds", "results"):
             value = self.claims.get(name)
             if isinstance(value, dict):
-                members = {re.sub(r"^seed[_ ]?", "", str(seed)): fields for seed, fields in value.items()}
+                members = {
+                    re.sub(r"^seed[_ ]?", "", str(seed)): fields for seed, fields in value.items()
+                }
                 return {
-                    seed: fields if isinstance(fields, dict) else {"val_bpb": fields} for seed, fields in members.items() if seed.isdigit()
+                    seed: fields if isinstance(fields, dict) else {"val_bpb": fields}
+                    for seed, fields in members.items()
+                    if seed.isdigit()
                 }
         return {}
 
     @cached_property
     def seed_logs(self) -> "dict[str, trainlog.Log]":
-        """The log of each seed that the JSON names, of every seed where it names none: of several the one that shows the seed's score."""
+        """The log of each seed that the JSON names, of every seed where it names none: of several
+        the one that shows the seed's score.
+        """
         claims = self.seed_claims if self.seeds_claimed else {}
         found: dict[str, trainlog.Log] = {}
         for log in self.logs:
@@ -237,7 +279,14 @@ class Submission:
     def recipe(self) -> dict:
         """The recipe in our container's header, {} where there is none."""
         found = self.header.get("recipe")
-        return {name: value if isinstance(value, dict) else {"": value} for name, value in found.items()} if isinstance(found, dict) else {}
+        return (
+            {
+                name: value if isinstance(value, dict) else {"": value}
+                for name, value in found.items()
+            }
+            if isinstance(found, dict)
+            else {}
+        )
 
     @cached_property
     def container_elements(self) -> int:
@@ -248,8 +297,16 @@ class Submission:
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
         kinds = {name: Path(name).suffix.lower() for name in self.files}
-        models = [name for name, kind in kinds.items() if kind in MODELS and not Path(name).stem.endswith(".py")]
-        found = {name: self.files[name] for name in models if kinds[name] not in VAGUE or self.files[name] >= LEAST}
+        models = [
+            name
+            for name, kind in kinds.items()
+            if kind in MODELS and not Path(name).stem.endswith(".py")
+        ]
+        found = {
+            name: self.files[name]
+            for name in models
+            if kinds[name] not in VAGUE or self.files[name] >= LEAST
+        }
         return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property
@@ -285,7 +342,9 @@ class Submission:
                 continue
             total += size
             if len(found) >= MAX_LOGS or total > 2 * MAX_TEXT:
-                self.strange.append(f"{name}: not read, more than {MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them")
+                self.strange.append(
+                    f"{name}: not read, more than {MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them"
+                )
                 break
             try:
                 log = trainlog.parse(name, self.text(name))

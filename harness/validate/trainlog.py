@@ -1,4 +1,6 @@
-"""What a training log says, in the challenge's shapes and their many variants: steps, losses, times, final scores, sizes, settings."""
+"""What a training log says, in the challenge's shapes and their many variants: steps, losses,
+times, final scores, sizes, settings.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -6,9 +8,11 @@ from functools import cached_property
 
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
-NUMBER = r"[-+]?(?:\d[\d,]*+(?:\.\d*+)?(?:[eE][-+]?\d++)?|\.\d++|nan|inf)"  # possessive: a crafted line must not take quadratic time
+# possessive: a crafted line must not take quadratic time
+NUMBER = r"[-+]?(?:\d[\d,]*+(?:\.\d*+)?(?:[eE][-+]?\d++)?|\.\d++|nan|inf)"
 STAMP = re.compile(
-    r"^\[?\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?"
+    r"^\[?\d{4}-\d\d-\d\d[T"
+    r" ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?"
 )  # of a logging library
 STEP = re.compile(r"^\s*(?:\[\S+\]\s*)?(?:step\s*[:= ]\s*)?(\d{1,12})/(\d{1,12})\b(.*)$")
 LOSS = re.compile(rf"(?:^|[\s\]])(?:train_)?(?:loss|fitness)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
@@ -16,18 +20,27 @@ VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_BPB = re.compile(rf"\bval_(?:var_)?bpb\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 TIME = re.compile(rf"\b(?:train_time|t|time|elapsed)\s*[:=]\s*({NUMBER})\s*(ms|m|s)\b")
 EVALUATION = re.compile(rf"\beval_time\s*[:=]\s*({NUMBER})\s*(ms|s)\b")
-RATE = re.compile(rf"\b(lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
+RATE = re.compile(
+    rf"\b(lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE
+)
 FINAL_RATE = re.compile(rf"^final_lr_multiplier:({NUMBER})\s*$")
-SIZE = re.compile(r"^\s*(code size|serialized model|total submission size|artifact_bytes)([^:]*):\s*([\d,]+)(?:\s*bytes)?", re.IGNORECASE)
+SIZE = re.compile(
+    r"^\s*(code size|serialized model|total submission"
+    r" size|artifact_bytes)([^:]*):\s*([\d,]+)(?:\s*bytes)?",
+    re.IGNORECASE,
+)
 BUDGET = re.compile(r"\bbudget:\s*(\d+)/16000000\b")
 CODE_BYTES = re.compile(r"\bcode:\s*(\d+)\b")
-PARAMETERS = re.compile(r"\b(?:model_params|params|parameters|total_params)\s*[:=]\s*([\d,]+)", re.IGNORECASE)
+PARAMETERS = re.compile(
+    r"\b(?:model_params|params|parameters|total_params)\s*[:=]\s*([\d,]+)", re.IGNORECASE
+)
 STOP = re.compile(r"stopping_early|stopped by", re.IGNORECASE)
 SETTING = re.compile(r"\b([A-Za-z_]\w*+)\s*[:=]\s*([^\s,;]+)")
 RULE = re.compile(r"^\s*={50,}\s*$")
 CODE_LINE = re.compile(r"^\s*(?:import|from|def|class|return|elif|self\.)\b")
 TRACE = re.compile(
-    r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation fault|\bcore dumped\b"
+    r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"
+    r" fault|\bcore dumped\b"
     r"|CUDA out of memory|\bSignal \d+ \(SIG[A-Z]+\)|^\s*Killed\s*$|^\s*KeyboardInterrupt\b"
 )
 
@@ -66,14 +79,20 @@ class Log:
     code: list[str] = field(default_factory=list)  # source code that the run printed
     body: list[str] = field(default_factory=list)  # the other lines
     settings: dict[str, str] = field(default_factory=dict)  # printed before the first step
-    varying: set[str] = field(default_factory=set)  # names in settings that were printed again with another value
-    sizes: list[tuple[str, str, int]] = field(default_factory=list)  # (code size | serialized model | ..., its label, bytes)
+    varying: set[str] = field(
+        default_factory=set
+    )  # names in settings that were printed again with another value
+    sizes: list[tuple[str, str, int]] = field(
+        default_factory=list
+    )  # (code size | serialized model | ..., its label, bytes)
     parameters: int | None = None
     stop: str | None = None  # the line that says why training ended early
     stop_milliseconds: float | None = None
     traces: list[str] = field(default_factory=list)
     last_rate: float | None = None  # the last learning rate over its peak, where the log says so
-    average: dict[str, str] = field(default_factory=dict)  # what the log says of the moving average at the end
+    average: dict[str, str] = field(
+        default_factory=dict
+    )  # what the log says of the moving average at the end
 
     @cached_property
     def seed(self) -> str | None:
@@ -96,7 +115,11 @@ class Log:
     def training_milliseconds(self) -> float | None:
         """The training clock at the end."""
         times = [point.milliseconds for point in self.points if point.milliseconds is not None]
-        return self.stop_milliseconds if self.stop_milliseconds is not None else max(times, default=None)
+        return (
+            self.stop_milliseconds
+            if self.stop_milliseconds is not None
+            else max(times, default=None)
+        )
 
     @property
     def final(self) -> Final | None:
@@ -104,7 +127,11 @@ class Log:
         if not self.finals:
             return None
         last = self.finals[-1]
-        same = [final for final in self.finals[-3:] if abs(final.val_bpb - last.val_bpb) <= 0.51 * 10.0 ** -min(final.digits, last.digits)]
+        same = [
+            final
+            for final in self.finals[-3:]
+            if abs(final.val_bpb - last.val_bpb) <= 0.51 * 10.0 ** -min(final.digits, last.digits)
+        ]
         return max(same, key=lambda final: final.digits, default=last)
 
 
@@ -129,11 +156,15 @@ def _point(line: str) -> Point | None:
     if not found:
         return None
     rest = found[3]
-    loss, val_loss, val_bpb, rate = (pattern.search(rest) for pattern in (LOSS, VAL_LOSS, VAL_BPB, RATE))
+    loss, val_loss, val_bpb, rate = (
+        pattern.search(rest) for pattern in (LOSS, VAL_LOSS, VAL_BPB, RATE)
+    )
     if not (loss or val_loss):
         return None
     numbers = [value(match[1]) if match else None for match in (loss, val_loss, val_bpb)]
-    return Point(int(found[1]), int(found[2]), *numbers, milliseconds(rest), value(rate[2]) if rate else None)
+    return Point(
+        int(found[1]), int(found[2]), *numbers, milliseconds(rest), value(rate[2]) if rate else None
+    )
 
 
 def _final(line: str) -> Final | None:
@@ -143,7 +174,13 @@ def _final(line: str) -> Final | None:
     clock = EVALUATION.search(line)
     took = value(clock[1]) * (1e3 if clock[2] == "s" else 1.0) if clock else None
     label = line[: min(bpb.start(), loss.start() if loss else bpb.start())].strip(" :=\t")
-    return Final(label or "score", value(loss[1]) if loss else None, value(bpb[1]), len(bpb[1].partition(".")[2]), took)
+    return Final(
+        label or "score",
+        value(loss[1]) if loss else None,
+        value(bpb[1]),
+        len(bpb[1].partition(".")[2]),
+        took,
+    )
 
 
 def _sizes(line: str, log: Log) -> None:

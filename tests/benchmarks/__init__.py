@@ -1,6 +1,8 @@
-"""The pieces timed side by side: reference, fast and peers of other authors, on the same inputs, checked before they are timed.
+"""The pieces timed side by side: reference, fast and peers of other authors, on the same inputs,
+checked before they are timed.
 
-make bench times them; make test runs every body once. Groups share inputs; `implementation` names who computes.
+make bench times them; make test runs every body once. Groups share inputs; `implementation` names
+who computes.
 """
 
 from collections.abc import Callable
@@ -16,5 +18,9 @@ def implementations(*names: str):
 
 
 def compiled(benchmark, function: Callable) -> Callable:
-    """Return the function through torch.compile, as production runs it; as it is where nothing is timed, since compiling takes long."""
-    return function if benchmark.disabled else torch.compile(function, dynamic=False, fullgraph=True)
+    """Return the function through torch.compile, as production runs it; as it is where nothing is
+    timed, since compiling takes long.
+    """
+    return (
+        function if benchmark.disabled else torch.compile(function, dynamic=False, fullgraph=True)
+    )

@@ -1,4 +1,6 @@
-"""What a result file of make bench holds: statistics and the machine in words, no raw timings, no host name, no commit."""
+"""What a result file of make bench holds: statistics and the machine in words, no raw timings, no
+host name, no commit.
+"""
 
 import torch
 

@@ -1,4 +1,6 @@
-"""Draws and masks. torch.rand is a peer in speed alone: its stream depends on order and device, ours on coordinates."""
+"""Draws and masks. torch.rand is a peer in speed alone: its stream depends on order and device,
+ours on coordinates.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ SEED, STEP, ROWS, LENGTH = 1337, 7, 128, 1024
 @pytest.mark.benchmark(group=f"philox uniforms {ROWS} x {LENGTH}")
 @implementations("reference", "fast", "compiled", "torch.rand")
 def test_uniforms(benchmark, implementation):
-    """Uniform multiples of 2^-24; ours are the reference's bit for bit, torch's mean lies within 5 standard errors of 1/2."""
+    """Uniform multiples of 2^-24; ours are the reference's bit for bit, torch's mean lies within 5
+    standard errors of 1/2.
+    """
     rows = torch.arange(ROWS)
     generator = torch.Generator().manual_seed(SEED)
 
@@ -25,13 +29,20 @@ def test_uniforms(benchmark, implementation):
         return fast.philox.uniforms(fast.philox.words(SEED, Stream.MASK, STEP, rows, LENGTH))
 
     run = {
-        "reference": lambda: reference.philox.uniforms(reference.philox.words(SEED, Stream.MASK, STEP, np.arange(ROWS), LENGTH)),
+        "reference": lambda: reference.philox.uniforms(
+            reference.philox.words(SEED, Stream.MASK, STEP, np.arange(ROWS), LENGTH)
+        ),
         "fast": draw,
         "compiled": compiled(benchmark, draw),
         "torch.rand": lambda: torch.rand(ROWS, LENGTH, generator=generator),
     }[implementation]
     found = np.asarray(run(), np.float64)
-    assert found.shape == (ROWS, LENGTH) and (found * 2**24 % 1 == 0).all() and (0 <= found).all() and (found < 1).all()
+    assert (
+        found.shape == (ROWS, LENGTH)
+        and (found * 2**24 % 1 == 0).all()
+        and (0 <= found).all()
+        and (found < 1).all()
+    )
     assert abs(found.mean() - 0.5) < 5 * (12 * found.size) ** -0.5
     if implementation != "torch.rand":
         words = reference.philox.words(SEED, Stream.MASK, STEP, np.arange(ROWS), LENGTH)
@@ -42,7 +53,9 @@ def test_uniforms(benchmark, implementation):
 @pytest.mark.benchmark(group=f"masks {ROWS} x {LENGTH}")
 @implementations("reference", "fast", "compiled", "torch.rand")
 def test_masks(benchmark, implementation):
-    """Masked positions of a batch with stratified times: bit for bit; torch's share of masks lies within 5 standard errors."""
+    """Masked positions of a batch with stratified times: bit for bit; torch's share of masks lies
+    within 5 standard errors.
+    """
     times_B = reference.masking.times(SEED, STEP, np.arange(ROWS), 0.001)
     thresholds_B, rows = torch.from_numpy(fast.masking.thresholds(times_B)), torch.arange(ROWS)
     chances_B = torch.from_numpy(times_B).float()[:, None]
@@ -52,7 +65,9 @@ def test_masks(benchmark, implementation):
         return fast.masking.mask(SEED, STEP, rows, LENGTH, thresholds_B)
 
     run = {
-        "reference": lambda: reference.masking.mask(SEED, STEP, np.arange(ROWS), LENGTH, reference.masking.thresholds(times_B)),
+        "reference": lambda: reference.masking.mask(
+            SEED, STEP, np.arange(ROWS), LENGTH, reference.masking.thresholds(times_B)
+        ),
         "fast": draw,
         "compiled": compiled(benchmark, draw),
         "torch.rand": lambda: torch.rand(ROWS, LENGTH, generator=generator) < chances_B,
@@ -62,5 +77,10 @@ def test_masks(benchmark, implementation):
         spread = (times_B * (1 - times_B)).sum() * LENGTH
         assert abs(found.sum() - times_B.sum() * LENGTH) < 5 * spread**0.5
     else:
-        assert np.array_equal(found, reference.masking.mask(SEED, STEP, np.arange(ROWS), LENGTH, reference.masking.thresholds(times_B)))
+        assert np.array_equal(
+            found,
+            reference.masking.mask(
+                SEED, STEP, np.arange(ROWS), LENGTH, reference.masking.thresholds(times_B)
+            ),
+        )
     benchmark(run)

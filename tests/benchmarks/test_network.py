@@ -1,4 +1,6 @@
-"""The network's pieces against eager attention, torch's own loss and the plain network of the parity suite."""
+"""The network's pieces against eager attention, torch's own loss and the plain network of the
+parity suite.
+"""
 
 import numpy as np
 import pytest
@@ -26,11 +28,16 @@ KINDS = ("q", "k", "v", "o", "query_gain")
 @pytest.mark.benchmark(group=f"attention, demo shapes, {ROWS} rows")
 @implementations("reference", "fast", "compiled", "eager")
 def test_attention(benchmark, implementation):
-    """Projections, norms, rotation and softmax in float32; the rms error is at most twice that of eager code, head by head."""
+    """Projections, norms, rotation and softmax in float32; the rms error is at most twice that of
+    eager code, head by head.
+    """
     params = random_params(MODEL, 0)
     weights = {kind: params[f"blocks.0.{kind}"] for kind in KINDS}
     x_BLd = np.random.default_rng(1).standard_normal((ROWS, MODEL.length, MODEL.d))
-    x, narrow = torch.from_numpy(x_BLd).float(), {kind: torch.from_numpy(value).float() for kind, value in weights.items()}
+    x, narrow = (
+        torch.from_numpy(x_BLd).float(),
+        {kind: torch.from_numpy(value).float() for kind, value in weights.items()},
+    )
     table = fast.transformer.rope_table(MODEL.length, MODEL.d // MODEL.heads, MODEL.rope_base)
 
     def attend():
@@ -38,20 +45,33 @@ def test_attention(benchmark, implementation):
 
     run = {
         "reference": lambda: reference.transformer.attention(x_BLd, *weights.values(), MODEL),
-        "fast": attend, "compiled": compiled(benchmark, attend), "eager": lambda: plain.attention(x, narrow, MODEL),
-    }[implementation]  # fmt: skip
+        "fast": attend,
+        "compiled": compiled(benchmark, attend),
+        "eager": lambda: plain.attention(x, narrow, MODEL),
+    }[implementation]
     exact = reference.transformer.attention(x_BLd, *weights.values(), MODEL)
-    limit = 2 * max(rms(plain.attention(x, narrow, MODEL).double().numpy() - exact), FLOAT32 * rms(exact))
+    limit = 2 * max(
+        rms(plain.attention(x, narrow, MODEL).double().numpy() - exact), FLOAT32 * rms(exact)
+    )
     assert rms(np.asarray(run(), np.float64) - exact) <= limit
     benchmark(run)
 
 
-@pytest.mark.benchmark(group=f"scaled dot-product attention, demo shapes, {ROWS} rows, forward and backward")
+@pytest.mark.benchmark(
+    group=f"scaled dot-product attention, demo shapes, {ROWS} rows, forward and backward"
+)
 @implementations("fast", "math", "eager")
 def test_sdpa(benchmark, implementation):
-    """softmax(q k' / sqrt(h)) v and its gradients: torch's chosen kernel, its plain one, and the formula; rms as above."""
+    """softmax(q k' / sqrt(h)) v and its gradients: torch's chosen kernel, its plain one, and the
+    formula; rms as above.
+    """
     shape = (ROWS, MODEL.heads, MODEL.length, MODEL.d // MODEL.heads)
-    q, k, v, g = (torch.from_numpy(np.random.default_rng(i).standard_normal(shape)).float().requires_grad_(i < 3) for i in range(4))
+    q, k, v, g = (
+        torch.from_numpy(np.random.default_rng(i).standard_normal(shape))
+        .float()
+        .requires_grad_(i < 3)
+        for i in range(4)
+    )
 
     def eager(q, k, v):
         return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
@@ -63,7 +83,9 @@ def test_sdpa(benchmark, implementation):
     way = {"fast": F.scaled_dot_product_attention, "math": math, "eager": eager}[implementation]
     exact = torch.autograd.grad(eager(q.double(), k.double(), v.double()), (q, k, v), g.double())
     rough = torch.autograd.grad(eager(q, k, v), (q, k, v), g)
-    for found, wanted, plainly in zip(torch.autograd.grad(way(q, k, v), (q, k, v), g), exact, rough, strict=True):
+    for found, wanted, plainly in zip(
+        torch.autograd.grad(way(q, k, v), (q, k, v), g), exact, rough, strict=True
+    ):
         assert rms(found - wanted) <= 2 * max(rms(plainly - wanted), FLOAT32 * rms(wanted))
     benchmark(lambda: torch.autograd.grad(way(q, k, v), (q, k, v), g))
 
@@ -71,7 +93,9 @@ def test_sdpa(benchmark, implementation):
 @pytest.mark.benchmark(group="diffusion loss 16 x 128 x 1024")
 @implementations("reference", "fast", "compiled", "torch")
 def test_loss(benchmark, implementation):
-    """Nats per token of given logits: shift, exponentials, a sum over V and the logarithm, then sums over positions."""
+    """Nats per token of given logits: shift, exponentials, a sum over V and the logarithm, then
+    sums over positions.
+    """
     rng = np.random.default_rng(0)
     logits_BLV = rng.uniform(-30, 30, (16, 128, 1024)).astype(np.float32)
     ids_BL, mask_BL = rng.integers(0, 1024, (16, 128)), rng.random((16, 128)) < 0.5
@@ -79,7 +103,9 @@ def test_loss(benchmark, implementation):
     given = [torch.from_numpy(value) for value in (logits_BLV, ids_BL, mask_BL, weights_B)]
 
     def peer():
-        nats_BL = F.cross_entropy(given[0].flatten(0, 1), given[1].flatten(), reduction="none").view(16, 128)
+        nats_BL = F.cross_entropy(
+            given[0].flatten(0, 1), given[1].flatten(), reduction="none"
+        ).view(16, 128)
         return ((nats_BL * given[2]).mean(1) * given[3].float()).mean()
 
     run = {
@@ -96,7 +122,9 @@ def test_loss(benchmark, implementation):
 @pytest.mark.benchmark(group="training step, 220 parameters")
 @implementations("reference", "fast")
 def test_training_step(benchmark, implementation):
-    """Loss, gradients and update in float64; the reference takes its gradient by the complex step, one forward pass per parameter."""
+    """Loss, gradients and update in float64; the reference takes its gradient by the complex step,
+    one forward pass per parameter.
+    """
     recipe = recipe_of(0, SMALL)
     ids_BS = np.random.default_rng(0).integers(0, SMALL.vocab, (4, SMALL.length + 1))
     slow = reference.train.initial_state(recipe)

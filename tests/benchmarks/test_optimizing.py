@@ -29,15 +29,23 @@ LR, MOMENTUM, STEP = 0.02, 0.95, 5
 
 @functools.cache
 def golf(place: int) -> dict[str, np.ndarray]:
-    """Return normal arrays of the golf preset's shapes with two layers, 5.3 M numbers, made once."""
+    """Return normal arrays of the golf preset's shapes with two layers, 5.3 M numbers, made
+    once.
+    """
     rng, model = np.random.default_rng(place), replace(GOLF.model, layers=2)
-    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in transformer.shapes(model).items()}
+    return {
+        name: rng.standard_normal(shape, dtype=np.float32)
+        for name, shape in transformer.shapes(model).items()
+    }
 
 
 def drawn(shapes: dict, count: int) -> list[dict[str, np.ndarray]]:
     """Return `count` dicts of float32 normal arrays."""
     rng = np.random.default_rng(0)
-    return [{name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()} for _ in range(count)]
+    return [
+        {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+        for _ in range(count)
+    ]
 
 
 def tensors(values: dict) -> dict[str, torch.Tensor]:
@@ -53,42 +61,73 @@ def doubles(values: dict) -> dict[str, np.ndarray]:
 @pytest.mark.benchmark(group="muon step, demo shapes")
 @implementations("reference", "fast", "compiled", "torch.optim.Muon")
 def test_muon(benchmark, implementation):
-    """One step from a momentum buffer; the update's rms error is at most twice that of a plain bfloat16 iteration, torch's dtype."""
-    weight, grad, buffer = drawn({name: shape for name, shape in transformer.shapes(DEMO.model).items() if is_matrix(name)}, 3)
+    """One step from a momentum buffer; the update's rms error is at most twice that of a plain
+    bfloat16 iteration, torch's dtype.
+    """
+    weight, grad, buffer = drawn(
+        {name: shape for name, shape in transformer.shapes(DEMO.model).items() if is_matrix(name)},
+        3,
+    )
     wide = [doubles(each) for each in (weight, grad, buffer)]
 
     def exact_step():
-        return {name: reference.muon.muon_step(*(each[name] for each in wide), LR, MOMENTUM, OPTIMIZER)[0] for name in weight}
+        return {
+            name: reference.muon.muon_step(*(each[name] for each in wide), LR, MOMENTUM, OPTIMIZER)[
+                0
+            ]
+            for name in weight
+        }
 
     exact = exact_step()
     moved = joined(exact) - joined(weight)
     rough = {
-        name: plain.muon_step(weight[name], grad[name], buffer[name], LR, MOMENTUM, OPTIMIZER, torch.bfloat16, "cpu")[0]
+        name: plain.muon_step(
+            weight[name], grad[name], buffer[name], LR, MOMENTUM, OPTIMIZER, torch.bfloat16, "cpu"
+        )[0]
         for name in weight
-    }  # fmt: skip
+    }
     limit = 2 * rms(joined(rough) - joined(exact)) / rms(moved)
     stacked = [stacks(each) for each in (weight, grad, buffer)]
 
     def step():
         return {
-            kind: fast.muon.muon_step(*(each[kind] for each in stacked), LR, MOMENTUM, OPTIMIZER, torch.float32)[0]
+            kind: fast.muon.muon_step(
+                *(each[kind] for each in stacked), LR, MOMENTUM, OPTIMIZER, torch.float32
+            )[0]
             for kind in stacked[0]
-        }  # fmt: skip
+        }
 
     params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
-    peer = torch.optim.Muon(params.values(), lr=LR, weight_decay=0.0, momentum=MOMENTUM, nesterov=True, eps=OPTIMIZER.muon_eps)
+    peer = torch.optim.Muon(
+        params.values(),
+        lr=LR,
+        weight_decay=0.0,
+        momentum=MOMENTUM,
+        nesterov=True,
+        eps=OPTIMIZER.muon_eps,
+    )
     for name, param in params.items():
         param.grad = torch.from_numpy(grad[name].copy())
-        peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * torch.from_numpy(buffer[name])  # torch averages where we sum
+        peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * torch.from_numpy(
+            buffer[name]
+        )  # torch averages where we sum
 
     def torch_step():
         peer.step()
         return {name: param.detach() for name, param in params.items()}
 
-    ways = {"reference": exact_step, "fast": step, "compiled": compiled(benchmark, step), "torch.optim.Muon": torch_step}
+    ways = {
+        "reference": exact_step,
+        "fast": step,
+        "compiled": compiled(benchmark, step),
+        "torch.optim.Muon": torch_step,
+    }
     run = ways[implementation]
     found = run()
-    found = {name: found[name] if name in found else found[name.split(".")[2]][int(name.split(".")[1])] for name in weight}
+    found = {
+        name: found[name] if name in found else found[name.split(".")[2]][int(name.split(".")[1])]
+        for name in weight
+    }
     assert rms(joined(found) - joined(exact)) <= limit * rms(moved)
     benchmark(run)
 
@@ -96,23 +135,34 @@ def test_muon(benchmark, implementation):
 def stacks(values: dict) -> dict[str, torch.Tensor]:
     """Return {kind: (layers, rows, columns)}."""
     kinds = dict.fromkeys(name.split(".")[2] for name in values)
-    return {kind: torch.stack([value for name, value in tensors(values).items() if name.endswith(f".{kind}")]) for kind in kinds}
+    return {
+        kind: torch.stack(
+            [value for name, value in tensors(values).items() if name.endswith(f".{kind}")]
+        )
+        for kind in kinds
+    }
 
 
 @pytest.mark.benchmark(group="newton-schulz 8 x 576 x 288")
 @implementations("reference", "fast", "compiled", "plain")
 def test_newton_schulz(benchmark, implementation):
-    """A stack of matrices in float32; the rms error is at most twice that of the plain iteration with products in another order."""
+    """A stack of matrices in float32; the rms error is at most twice that of the plain iteration
+    with products in another order.
+    """
     stack = np.random.default_rng(0).standard_normal((8, 576, 288)).astype(np.float32)
     tensor, wide = torch.from_numpy(stack), stack.astype(np.float64)
     run = {
-        "reference": lambda: np.stack([reference.muon.newton_schulz(each, *SCHULZ) for each in wide]),
+        "reference": lambda: np.stack(
+            [reference.muon.newton_schulz(each, *SCHULZ) for each in wide]
+        ),
         "fast": lambda: fast.muon.newton_schulz(tensor, *SCHULZ),
         "compiled": compiled(benchmark, lambda: fast.muon.newton_schulz(tensor, *SCHULZ)),
         "plain": lambda: torch.stack([plain.newton_schulz(each, *SCHULZ) for each in tensor]),
     }[implementation]
     one = reference.muon.newton_schulz(wide[0], *SCHULZ)
-    limit = 2 * max(rms(plain.newton_schulz(tensor[0], *SCHULZ).double().numpy() - one), FLOAT32 * rms(one))
+    limit = 2 * max(
+        rms(plain.newton_schulz(tensor[0], *SCHULZ).double().numpy() - one), FLOAT32 * rms(one)
+    )
     assert rms(np.asarray(run()[0], np.float64) - one) <= limit
     benchmark(run)
 
@@ -120,34 +170,68 @@ def test_newton_schulz(benchmark, implementation):
 @pytest.mark.benchmark(group="adam step, demo shapes")
 @implementations("reference", "fast", "compiled", "torch.optim.Adam")
 def test_adam(benchmark, implementation):
-    """One step from moments; entries differ by float32 rounding of the weight and of an update of a dozen operations."""
-    weight, grad, first, second = drawn({name: shape for name, shape in transformer.shapes(DEMO.model).items() if not is_matrix(name)}, 4)
+    """One step from moments; entries differ by float32 rounding of the weight and of an update of a
+    dozen operations.
+    """
+    weight, grad, first, second = drawn(
+        {
+            name: shape
+            for name, shape in transformer.shapes(DEMO.model).items()
+            if not is_matrix(name)
+        },
+        4,
+    )
     second = {name: value**2 + np.float32(1e-3) for name, value in second.items()}
-    wide, narrow = ([convert(each) for each in (weight, grad, first, second)] for convert in (doubles, tensors))
+    wide, narrow = (
+        [convert(each) for each in (weight, grad, first, second)] for convert in (doubles, tensors)
+    )
     controls = torch.tensor([STEP, LR], dtype=torch.float64)
 
     def step():
-        return {name: fast.adam.adam_step(*(each[name] for each in narrow), controls[0], controls[1], OPTIMIZER)[0] for name in weight}
+        return {
+            name: fast.adam.adam_step(
+                *(each[name] for each in narrow), controls[0], controls[1], OPTIMIZER
+            )[0]
+            for name in weight
+        }
 
     def exact():
-        return {name: reference.adam.adam_step(*(each[name] for each in wide), STEP, LR, OPTIMIZER)[0] for name in weight}
+        return {
+            name: reference.adam.adam_step(*(each[name] for each in wide), STEP, LR, OPTIMIZER)[0]
+            for name in weight
+        }
 
     params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
     betas = (OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2)
-    peer = torch.optim.Adam(params.values(), lr=LR, betas=betas, eps=OPTIMIZER.adam_eps, foreach=True)
+    peer = torch.optim.Adam(
+        params.values(), lr=LR, betas=betas, eps=OPTIMIZER.adam_eps, foreach=True
+    )
     for name, param in params.items():
         param.grad = torch.from_numpy(grad[name].copy())
-        moments = {"exp_avg": torch.from_numpy(first[name].copy()), "exp_avg_sq": torch.from_numpy(second[name].copy())}
+        moments = {
+            "exp_avg": torch.from_numpy(first[name].copy()),
+            "exp_avg_sq": torch.from_numpy(second[name].copy()),
+        }
         peer.state[param] = {"step": torch.tensor(float(STEP - 1)), **moments}
 
     def torch_step():
         peer.step()
         return {name: param.detach() for name, param in params.items()}
 
-    run = {"reference": exact, "fast": step, "compiled": compiled(benchmark, step), "torch.optim.Adam": torch_step}[implementation]
+    run = {
+        "reference": exact,
+        "fast": step,
+        "compiled": compiled(benchmark, step),
+        "torch.optim.Adam": torch_step,
+    }[implementation]
     found, expected = joined(run()), joined(exact())
     # The first moment may cancel: its roundings count with the size of what was added.
-    size = joined({name: LR * (np.abs(first[name]) + np.abs(grad[name])) / np.sqrt(second[name]) for name in weight})
+    size = joined(
+        {
+            name: LR * (np.abs(first[name]) + np.abs(grad[name])) / np.sqrt(second[name])
+            for name in weight
+        }
+    )
     assert (np.abs(found - expected) <= FLOAT32 * (2 * np.abs(joined(weight)) + 32 * size)).all()
     benchmark(run)
 
@@ -161,19 +245,27 @@ def test_ema(benchmark, implementation):
     average = get_ema_multi_avg_fn(decay)
 
     def update():
-        return {name: fast.ema.ema_update(narrow[0][name], narrow[1][name], decay) for name in shadow}
+        return {
+            name: fast.ema.ema_update(narrow[0][name], narrow[1][name], decay) for name in shadow
+        }
 
     def torch_update():
         average(list(narrow[0].values()), list(narrow[1].values()), None)
         return narrow[0]
 
     run = {
-        "reference": lambda: {name: reference.ema.ema_update(shadow[name], weight[name], decay) for name in shadow},
-        "fast": update, "compiled": compiled(benchmark, update), "torch.optim.swa_utils": torch_update,
-    }[implementation]  # fmt: skip
+        "reference": lambda: {
+            name: reference.ema.ema_update(shadow[name], weight[name], decay) for name in shadow
+        },
+        "fast": update,
+        "compiled": compiled(benchmark, update),
+        "torch.optim.swa_utils": torch_update,
+    }[implementation]
     found = run()
     for name in ("embedding", "blocks.0.up", "blocks.1.mix", "skip"):
-        exact = reference.ema.ema_update(shadow[name].astype(np.float64), weight[name].astype(np.float64), decay)
+        exact = reference.ema.ema_update(
+            shadow[name].astype(np.float64), weight[name].astype(np.float64), decay
+        )
         size = np.maximum(np.abs(shadow[name]), np.abs(weight[name]))
         assert (np.abs(np.asarray(found[name]) - exact) <= 4 * FLOAT32 * size).all()
     benchmark(run)
@@ -201,8 +293,12 @@ def test_clip(benchmark, implementation):
         "torch.nn.utils": torch_clip,
     }[implementation]
     found, total = run()
-    # Blocks of at least 2^7 entries are summed in trees: under 2^9 roundings of positive terms in any order that is used here.
+    # Blocks of at least 2^7 entries are summed in trees: under 2^9 roundings of positive terms in
+    # any order that is used here.
     bound = 512 * FLOAT32
     assert abs(float(total) - norm) <= bound * norm
-    assert np.abs(np.asarray(found["embedding"]) - grads["embedding"] / norm).max() <= bound * np.abs(grads["embedding"]).max() / norm
+    assert (
+        np.abs(np.asarray(found["embedding"]) - grads["embedding"] / norm).max()
+        <= bound * np.abs(grads["embedding"]).max() / norm
+    )
     benchmark(run)

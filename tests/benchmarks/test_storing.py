@@ -1,4 +1,6 @@
-"""Small floats against the casts of torch and ml_dtypes, and our entropy coder against general compressors, on weights."""
+"""Small floats against the casts of torch and ml_dtypes, and our entropy coder against general
+compressors, on weights.
+"""
 
 import lzma
 import zlib
@@ -19,7 +21,9 @@ COUNT = 1 << 17
 
 
 def weights() -> np.ndarray:
-    """Return weights as a trained matrix has them: normal, of a few scales, some of them subnormal in e4m3."""
+    """Return weights as a trained matrix has them: normal, of a few scales, some of them subnormal
+    in e4m3.
+    """
     rng = np.random.default_rng(0)
     return (rng.standard_normal((8, COUNT // 8)) * 2.0 ** -np.arange(8)[:, None]).astype(np.float32)
 
@@ -27,7 +31,9 @@ def weights() -> np.ndarray:
 @pytest.mark.benchmark(group=f"fp8 e4m3 encode {COUNT:,} values")
 @implementations("reference", "fast", "compiled", "torch", "ml_dtypes")
 def test_encode(benchmark, implementation):
-    """Codes agree to the bit; inputs stay below the largest value, beyond which the libraries disagree."""
+    """Codes agree to the bit; inputs stay below the largest value, beyond which the libraries
+    disagree.
+    """
     values = weights()
     tensor = torch.from_numpy(values)
     run = {
@@ -70,15 +76,22 @@ PACKERS = {  # (to bytes, back again); fast is the entropy coder over each tenso
     "zlib": (lambda raw: zlib.compress(raw, 9), lambda data, size: zlib.decompress(data)),
     "lzma": (lambda raw: lzma.compress(raw, preset=6), lambda data, size: lzma.decompress(data)),
     "lz4": (
-        lambda raw: lz4.block.compress(raw, mode="high_compression", compression=12, store_size=False),
+        lambda raw: lz4.block.compress(
+            raw, mode="high_compression", compression=12, store_size=False
+        ),
         lambda data, size: lz4.block.decompress(data, uncompressed_size=size),
     ),
-    "brotli": (lambda raw: brotli.compress(raw, quality=11), lambda data, size: brotli.decompress(data)),
+    "brotli": (
+        lambda raw: brotli.compress(raw, quality=11),
+        lambda data, size: brotli.decompress(data),
+    ),
 }
 
 
 def _packed(implementation):
-    """Return (raw, packed) of one implementation; what it packed opens to the same bytes, and the entropy coder's are the fewest."""
+    """Return (raw, packed) of one implementation; what it packed opens to the same bytes, and the
+    entropy coder's are the fewest.
+    """
     raw = reference.fp8.encode(weights()).tobytes()
     pack, unpack = PACKERS[implementation]
     packed = pack(raw)

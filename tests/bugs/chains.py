@@ -54,7 +54,7 @@ BUGS = [
     Bug("sample-unfinished", "fast.sample.fill", "range(0, hidden, step)", "range(0, hidden - hidden % step, step)",
         "the last pass reveals fewer", ("sample",)),
     Bug("chain-index-on-the-host", "fast.chain._fixed_pass", ", device=ids_BL.device", "",
-        "right on a CPU; elsewhere positions and tokens are on two devices", ("tests/test_device.py::test_every_estimate_is_made_there",)),
+        "right on a CPU; elsewhere positions and tokens are on two devices", ("tests/pieces/test_device.py::test_every_estimate_is_made_there",)),
     Bug("pilot-sizes-on-the-host", "fast.likelihood.pilot", "drawn_P[indices].to(ids_BL.device)", "drawn_P[indices]",
-        "right on a CPU; elsewhere sizes and words are on two devices", ("tests/test_device.py::test_every_estimate_is_made_there",)),
+        "right on a CPU; elsewhere sizes and words are on two devices", ("tests/pieces/test_device.py::test_every_estimate_is_made_there",)),
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from tests.bugs import Bug
 
-FORMS = "tests/test_transformer.py::test_forms_for_gpus_compute_the_same_"  # what parity on a CPU does not run
+FORMS = "tests/pieces/test_transformer.py::test_forms_for_gpus_compute_the_same_"  # what parity on a CPU does not run
 
 BUGS = [
     Bug("norm-epsilon-outside", "fast.transformer.rmsnorm", "torch.rsqrt(accurate.square().mean(-1, keepdim=True) + eps)",
@@ -106,7 +106,7 @@ BUGS = [
         "rows of one id replace one another", ("gradients",)),
     Bug("embedding-gradient-by-product", "fast.transformer._Embed.backward", "[: ctx.rows], None", "[: ctx.rows].roll(1, 0), None",
         "what a GPU runs is not what a CPU runs",
-        ("tests/test_transformer.py::test_the_embedding_gradient_is_the_same_sum_both_ways",)),
+        ("tests/pieces/test_transformer.py::test_the_embedding_gradient_is_the_same_sum_both_ways",)),
     Bug("skips-in-push-order", "fast.transformer.forward", "pushed.pop()", "pushed.pop(0)",
         "a queue instead of a stack: with two layers nobody notices", ("unet", "forward")),
     Bug("skip-weights-reversed", "fast.transformer.forward", "[i - half]", "[model.layers - 1 - i]",
@@ -129,5 +129,5 @@ BUGS = [
     Bug("stacked-blocks-reversed", "fast.transformer._blocks", "rows[kind][i]", "rows[kind][model.layers - 1 - i]",
         "weights stacked for the optimizer come apart in another order", (FORMS + "logits_and_gradients",)),
     Bug("unstacked-blocks-reversed", "fast.transformer.unstack", "rows[kind][i]", "rows[kind][len(rows[kind]) - 1 - i]",
-        "the artifact ships the blocks in another order", ("tests/test_transformer.py::test_stack_and_unstack_undo_each_other",)),
+        "the artifact ships the blocks in another order", ("tests/pieces/test_transformer.py::test_stack_and_unstack_undo_each_other",)),
 ]  # fmt: skip

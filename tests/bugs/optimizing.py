@@ -14,7 +14,7 @@ BUGS = [
         "a gradient of zeros becomes nan and ends the run", ("newton-schulz",)),
     Bug("schulz-not-transposed", "fast.muon.newton_schulz", "tall = matrix.shape[-2] > matrix.shape[-1]", "tall = False",
         "the same in exact arithmetic, at several times the cost: only the shape of the product tells",
-        ("tests/test_muon.py::test_products_are_taken_on_the_short_side",)),
+        ("tests/pieces/test_muon.py::test_products_are_taken_on_the_short_side",)),
     Bug("schulz-transposed-back-wrongly", "fast.muon.newton_schulz", "(x.mT if tall else x)",
         "(x.mT if matrix.shape[-2] < matrix.shape[-1] else x)",
         "tall and wide confused on the way out", ("newton-schulz", "muon")),
@@ -131,5 +131,5 @@ BUGS = [
         "ids_BS[:, 1:], ids_BS[:, 1:]",
         "the causal baseline copies its input", ("gradients",)),
     Bug("slots-counted-on-the-host", "fast.masking.masked_positions", ", device=mask_N.device", "",
-        "right on a CPU; elsewhere counts and mask are on two devices", ("tests/test_device.py::test_a_run_trains_and_ships_there",)),
+        "right on a CPU; elsewhere counts and mask are on two devices", ("tests/pieces/test_device.py::test_a_run_trains_and_ships_there",)),
 ]  # fmt: skip

@@ -18,7 +18,7 @@ BUGS = [
         "most uncertain first is active learning", ("chain-entropy",)),
     Bug("scores-not-rounded", "fast.orders.scores", "(score_BL / TIE).round() * TIE", "score_BL",
         "rounding then picks the first position: compiled and eager runs differed by 0.002 bits per byte",
-        ("tests/test_orders.py::test_noise_of_rounding_breaks_no_ties",)),
+        ("tests/pieces/test_orders.py::test_noise_of_rounding_breaks_no_ties",)),
     Bug("margin-of-logarithms", "fast.orders.scores", ".values.exp()", ".values",
         "a ratio of probabilities instead of a gap", ("chain-margin",)),
     Bug("random-by-local-row", "fast.orders.priorities", "philox.words(seed, Stream.ORDER, 0, rows, length)",

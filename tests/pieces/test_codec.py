@@ -1,0 +1,223 @@
+"""Codecs: lossless, close to the entropy, the same bytes tomorrow, and one clear error for what no
+encoder writes.
+"""
+
+import hashlib
+import itertools
+import lzma
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fast.codec
+import fast.container
+import fast.quantize
+import reference.codec
+from reference.recipe import InputError
+from tests.support.containers import SHARED, every_codec, packed, taken_apart
+from tests.support.halves import halves, of
+
+GOLDEN_ENTROPY = "ebdba3cddf1c75095cafb8b884a0515a87a43bea72919dc7b218f1b7c55d4965"
+
+
+@every_codec
+@settings(max_examples=40)
+@given(
+    pieces=st.lists(
+        st.binary(min_size=1, max_size=300) | st.integers(1, 2000).map(lambda n: b"\x07" * n),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_codecs_are_lossless(codec, pieces):
+    raw, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+    data, name = fast.codec.compress(raw, ends, codec)
+    assert name == codec and fast.codec.decompress(data, len(raw), ends, codec) == raw
+    assert fast.codec.compress(raw, ends, codec)[0] == data
+    if codec in SHARED:
+        assert reference.codec.compress(raw, ends, codec) == (data, codec)
+        assert reference.codec.decompress(data, len(raw), ends, codec) == raw
+    for wrong in {max(len(raw) - 1, 1), len(raw) + 1} - {len(raw)}:
+        try:
+            decoded = fast.codec.decompress(data, wrong, [wrong], codec)
+        except InputError:
+            continue
+        assert (
+            codec == "entropy" and len(decoded) == wrong
+        )  # only the boundaries know how long a run of one symbol is
+
+
+def empirical_entropy(raw: bytes) -> float:
+    """Bytes that an ideal coder with one byte distribution needs."""
+    counts = np.bincount(np.frombuffer(raw, np.uint8), minlength=256)
+    used = counts[counts > 0]
+    return float((used * np.log2(len(raw) / used)).sum() / 8)
+
+
+@pytest.mark.parametrize("format", ["e4m3", "int8-row", "int4-group", "float16"])
+def test_the_entropy_coder_reaches_the_empirical_entropy(format):
+    """Within 0.5 % of the entropy over each tensor's own byte statistics, tables included."""
+    draw = torch.Generator().manual_seed(3)
+    pieces = [
+        fast.quantize.to_bytes(torch.randn(400, 576, generator=draw) * size, format)
+        for size in (0.02, 0.3)
+    ]
+    ends = [len(pieces[0]), len(pieces[0]) + len(pieces[1])]
+    data, _ = fast.codec.compress(b"".join(pieces), ends, "entropy")
+    assert fast.codec.decompress(data, ends[-1], ends, "entropy") == b"".join(pieces)
+    assert len(data) <= 1.005 * sum(map(empirical_entropy, pieces))
+    if (
+        format != "float16"
+    ):  # whose two bytes have statistics of their own, which beats one distribution
+        assert len(data) >= 0.995 * sum(map(empirical_entropy, pieces))
+
+
+def test_the_entropy_coder_finds_the_bytes_that_differ_in_kind():
+    """Elements of two and four bytes are coded with statistics of each position, random bytes as
+    they are.
+    """
+    draw = np.random.default_rng(3)
+    for width in (2, 4):
+        columns = [
+            draw.integers(8 * place, 8 * place + 2 ** (1 + place), 200_000).astype(np.uint8)
+            for place in range(width)
+        ]
+        raw = np.stack(columns, axis=1).tobytes()
+        data, _ = fast.codec.compress(raw, [len(raw)], "entropy")
+        assert data[0] == width and len(data) <= 1.005 * sum(
+            empirical_entropy(column.tobytes()) for column in columns
+        )
+    noise = draw.bytes(10_000)
+    assert fast.codec.compress(noise, [10_000], "entropy")[0] == b"\0" + noise
+
+
+def test_the_expected_size_is_that_of_the_symbols_and_their_table():
+    counts = np.zeros(256, np.int64)
+    counts[[3, 200, 255]] = 40, 20, 20
+    codes = fast.codec.table_of(counts)
+    assert fast.codec.bits_of(counts, codes) == 40 * 1 + 40 * 2 + 8 * (32 + 3)
+    assert fast.codec.bits_of(counts[::-1], codes[::-1]) == 40 * 1 + 40 * 2 + 8 * (32 + 3)
+
+
+def test_a_stride_may_be_as_long_as_its_tensor():
+    one_symbol = b"\x10" + bytes(31) + b"\x07"
+    assert fast.codec.decompress(b"\1" + one_symbol, 1, [1], "entropy") == b"\3"
+    assert fast.codec.decompress(b"\2" + 2 * one_symbol, 2, [2], "entropy") == b"\3\3"
+    with pytest.raises(InputError, match="a stride of"):
+        fast.codec.decompress(b"\2" + 2 * one_symbol, 1, [1], "entropy")
+
+
+@halves
+def test_an_xz_stream_that_asks_for_much_memory_is_refused(half):
+    """The dictionary size in the block header says how much a decoder sets aside: 8 MB as written,
+    128 MB in the altered copy.
+    """
+    raw = bytes(range(100))
+    data = bytearray(lzma.compress(raw, preset=6))
+    assert (
+        data[12:17] == b"\x02\x00\x21\x01\x16"
+    )  # header of 12 bytes, no flags, LZMA2, one byte of properties, 2 << 22
+    codec = of(half, "codec")
+    assert codec.decompress(bytes(data), 100, [100], "lzma") == raw
+    data[16] = 0x1E  # 2 << 26
+    data[20:24] = struct.pack("<I", zlib.crc32(data[12:20]))
+    assert lzma.decompress(data) == raw
+    with pytest.raises(InputError, match=r"payload: expected 100 bytes \(lzma\)"):
+        codec.decompress(bytes(data), 100, [100], "lzma")
+
+
+def test_the_table_of_counts_stays_near_the_counts():
+    counts = np.array([0, 1, 2, 15, 16, 17, 1000, 123_456, 10**6] + [0] * 247)
+    weights = fast.codec.WEIGHTS[fast.codec.table_of(counts)].astype(np.float64)
+    assert (np.diff(fast.codec.WEIGHTS) > 0).all() and fast.codec.WEIGHTS[0] == 0
+    assert ((weights > 0) == (counts > 0)).all()
+    common = counts * fast.codec.TOTAL / counts.sum() >= 16
+    ratio = weights[common] / (counts[common] * fast.codec.TOTAL / counts.sum())
+    assert (ratio <= 1).all() and (
+        ratio > 1 - 2 / 16
+    ).all()  # a step of the code is 1/16, a rounded-down count at most as much again
+
+
+def test_the_entropy_coder_may_split_long_tensors(monkeypatch):
+    raw = bytes(np.random.default_rng(0).integers(0, 9, 1000).astype(np.uint8))
+    whole = fast.codec.compress(raw, [1000], "entropy")[0]
+    monkeypatch.setattr(fast.codec, "PIECE", 64)
+    assert fast.codec.compress(raw, [1000], "entropy")[0] == whole
+    assert fast.codec.decompress(whole, 1000, [1000], "entropy") == raw
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x03",
+        b"\x08",
+        b"\x01",
+        b"\x01" + bytes(32),
+        b"\x01" + b"\x80" + bytes(31),
+        b"\x01" + b"\x80" + bytes(32),
+        b"\x01" + b"\xff" * 288,
+        b"\x00" + bytes(5),
+        b"\x00" + bytes(10) + b"\1",
+        b"\x00" + bytes(10) + bytes(4),
+        b"\x00" + bytes(10) + b"\1\0\0\0",
+    ],
+)
+def test_entropy_data_that_no_encoder_writes_is_refused(data):
+    with pytest.raises(InputError, match=r"payload: expected .*\(entropy\)"):
+        fast.codec.decompress(data, 10, [10], "entropy")
+
+
+@settings(max_examples=200)
+@given(
+    data=st.binary(max_size=400),
+    raw_bytes=st.integers(1, 50),
+    codec=st.sampled_from(list(fast.codec.CODECS)),
+)
+def test_any_bytes_decode_to_the_declared_size_or_are_refused(data, raw_bytes, codec):
+    try:
+        assert len(fast.codec.decompress(data, raw_bytes, [raw_bytes], codec)) == raw_bytes
+    except InputError:
+        assert codec != "none" or len(data) != raw_bytes
+
+
+def test_a_missing_package_is_named_and_best_does_without(monkeypatch):
+    data = packed("entropy")
+    for name in ("lz4", "lz4.block", "constriction"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert fast.codec.available() == list(SHARED)
+    with pytest.raises(
+        InputError, match="codec lz4: expected the package lz4, found none; pip install lz4"
+    ):
+        packed("lz4")
+    with pytest.raises(InputError, match="pip install constriction"):
+        packed("entropy")
+    with pytest.raises(
+        InputError, match="a.mgolf: codec entropy: expected the package constriction"
+    ):
+        fast.container.unpack(data, "a.mgolf")
+    assert taken_apart(packed("best"))[0]["codec"] in SHARED
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "lz4.block", None)
+    assert fast.codec.available() == [*SHARED, "entropy"]
+
+
+def test_the_entropy_format_stays_what_it_is():
+    """An artifact written today must open tomorrow: one plain tensor, one of stride 1, one of
+    stride 2, to the byte.
+    """
+    pieces = [
+        bytes(range(9)),
+        bytes(i * i % 7 for i in range(400)),
+        bytes((i * i % 3) + 100 * (i % 2) for i in range(600)),
+    ]
+    raw, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+    data, _ = fast.codec.compress(raw, ends, "entropy")
+    assert hashlib.sha256(data).hexdigest() == GOLDEN_ENTROPY
+    assert fast.codec.decompress(data, len(raw), ends, "entropy") == raw

@@ -1,0 +1,68 @@
+"""Commands for tests: a small corpus, a finished run, and a command that must be refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+
+TINY = [
+    "--preset",
+    "tiny",
+    "--model.vocab",
+    "400",
+    "--no-compiled",
+    "--no-preflight",
+    "--training.iterations",
+    "20",
+    "--training.checkpoint_every",
+    "5",
+]
+
+
+@pytest.fixture(scope="session")
+def corpus(embedded_cache, tmp_path_factory) -> Path:
+    """Return a small corpus in the official layout with a 400-piece tokenizer, short enough to
+    score in a second.
+    """
+    from pydoc_data.topics import topics
+
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "a.txt").write_text(
+        topics["if"]
+        + topics["for"]
+        + topics["while"]
+        + topics["try"]
+        + topics["with"]
+        + topics["class"]
+    )
+    told = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
+    assert cli.main(["data", "build", str(folder / "a.txt"), *told]) == 0
+    return folder / "corpus"
+
+
+@pytest.fixture(scope="session")
+def run_directory(corpus, tmp_path_factory) -> Path:
+    """Return a finished run of a tiny model."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert cli.main(["train", *TINY, "--data", str(corpus), "--out", str(out)]) == 0
+    return out
+
+
+def refused(capsys, *arguments, code=2) -> str:
+    """Return the one message of a command that must fail with `code` and without a traceback."""
+    assert cli.main([str(argument) for argument in arguments]) == code
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("maskgolf: ")]
+    assert len(lines) == 1 and "Traceback" not in captured.err
+    return lines[0]
+
+
+def start(*arguments, **keywords) -> subprocess.Popen:
+    """Start a command in a process of its own."""
+    command = [sys.executable, "-m", "harness", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords
+    )

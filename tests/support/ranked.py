@@ -1,0 +1,198 @@
+"""What tests/pieces/test_distributed.py runs under torchrun: every scenario on every rank, one file
+of results for each.
+
+torchrun --standalone --nproc_per_node=2 -m tests.support.ranked FOLDER
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fast import distributed, masking, train
+from fast.journal import Follower
+from reference.recipe import TINY, InputError
+
+SHORT = replace(
+    TINY,
+    training=replace(
+        TINY.training, iterations=6, warmdown=4, tokens_per_step=64, micro_batch_tokens=8
+    ),
+    ema=replace(TINY.ema, start=0.3),  # seeded after the second step
+    optimizer=replace(TINY.optimizer, momentum_warmup=4),
+)
+STOPPING = 3  # the step in which one rank is asked to stop
+SECONDS = (0.5, 0.3, 0.8, 0.1)  # of a step by each rank's clock
+
+
+def training(recipe=SHORT, **fields):
+    """Return the recipe with other training fields."""
+    return replace(recipe, training=replace(recipe.training, **fields))
+
+
+def exact(**fields):
+    """Return the recipe in float64, with other training fields."""
+    return training(compute_dtype="float64", **fields)
+
+
+def batch(step, rows):
+    """Return windows that depend on step and row alone."""
+    return np.stack([np.random.default_rng([step, int(row)]).integers(0, 12, 9) for row in rows])
+
+
+def trained(recipe, world, dtype=torch.float32):
+    """Return (losses, tensors by group) of a whole run."""
+    state, losses = train.train(
+        batch, recipe, train.initial_state(recipe, dtype=dtype), world=world
+    )
+    return losses, {
+        group: {name: value.detach() for name, value in members.items()}
+        for group, members in state.tensors().items()
+    }
+
+
+def masks(world) -> list[tuple[int, list[int], torch.Tensor]]:
+    """Return (step, rows, mask) of every micro-batch that this rank takes in a run."""
+    seen, plain = [], masking.mask
+
+    def watch(seed, step, rows, length, thresholds_B):
+        mask_BL = plain(seed, step, rows, length, thresholds_B)
+        seen.append((int(step), rows.tolist(), mask_BL))
+        return mask_BL
+
+    masking.mask = watch
+    try:
+        trained(SHORT, world)
+    finally:
+        masking.mask = plain
+    return seen
+
+
+def spoiled(world) -> tuple[str, int, bool]:
+    """Return (message, step, whether the weights are those of the step before) where only the last
+    row's micro-batch is not finite.
+    """
+    state, stepper = train.initial_state(SHORT), train.Stepper(SHORT, compiled=False, world=world)
+    plain, kept = stepper._loss, {}
+
+    def loss(params, ids_BS, step, rows, *drawn):
+        result = plain(params, ids_BS, step, rows, *drawn)
+        if step == 2:
+            kept.update({name: value.detach().clone() for name, value in params.items()})
+        return (
+            result + (params["up"] * 0).sum().sqrt() if step == 2 and 7 in rows.tolist() else result
+        )
+
+    stepper._loss = loss
+    try:
+        train.train(batch, SHORT, state, stepper, world=world)
+    except train.TrainingError as error:
+        return (
+            str(error),
+            state.step,
+            all(torch.equal(value, kept[name]) for name, value in state.params.items()),
+        )
+    return "", state.step, False
+
+
+def clocked(world) -> tuple[int, float]:
+    """Return (steps, last multiplier) of a run bound by a clock that goes at another speed on each
+    rank.
+    """
+
+    class Stepper(train.Stepper):
+        now = 0.0
+
+        def __call__(self, *args):
+            self.now += SECONDS[world.rank]
+            return super().__call__(*args)
+
+    recipe = training(max_wallclock_seconds=10.0, iterations=1000, warmdown=10)
+    stepper = Stepper(recipe, compiled=False, world=world)
+    state, _ = train.train(batch, recipe, None, stepper, clock=lambda: stepper.now, world=world)
+    return state.step, state.multiplier
+
+
+def stopped(world) -> str:
+    """Return why a run ends of which the last rank alone is asked to stop."""
+
+    class Asked(Follower):
+        def step_done(self, state, loss, norm, remaining):
+            if state.step == STOPPING and world.rank == world.size - 1:
+                import signal
+
+                signal.raise_signal(signal.SIGTERM)
+            return super().step_done(state, loss, norm, remaining)
+
+    try:
+        with distributed.stop_everywhere(world) as stop:
+            train.train(batch, SHORT, hooks=Asked(stop), world=world)
+    except train.Interrupted as error:
+        return str(error)
+    return "went on"
+
+
+def failed(world) -> str:
+    """Return the error of each rank where the last one alone fails."""
+    try:
+        with distributed.fail_together(world):
+            if world.rank == world.size - 1:
+                raise InputError("a fault of its own")
+    except (InputError, distributed.PeerFailed) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def uneven(world) -> list[str]:
+    """Return what is said of steps that cannot be shared evenly."""
+    said = []
+    for recipe in (
+        training(tokens_per_step=40),
+        training(tokens_per_step=96, micro_batch_tokens=32),
+    ):
+        try:
+            distributed.share(recipe, world)
+            said.append("")
+        except InputError as error:
+            said.append(str(error))
+    return said
+
+
+def connections() -> list[str]:
+    """Return the names of this process's threads that serve a process group."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return sorted(name for name in names if "gloo" in name)
+
+
+def results(world) -> dict:
+    """Return what every scenario gives on this rank."""
+    return {
+        "alone": not torch.distributed.is_initialized(),
+        "float32": trained(SHORT, world),
+        "bfloat16": trained(training(compute_dtype="bfloat16"), world),
+        "pairs": trained(training(micro_batch_tokens=16), world),
+        "exact": {
+            rows: trained(exact(micro_batch_tokens=8 * rows), world, torch.float64)
+            for rows in (1, 4, 8)
+        },
+        "odd": trained(exact(tokens_per_step=96), world, torch.float64),
+        "masks": masks(world),
+        "spoiled": spoiled(world),
+        "clocked": clocked(world),
+        "stopped": stopped(world),
+        "failed": failed(world),
+        "uneven": uneven(world),
+    }
+
+
+if __name__ == "__main__":
+    here = distributed.join()
+    import torch._dynamo  # as the first compiled step does
+
+    found = results(here)
+    joined = connections()
+    distributed.leave()
+    found["connections"] = joined, connections()
+    torch.save(found, Path(sys.argv[1]) / f"{here.rank}.pt")

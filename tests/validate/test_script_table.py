@@ -1,0 +1,309 @@
+"""The script's own byte table: taken out of its program, called in the sandbox, judged by its
+counts; nothing else of the script runs.
+"""
+
+import ast
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fast.bytes import token_bytes
+from fast.data import Tokens
+from harness import validate
+from harness.validate import script_table, tables
+from harness.validate.extract import extract
+from harness.validate.finding import CannotTell
+from harness.validate.submission import Options, Submission
+from tests.validate.submissions.run_defects import LUTS
+
+SCRIPT = "import numpy as np\n" + LUTS + "\n_count_bytes\n"
+
+
+def extracted(code: str, *wanted: str) -> dict:
+    """Return what the program of some names defines."""
+    space: dict = {"__name__": "taken"}
+    exec(compile(extract(ast.parse(code), wanted or ("f",)), "taken", "exec"), space)
+    return space
+
+
+# Taken out of its script
+
+
+def test_a_function_comes_with_what_it_needs_and_nothing_else():
+    code = (
+        "import os, math as m, no_such_package\nfrom nowhere import (thing as other)\nBASE ="
+        " 2\nTWICE = BASE * 2\nclass Kept:\n    value = TWICE\ndef g(x: other.Type) ->"
+        " no_such_package.T:\n    return m.floor(x) + Kept.value\nraise SystemExit('trains')\ndef"
+        " f(x):\n    return g(x) + len(os.sep)\nif __name__ == '__main__':\n    f = None\n"
+    )
+    program = extract(ast.parse(code), ("f",))
+    assert extracted(code)["f"](1.5) == 6
+    assert (
+        "no_such_package" not in program
+        and "nowhere" not in program
+        and "SystemExit" not in program
+    )
+
+
+def test_the_last_definition_counts_as_in_the_script():
+    assert (
+        extracted("def f():\n    return 1\ndef g():\n    return f\ndef f():\n    return 2\n")["f"]()
+        == 2
+    )
+    assert (
+        extracted(
+            "def f():\n    return 1\nold = f\ndef wrap(g):\n    return lambda: g() + 1\nf ="
+            " wrap(f)\n"
+        )["f"]()
+        == 2
+    )
+
+
+def test_changes_of_what_it_needs_come_along():
+    code = (
+        "TABLE = {}\nOTHER = []\nTABLE['a'] = 1\nTABLE.update(b=2)\nOTHER.append(undefined)\ndef"
+        " f():\n    return TABLE\nTABLE['a'] += 4\n"
+    )
+    assert extracted(code)["f"]() == {"a": 5, "b": 2}
+
+
+def test_definitions_that_depend_on_what_is_installed_come_along():
+    code = (
+        "try:\n    import no_such_package as package\nexcept ImportError:\n    package = None\ndef"
+        " f():\n    return package\n"
+    )
+    assert extracted(code)["f"]() is None
+
+
+def test_imports_of_everything_stand_for_what_is_missing():
+    assert (
+        extracted("from math import *\nfrom re import sub\ndef f():\n    return floor(2.5)\n")[
+            "f"
+        ]()
+        == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def f():\n    return missing\n", "defines missing"),
+        ("def f():\n    global x\n    x = 1\n", "global"),
+        ("if True:\n    pass\n", "defines f"),
+    ],
+)
+def test_what_cannot_be_taken_out_is_said(code, reason):
+    with pytest.raises(CannotTell, match=reason):
+        extract(ast.parse(code), ("f",))
+
+
+def test_code_nested_too_deeply_is_said():
+    tree = ast.parse("def f():\n    return 1\n")
+    for _ in range(5000):
+        tree.body[0].body[0].value = ast.UnaryOp(ast.USub(), tree.body[0].body[0].value)
+    with pytest.raises(CannotTell, match="recursion"):
+        extract(tree, ("f",))
+
+
+# Counted
+
+
+@given(st.lists(st.integers(0, 1023), min_size=1, max_size=50))
+def test_tables_count_as_our_function_does(embedded_tokenizer, ids):
+    length_V, space_V, control_V = embedded_tokenizer.table
+    found = script_table.Tables(length_V.astype(np.float64), space_V, control_V)
+    previous = np.array([-1, *ids[:-1]])
+    assert np.array_equal(
+        found.count(np.array(ids), previous), token_bytes(ids, previous, embedded_tokenizer.table)
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[1",
+        b"[[1],[2]]",
+        b"7",
+        b'{"a":1}',
+        b"[[1],[[2]],[3]]",
+        b"[[1],[2],[0]]",
+        b"[[NaN],[1],[0]]",
+        b"[[1e999],[1],[0]]",
+    ],
+)
+def test_other_things_than_three_tables_are_not_judged(data):
+    with pytest.raises(CannotTell):
+        script_table.read(data, 1, "f")
+    with pytest.raises(CannotTell, match="three of 2"):
+        script_table.read(b"[[1],[1],[0]]", 2, "f")
+
+
+def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, embedded_tokenizer):
+    """Tokens that no document holds: as many bytes, but no pass."""
+    length_V, space_V, control_V = embedded_tokenizer.table
+    ids = np.asarray(Tokens(embedded_layout.validation).read(0, 2000), np.int64)
+    absent = np.setdiff1d(np.arange(len(length_V)), ids)[-1]
+    wrong_V = length_V.astype(np.float64)
+    wrong_V[absent] += 3
+    found = script_table.Tables(wrong_V, space_V, control_V)
+    compared = tables.miscounted(ids, embedded_tokenizer, found.count)
+    assert (
+        compared
+        == tables.miscounted(
+            ids, embedded_tokenizer, partial(token_bytes, table=embedded_tokenizer.table)
+        )
+        and not compared.wrong
+    )
+    assert "bytes of 1 tokens" in script_table.differing(found, embedded_tokenizer)[0]
+
+
+# Called
+
+
+@pytest.fixture
+def asked(tmp_path, embedded_layout):
+    """Return a function that gives the row of the check for a folder of these files."""
+
+    def ask(files: dict[str, str] | str, run: bool = True, time_limit: float = 600.0) -> dict:
+        for name, text in ({"train_gpt.py": files} if isinstance(files, str) else files).items():
+            (tmp_path / name).write_text(text)
+        data = embedded_layout.validation[0].parents[2]
+        [row] = validate.validate(
+            tmp_path, data, embedded_layout.tokenizer, run, time_limit, script_table.CHECKS
+        )
+        assert "the check itself failed" not in row["evidence"], row
+        return row
+
+    return ask
+
+
+def test_training_does_not_run_where_the_table_is_called(asked, tmp_path):
+    marker = tmp_path / "trained"
+    row = asked(SCRIPT + f"open({str(marker)!r}, 'w')\nraise SystemExit(3)\n")
+    assert row["verdict"] == "pass" and not marker.exists(), row
+
+
+def test_tensors_and_a_helper_file(asked):
+    luts = SCRIPT.replace(
+        "(sp, vocab_size):", "(sp, vocab_size: int, device: torch.device):"
+    ).replace(
+        "return length, space, boundary",
+        "return tuple(torch.tensor(each, device=device) for each in (length, space, boundary))",
+    )
+    row = asked(
+        {
+            "tables.py": f"import torch\nimport size\n{luts}",
+            "size.py": "",
+            "train_gpt.py": "from tables import build_sentencepiece_luts as build\n",
+        }
+    )
+    assert row["verdict"] == "pass" and "in tables.py" in row["evidence"], row
+
+
+ACTS = {
+    "writes": ("open('/var/tmp/maskgolf-defect', 'w')", "open /var/tmp/maskgolf-defect"),
+    "connects": ("__import__('socket').create_connection(('192.0.2.1', 443), 1)", "192.0.2.1"),
+}
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_function_that_reaches_out_is_refused(asked, act, hidden):
+    """Also where it swallows the refusal and gives the right tables."""
+    code, noted = ACTS[act]
+    lines = (
+        f"    try:\n        {code}\n    except OSError:\n        pass\n"
+        if hidden
+        else f"    {code}\n"
+    )
+    row = asked(SCRIPT.replace("(sp, vocab_size):\n", f"(sp, vocab_size):\n{lines}"))
+    assert (
+        row["verdict"] == "cannot tell"
+        and "was refused" in row["evidence"]
+        and noted in row["evidence"]
+    ), row
+
+
+UNTOLD = {
+    "no function": ("import numpy\n", "no build_sentencepiece_luts is called"),
+    "not called": (
+        SCRIPT.replace("build_sentencepiece_luts(sp, sp.vocab_size())", "None"),
+        "no build_sentencepiece_luts is called",
+    ),
+    "other arguments": (
+        SCRIPT.replace("(sp, vocab_size):", "(path, vocab_size, lower):"),
+        "not a signature that is known",
+    ),
+    "keywords": (
+        SCRIPT.replace("(sp, vocab_size):", "(sp, vocab_size, *, meta):"),
+        "not a signature that is known",
+    ),
+    "in a class": (
+        "class A:\n    def build_luts(self, sp):\n        pass\nA().build_luts(0)\n",
+        "not at the top level",
+    ),
+    "added otherwise": (
+        SCRIPT.replace("& ~boundary[previous]", "* (1 - boundary[previous])"),
+        "nothing adds a leading space",
+    ),
+    "another way too": (
+        SCRIPT + "def load_meta_luts(path):\n    pass\nload_meta_luts(0)\n",
+        "load_meta_luts may make the tables",
+    ),
+    "unread code": (SCRIPT + "exec(input())\n", "executed unread"),
+    "other vocabulary": (
+        SCRIPT + "vocab_size = int(os.environ.get('VOCAB_SIZE', 8192))\n",
+        "vocabulary is 8,192",
+    ),
+    "crashes": (
+        SCRIPT.replace("    return length,", "    raise KeyError('table')\n    return length,"),
+        "KeyError: 'table'",
+    ),
+    "returns one table": (
+        SCRIPT.replace("    return length, space, boundary", "    return [length]"),
+        "shapes (1024,)",
+    ),
+    "returns nothing": (
+        SCRIPT.replace("    return length, space, boundary", "    return None"),
+        "TypeError",
+    ),
+    "exits": (
+        SCRIPT.replace("    return length, space, boundary", "    raise SystemExit(0)"),
+        "left no tables",
+    ),
+    "does not parse": ("def (:\n", "not all code could be read"),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_what_cannot_be_judged_is_said(asked, case):
+    code, reason = UNTOLD[case]
+    row = asked(code)
+    assert row["verdict"] == "cannot tell" and reason in row["evidence"], row
+
+
+def test_a_function_that_hangs_is_stopped(asked):
+    row = asked(
+        SCRIPT.replace("    return length,", "    while True:\n        pass\n    return length,"),
+        time_limit=6.0,
+    )
+    assert row["verdict"] == "cannot tell" and "did not end in 2 s" in row["evidence"], row
+
+
+def test_a_fail_says_which_tokens_and_by_how_much(asked):
+    row = asked(SCRIPT.replace("1 if sp.is_byte(token) else ", ""))
+    assert (
+        row["verdict"] == "fail"
+        and "bytes of 256 tokens ('<0x00>' 6 not 1" in row["evidence"]
+        and "%" in row["evidence"]
+    ), row
+
+
+def test_nothing_is_called_without_run_or_data(asked, tmp_path):
+    assert asked(SCRIPT, run=False)["evidence"] == "nothing is executed without --run"
+    with pytest.raises(CannotTell, match="--data"):
+        script_table.script_table(Submission(tmp_path, Options(run=True)))
