@@ -2,51 +2,19 @@
 operation, in a stated order.
 """
 
-from math import prod
+from collections.abc import Callable
+from math import gcd, prod
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from fast import fp8
-from reference.recipe import InputError, Quantization
+from reference.recipe import CONTROL, FORMATS, GROUP, InputError, Quantization
 
-INTEGERS = {
-    "int8-row": (8, 127),
-    "int6-row": (6, 31),
-    "int4-group": (4, 7),
-}  # bits of a code, largest integer
-FLOATS = {
-    "float32": ("<f4", float(np.finfo(np.float32).max)),
-    "float16": ("<f2", 65504.0),
-}  # little-endian type, largest value
-FORMATS = (
-    "float32",
-    "float16",
-    "e4m3",
-    "e4m3-row",
-    "e5m2",
-    "int8-row",
-    "int6-row",
-    "int4-group",
-    "e2m1-group",
-    "ternary-group",
-)
-CONTROL = (
-    "query_gain",
-    "mix",
-    "attn_scale",
-    "mlp_scale",
-    "skip",
-)  # last name component of tensors that steer others
-GROUP = 64  # neighbours along a row that share a scale
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT16_MAX = 65504.0
 SMALLEST_SCALE = 2.0**-24  # smallest positive float16
-
-
-def _look_up(format: str) -> str:
-    """The format itself; an unknown name is an InputError."""
-    if format not in FORMATS:
-        raise InputError(f"unknown weight format {format!r}: expected one of {', '.join(FORMATS)}")
-    return format
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -54,26 +22,15 @@ def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
     return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
 
-def _scale_bytes(rows: int, columns: int, format: str) -> int:
-    """Bytes before the codes: one int8 exponent a row, or one float16 scale a row or group."""
-    if format == "e4m3-row":
-        return rows
-    if format.endswith("-row"):
-        return 2 * rows
-    return 2 * rows * -(-columns // GROUP) if format.endswith("-group") else 0
-
-
 def encoded_bytes(shape: tuple[int, ...], format: str) -> int:
     """Exact size in bytes of a tensor of this shape in this format."""
+    code, scale = _look_up(format)
     rows, columns = rows_and_columns(shape)
     count = rows * columns
-    bits = {"float32": 32, "float16": 16, "int6-row": 6, "int4-group": 4, "e2m1-group": 4}.get(
-        _look_up(format), 8
-    )
     if count == 0:
         return 0
-    codes = -(-count // 5) if format == "ternary-group" else -(-count * bits // 8)
-    return _scale_bytes(rows, columns, format) + codes
+    codes = -(-count * code.bits // 8) if code.bits else -(-count // 5)
+    return codes + (scale.count_bytes(rows, columns) if scale else 0)
 
 
 def choose_format(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:
@@ -92,22 +49,22 @@ def _power_of_two(exponents: torch.Tensor) -> torch.Tensor:
     return ((exponents.to(torch.int64) + 1023) << 52).view(torch.float64)
 
 
-def _row_exponents(values_RC: torch.Tensor) -> torch.Tensor:
+def _row_exponents(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Tensor:
     """Smallest k in -128..119 with max <= 464 * 2^k, from the bits: max = f 2^e with f in [0.5, 1),
     and 464 = 0.90625 * 2^9.
     """
-    fraction_R, exponent_R = torch.frexp(values_RC.abs().amax(dim=1))
-    smallest_R = exponent_R - 9 + (fraction_R > 0.90625).to(exponent_R.dtype)
-    return torch.where(fraction_R == 0, -128, smallest_R).clamp(-128, 119)
+    fraction_RG, exponent_RG = torch.frexp(groups_RGW.abs().amax(dim=-1))
+    smallest_RG = exponent_RG - 9 + (fraction_RG > 0.90625).to(exponent_RG.dtype)
+    return torch.where(fraction_RG == 0, -128, smallest_RG).clamp(-128, 119)
 
 
-def _covering_scales(groups_RGW: torch.Tensor, top: int, name: str) -> torch.Tensor:
+def _covering_scales(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Tensor:
     """Smallest positive float16 s with s * top >= max of the group, as float64: the nearest float16
     to max / top, or the next one up.
     """
     largest_RG = groups_RGW.abs().amax(dim=-1)
-    if largest_RG.max() > 65504.0 * top:
-        limit = f"{65504.0 * top} (a float16 scale)"
+    if largest_RG.max() > FLOAT16_MAX * top:
+        limit = f"{FLOAT16_MAX * top} (a float16 scale)"
         raise InputError(
             f"{name}: expected values up to {limit}, found {largest_RG.max()}; use float32 or"
             " e4m3-row"
@@ -118,7 +75,7 @@ def _covering_scales(groups_RGW: torch.Tensor, top: int, name: str) -> torch.Ten
     return next_RG.double().clamp(min=SMALLEST_SCALE)
 
 
-def _ternary_scales(groups_RGW: torch.Tensor, name: str) -> torch.Tensor:
+def _ternary_scales(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Tensor:
     """Scale of least squared error over -1, 0, 1 (Li & Liu 2016, eq. 4, solved exactly), nearest
     float16, as float64.
     """
@@ -130,54 +87,174 @@ def _ternary_scales(groups_RGW: torch.Tensor, name: str) -> torch.Tensor:
         gain = total * total / (k + 1)
         scale = torch.where(gain > best, total / (k + 1), scale)
         best = torch.maximum(best, gain)
-    if scale.max() > 65504.0:
+    if scale.max() > FLOAT16_MAX:
         raise InputError(
             f"{name}: expected a group scale up to 65504 (float16), found {scale.max()}; use"
             " float32 or e4m3-row"
         )
-    rounded = (
-        scale.numpy().astype(np.float16).astype(np.float64)
-    )  # torch goes through float32 and rounds twice
+    # torch goes through float32 and rounds twice.
+    rounded = scale.numpy().astype(np.float16).astype(np.float64)
     return torch.from_numpy(rounded).clamp(min=SMALLEST_SCALE)
 
 
+def _words(bits: int) -> tuple[int, int, torch.dtype]:
+    """(codes, bytes, integer type) of the shortest run of codes that fills whole bytes; bits as in
+    pack_codes.
+    """
+    codes = 8 // gcd(8, bits) if bits else 5
+    width = codes * bits // 8 or 1
+    return codes, width, torch.int32 if width < 4 else torch.int64
+
+
 def pack_codes(codes: torch.Tensor, bits: int) -> bytes:
-    """Unsigned codes (n,) as one little-endian stream of bits (8, 6 or 4 each), or five base-3
-    digits a byte when bits is 0.
+    """Unsigned codes (n,) as one little-endian stream of bits (1 to 8 each), or five base-3 digits
+    a byte when bits is 0.
     """
     if bits == 8:
         return codes.to(torch.uint8).numpy().tobytes()
-    together = {6: 4, 4: 2, 0: 5}[bits]
-    words = torch.nn.functional.pad(codes.to(torch.int32), (0, -len(codes) % together)).reshape(
-        -1, together
-    )
+    together, width, dtype = _words(bits)
+    digits = torch.nn.functional.pad(codes.to(dtype), (0, -len(codes) % together))
     factors = [3**i if bits == 0 else 1 << (bits * i) for i in range(together)]
-    words = (words * torch.tensor(factors, dtype=torch.int32)).sum(dim=1, dtype=torch.int32)
-    if bits == 6:
-        words = torch.stack([words & 255, (words >> 8) & 255, words >> 16], dim=1).reshape(-1)
-    used = -(-len(codes) // 5) if bits == 0 else -(-len(codes) * bits // 8)
-    return words[:used].to(torch.uint8).numpy().tobytes()
+    words = (digits.reshape(-1, together) * torch.tensor(factors, dtype=dtype)).sum(1, dtype=dtype)
+    packed = torch.stack([words >> (8 * i) & 255 for i in range(width)], dim=1).reshape(-1)
+    used = -(-len(codes) * bits // 8) if bits else len(packed)
+    return packed[:used].to(torch.uint8).numpy().tobytes()
 
 
 def unpack_codes(data: bytes, bits: int, count: int, name: str) -> torch.Tensor:
-    """Inverse of pack_codes: `count` codes as int32; a ternary byte above 242 is an InputError."""
-    packed = torch.from_numpy(np.frombuffer(data, np.uint8).astype(np.int32))
+    """Inverse of pack_codes: `count` codes; a ternary byte above 242 is an InputError."""
+    together, width, dtype = _words(bits)
+    packed = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).to(dtype)
     if bits == 8:
         return packed
-    if bits == 0:
-        if packed.max() >= 3**5:
+    if bits == 0 and packed.max() >= 3**5:
+        raise InputError(
+            f"{name}: expected ternary bytes up to 242, found {packed.max()}; the data is damaged"
+        )
+    words = torch.nn.functional.pad(packed, (0, -len(packed) % width)).reshape(-1, width)
+    words = sum(words[:, i] << (8 * i) for i in range(width))
+    codes = [
+        words // 3**i % 3 if bits == 0 else words >> (bits * i) & ((1 << bits) - 1)
+        for i in range(together)
+    ]
+    return torch.stack(codes, dim=1).reshape(-1)[:count]
+
+
+class Floats(NamedTuple):
+    """Code: numbers of an IEEE type, little-endian."""
+
+    bits: int
+    dtype: str
+    largest: float  # larger values are refused
+
+    def encode(self, units: torch.Tensor) -> bytes:
+        return units.numpy().astype(self.dtype).tobytes()
+
+    def decode(self, data: bytes, count: int, name: str) -> torch.Tensor:
+        values = np.frombuffer(data, self.dtype)
+        # NumPy warns where it casts a signalling NaN; infinity stands for every value that
+        # from_bytes refuses.
+        return torch.from_numpy(np.where(np.isfinite(values), values, np.inf).astype(np.float64))
+
+
+class SmallFloats(NamedTuple):
+    """Code: small floats of fp8.py, which saturate."""
+
+    bits: int
+    kind: str
+    top: float = 0.0
+    largest: float = float("inf")
+
+    def encode(self, units: torch.Tensor) -> bytes:
+        return pack_codes(fp8.encode(units, self.kind), self.bits)
+
+    def decode(self, data: bytes, count: int, name: str) -> torch.Tensor:
+        return fp8.decode(unpack_codes(data, self.bits, count, name), self.kind).double()
+
+
+class Integers(NamedTuple):
+    """Code: integers from -top to top, stored as integer + offset."""
+
+    bits: int  # 0 puts five ternary codes into a byte
+    top: int
+    offset: int
+    largest: float = float("inf")
+
+    def encode(self, units: torch.Tensor) -> bytes:
+        return pack_codes(units.round().clamp(-self.top, self.top) + self.offset, self.bits)
+
+    def decode(self, data: bytes, count: int, name: str) -> torch.Tensor:
+        return unpack_codes(data, self.bits, count, name).double() - self.offset
+
+
+class Scale(NamedTuple):
+    """What the values of a row, or of each group of `width` in a row, are divided by."""
+
+    dtype: str  # as it is stored
+    width: int | None  # None: the whole row
+    fit: Callable[[torch.Tensor, float, str], torch.Tensor]  # (groups_RGW, top, name) -> stored_RG
+    value: Callable[[torch.Tensor], torch.Tensor]  # stored_RG, as float64 or int64 -> float64
+
+    def count_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of all scales of a tensor."""
+        return np.dtype(self.dtype).itemsize * rows * -(-columns // (self.width or columns))
+
+    def divide(self, values_RC: torch.Tensor, top: float, name: str) -> tuple[bytes, torch.Tensor]:
+        """(stored scales, values over their scale (R * C,))."""
+        rows, columns = values_RC.shape
+        width = self.width or columns
+        padded_RC = torch.nn.functional.pad(values_RC, (0, -columns % width))
+        groups_RGW = padded_RC.reshape(rows, -1, width)
+        stored_RG = self.fit(groups_RGW, top, name)
+        units_RGW = groups_RGW / self.value(stored_RG)[:, :, None]
+        stored = stored_RG.numpy().astype(self.dtype).tobytes()
+        return stored, units_RGW.reshape(rows, -1)[:, :columns].reshape(-1)
+
+    def read(self, stored: bytes, rows: int, columns: int, name: str) -> torch.Tensor:
+        """scales_RC of stored scales; one that is not positive and finite is an InputError."""
+        wide = np.frombuffer(stored, self.dtype).astype(np.float64).reshape(rows, -1)
+        scales_RG = self.value(torch.from_numpy(wide))
+        if not (torch.isfinite(scales_RG) & (scales_RG > 0)).all():
             raise InputError(
-                f"{name}: expected ternary bytes up to 242, found {packed.max()}; the data is"
-                " damaged"
+                f"{name}: expected positive finite scales, found others; the data is damaged"
             )
-        return torch.stack([packed // 3**i % 3 for i in range(5)], dim=1).reshape(-1)[:count]
-    if bits == 6:
-        bytes_N3 = torch.nn.functional.pad(packed, (0, -len(packed) % 3)).reshape(-1, 3)
-        packed = bytes_N3[:, 0] | (bytes_N3[:, 1] << 8) | (bytes_N3[:, 2] << 16)
-    together = {6: 4, 4: 2}[bits]
-    return torch.stack(
-        [(packed >> (bits * i)) & ((1 << bits) - 1) for i in range(together)], dim=1
-    ).reshape(-1)[:count]
+        return scales_RG.repeat_interleave(self.width or columns, dim=1)[:, :columns]
+
+
+class Format(NamedTuple):
+    """A weight format: the scale of its values, and the code of what is left.
+
+    A code has encode(units (n,)) -> bytes, nearest, ties to even; its inverse decode, float64; the
+    bits of a value; and `top`, to which a covering scale brings the largest value of a group.
+    """
+
+    code: Floats | SmallFloats | Integers
+    scale: Scale | None = None
+
+
+EXPONENT = Scale("i1", None, _row_exponents, _power_of_two)
+COVERING_ROW = Scale("<f2", None, _covering_scales, torch.Tensor.double)
+COVERING_GROUP = Scale("<f2", GROUP, _covering_scales, torch.Tensor.double)
+TERNARY_GROUP = Scale("<f2", GROUP, _ternary_scales, torch.Tensor.double)
+DESCRIPTIONS = {
+    "float32": Format(Floats(32, "<f4", FLOAT32_MAX)),
+    "float16": Format(Floats(16, "<f2", FLOAT16_MAX)),
+    "e4m3": Format(SmallFloats(8, "e4m3")),
+    "e4m3-row": Format(SmallFloats(8, "e4m3"), EXPONENT),
+    "e5m2": Format(SmallFloats(8, "e5m2")),
+    "int8-row": Format(Integers(8, 127, 128), COVERING_ROW),
+    "int6-row": Format(Integers(6, 31, 32), COVERING_ROW),
+    "int4-group": Format(Integers(4, 7, 8), COVERING_GROUP),
+    "e2m1-group": Format(SmallFloats(4, "e2m1", 6.0), COVERING_GROUP),
+    "ternary-group": Format(Integers(0, 1, 1), TERNARY_GROUP),
+}
+
+
+def _look_up(format: str) -> Format:
+    """The description of a format; an unknown name is an InputError."""
+    if format not in DESCRIPTIONS:
+        raise InputError(f"unknown weight format {format!r}: expected one of {', '.join(FORMATS)}")
+    return DESCRIPTIONS[format]
 
 
 def check_values(values: torch.Tensor, format: str, name: str) -> torch.Tensor:
@@ -192,7 +269,7 @@ def check_values(values: torch.Tensor, format: str, name: str) -> torch.Tensor:
             f"{name}: expected finite numbers, found {values[where]} at index {where}; the weights"
             " cannot be stored"
         )
-    limit = FLOATS[format][1] if format in FLOATS else float("inf")
+    limit = _look_up(format).code.largest
     if values.abs().max() > limit:
         raise InputError(
             f"{name}: expected magnitudes up to {limit} ({format}), found {values.abs().max()};"
@@ -205,52 +282,14 @@ def to_bytes(values: torch.Tensor, format: str, name: str = "tensor") -> bytes:
     """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
     see check_values.
     """
-    _look_up(format)
-    rows, columns = rows_and_columns(values.shape)
+    code, scale = _look_up(format)
     if values.numel() == 0:
         return b""
-    values_RC = check_values(values, format, name).reshape(rows, columns)
-    if format in FLOATS:
-        return values_RC.numpy().astype(FLOATS[format][0]).tobytes()
-    if format in ("e4m3", "e5m2"):
-        return fp8.encode(values_RC, format).numpy().tobytes()
-    if format == "e4m3-row":
-        exponents_R = _row_exponents(values_RC)
-        units_RC = values_RC * _power_of_two(-exponents_R)[:, None]
-        return (
-            exponents_R.to(torch.int8).numpy().tobytes()
-            + fp8.encode(units_RC, "e4m3").numpy().tobytes()
-        )
-    width = GROUP if format.endswith("-group") else columns
-    groups_RGW = torch.nn.functional.pad(values_RC, (0, -columns % width)).reshape(rows, -1, width)
-    if format == "ternary-group":
-        scales_RG = _ternary_scales(groups_RGW, name)
-    else:
-        scales_RG = _covering_scales(
-            groups_RGW, 6 if format == "e2m1-group" else INTEGERS[format][1], name
-        )
-    head = scales_RG.numpy().astype("<f2").tobytes()
-    units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].reshape(-1)
-    if format == "e2m1-group":
-        return head + pack_codes(fp8.encode(units, "e2m1"), 4)
-    bits, top = INTEGERS.get(format, (0, 1))
-    offset = 1 << (bits - 1) if bits else 1
-    return head + pack_codes(units.round().clamp(-top, top) + offset, bits)
-
-
-def _unscaled(codes: bytes, count: int, format: str, name: str) -> torch.Tensor:
-    """The codes of a tensor, without their scales, as float64 values (count,)."""
-    if format in FLOATS:
-        values = np.frombuffer(codes, FLOATS[format][0])
-        # NumPy warns where it casts a signalling NaN; infinity stands for every value that
-        # from_bytes refuses.
-        return torch.from_numpy(np.where(np.isfinite(values), values, np.inf).astype(np.float64))
-    if format in ("e4m3", "e4m3-row", "e5m2"):
-        return fp8.decode(unpack_codes(codes, 8, count, name), format[:4]).double()
-    if format == "e2m1-group":
-        return fp8.decode(unpack_codes(codes, 4, count, name), "e2m1").double()
-    bits = INTEGERS.get(format, (0, 1))[0]
-    return unpack_codes(codes, bits, count, name).double() - (1 << (bits - 1) if bits else 1)
+    values_RC = check_values(values, format, name).reshape(rows_and_columns(values.shape))
+    stored, units = b"", values_RC.reshape(-1)
+    if scale:
+        stored, units = scale.divide(values_RC, code.top, name)
+    return stored + code.encode(units)
 
 
 def from_bytes(
@@ -259,6 +298,7 @@ def from_bytes(
     """Inverse of to_bytes up to rounding: a float32 tensor. A wrong length, a bad scale or a value
     that is not finite is an InputError.
     """
+    code, scale = _look_up(format)
     rows, columns = rows_and_columns(shape)
     if len(data) != encoded_bytes(shape, format):
         raise InputError(
@@ -267,27 +307,10 @@ def from_bytes(
         )
     if not data:
         return torch.zeros(shape, dtype=torch.float32)
-    head = _scale_bytes(rows, columns, format)
-    scales_RG = torch.ones(rows, 1, dtype=torch.float64)
-    if format == "e4m3-row":
-        scales_RG = _power_of_two(
-            torch.from_numpy(np.frombuffer(data[:head], np.int8).astype(np.int64))
-        )[:, None]
-    elif head:
-        scales_RG = torch.from_numpy(np.frombuffer(data[:head], "<f2").astype(np.float64)).reshape(
-            rows, -1
-        )
-        if not (torch.isfinite(scales_RG) & (scales_RG > 0)).all():
-            raise InputError(
-                f"{name}: expected positive finite scales, found others; the data is damaged"
-            )
-    scales_RC = scales_RG.repeat_interleave(GROUP if format.endswith("-group") else columns, dim=1)[
-        :, :columns
-    ]
-    values_RC = (
-        _unscaled(data[head:], rows * columns, format, name).reshape(rows, columns) * scales_RC
-    )
-    if not (values_RC.abs() <= FLOATS["float32"][1]).all():
+    head = scale.count_bytes(rows, columns) if scale else 0
+    scales_RC = scale.read(data[:head], rows, columns, name) if scale else 1.0
+    values_RC = code.decode(data[head:], rows * columns, name).reshape(rows, columns) * scales_RC
+    if not (values_RC.abs() <= FLOAT32_MAX).all():
         raise InputError(
             f"{name}: expected finite float32 values, found others; the data is damaged"
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from reference import fp8
-from reference.recipe import InputError, Quantization
+from reference.recipe import CONTROL, FORMATS, GROUP, InputError, Quantization
 
 
 class Format(NamedTuple):
@@ -32,15 +32,6 @@ DESCRIPTIONS = {
     "e2m1-group": Format("fp8", 4, "group", "e2m1"),
     "ternary-group": Format("ternary", 0, "group", 1),
 }
-FORMATS = tuple(DESCRIPTIONS)
-CONTROL = (
-    "query_gain",
-    "mix",
-    "attn_scale",
-    "mlp_scale",
-    "skip",
-)  # last name component of tensors that steer others
-GROUP = 64  # neighbours along a row that share a scale
 EXPONENTS = np.arange(
     -128, 120
 )  # of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
@@ -52,7 +43,7 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def _look_up(format: str) -> Format:
     """The description of a format; an unknown name is an InputError."""
-    if format not in FORMATS:
+    if format not in DESCRIPTIONS:
         raise InputError(f"unknown weight format {format!r}: expected one of {', '.join(FORMATS)}")
     return DESCRIPTIONS[format]
 

@@ -26,6 +26,23 @@ class Stream(IntEnum):
     SAMPLING = 6
 
 
+FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
+    "float32",
+    "float16",
+    "e4m3",
+    "e4m3-row",
+    "e5m2",
+    "int8-row",
+    "int6-row",
+    "int4-group",
+    "e2m1-group",
+    "ternary-group",
+)
+GROUP = 64  # neighbours along a row that share a scale in the formats "-group"
+# Last name component of tensors that steer others: stored in the small format.
+CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip")
+
+
 @dataclass(frozen=True)
 class Model:
     """Bidirectional transformer with tied embedding, grouped heads and U-Net skips (causal: the AR
