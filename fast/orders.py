@@ -5,13 +5,57 @@ the rounding of log_probs.
 import torch
 
 from fast import philox
-from reference.recipe import InputError, Stream
+from reference.recipe import ORDERS, InputError, Stream
 
-FIXED = ("left-to-right", "right-to-left", "random")  # known before anything is revealed
-ORDERS = (*FIXED, "confidence", "entropy", "margin", "block")
 # scores are rounded to multiples of this: what is equal but for rounding must tie on every device
 TIE = 2.0**-10
 LAST = torch.iinfo(torch.int64).max  # priority of a revealed position
+
+
+def _left_to_right(seed, rows_B, position_L, block):
+    return position_L
+
+
+def _right_to_left(seed, rows_B, position_L, block):
+    return position_L.flip(0)
+
+
+def _random(seed, rows_B, position_L, block):
+    return philox.words(seed, Stream.ORDER, 0, rows_B, len(position_L))
+
+
+def _block_index(seed, rows_B, position_L, block):
+    return position_L // block
+
+
+def _confidence(log_probs_BLV):
+    return log_probs_BLV.amax(dim=-1)
+
+
+def _negative_entropy(log_probs_BLV):
+    return -torch.special.entr(log_probs_BLV.exp()).sum(dim=-1)
+
+
+def _margin(log_probs_BLV):
+    top_BL2 = log_probs_BLV.topk(2, dim=-1).values.exp()
+    return top_BL2[..., 0] - top_BL2[..., 1]
+
+
+# An order is an entry here (what is known before anything is revealed: the smallest first), one in
+# SCORES (what the model says: the largest first), or both.
+PRIORITIES = {
+    "left-to-right": _left_to_right,
+    "right-to-left": _right_to_left,
+    "random": _random,
+    "block": _block_index,
+}
+SCORES = {
+    "confidence": _confidence,
+    "entropy": _negative_entropy,
+    "margin": _margin,
+    "block": _confidence,
+}
+FIXED = tuple(order for order in ORDERS if order not in SCORES)  # known in advance as a whole
 
 
 def check_order(order: str) -> None:
@@ -31,17 +75,9 @@ def priorities(
     """
     rows = torch.as_tensor(rows, dtype=torch.int64, device=device)
     position_L = torch.arange(length, device=rows.device)
-    if order == "random":
-        return philox.words(seed, Stream.ORDER, 0, rows, length)
-    if order == "left-to-right":
-        priority_L = position_L
-    elif order == "right-to-left":
-        priority_L = position_L.flip(0)
-    elif order == "block":
-        priority_L = position_L // block
-    else:
-        priority_L = torch.zeros_like(position_L)
-    return priority_L.expand(len(rows), length)
+    if order not in PRIORITIES:
+        return torch.zeros_like(position_L).expand(len(rows), length)
+    return PRIORITIES[order](seed, rows, position_L, block).expand(len(rows), length)
 
 
 def scores(order: str, log_probs_BLV: torch.Tensor) -> torch.Tensor:
@@ -52,14 +88,7 @@ def scores(order: str, log_probs_BLV: torch.Tensor) -> torch.Tensor:
     """
     if order in FIXED:
         return log_probs_BLV.new_zeros(log_probs_BLV.shape[:2])
-    if order in ("confidence", "block"):
-        score_BL = log_probs_BLV.amax(dim=-1)
-    elif order == "entropy":
-        score_BL = -torch.special.entr(log_probs_BLV.exp()).sum(dim=-1)
-    else:
-        top_BL2 = log_probs_BLV.topk(2, dim=-1).values.exp()
-        score_BL = top_BL2[..., 0] - top_BL2[..., 1]
-    return (score_BL / TIE).round() * TIE
+    return (SCORES[order](log_probs_BLV) / TIE).round() * TIE
 
 
 def next_positions(

@@ -13,7 +13,7 @@ import tyro
 
 from harness.corpus.sources import Source
 from harness.errors import Stopped
-from reference.recipe import InputError
+from reference.recipe import InputError, Order
 
 if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
     from harness.corpus.sources import Dataset
@@ -30,12 +30,7 @@ class Estimate:
     """nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
     exact, one pass per token.
     A causal model is always scored by its one exact pass."""
-    order: (
-        Literal[
-            "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
-        ]
-        | None
-    ) = None
+    order: Order | None = None
     """Evaluation order of chain (default left-to-right)."""
     draws: int = 16  # nelbo: masks per window
     points: int = 256  # nelbo-grid: times

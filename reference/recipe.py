@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import reduce
+from typing import Literal, get_args
 
 
 class InputError(ValueError):
@@ -25,6 +26,12 @@ class Stream(IntEnum):
     EVALUATION = 5
     SAMPLING = 6
 
+
+# Evaluation orders; each has its rule in both orders.py.
+Order = Literal[
+    "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
+]
+ORDERS: tuple[str, ...] = get_args(Order)
 
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "float32",

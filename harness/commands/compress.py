@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from harness.commands.flags import Json, check_device
+from harness.compression import CodedOrder
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Compress:
     """Run directory or .mgolf file."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mgz", aliases=["-o"])] = None
     """Where to write (default FILE.mgz, if there is none yet)."""
-    order: Literal["left-to-right", "confidence"] = "left-to-right"
+    order: CodedOrder = "left-to-right"
     """Evaluation order; confidence takes a little longer."""
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """SentencePiece model (default: that of the run's data)."""

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from harness.commands.flags import Json, check_device
+from reference.recipe import Order
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,7 @@ class Sample:
     prompt: str = ""
     """Text that every sample begins with."""
     count: int = 1  # samples
-    order: Literal[
-        "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
-    ] = "left-to-right"
+    order: Order = "left-to-right"
     """Which hidden position is drawn next; left-to-right and the other fixed orders draw from
     the model's distribution.
     """

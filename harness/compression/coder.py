@@ -10,7 +10,7 @@ it, as often as it takes.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ import torch
 from fast import orders
 from fast.codec import require
 from fast.likelihood import LogProbs
+from harness.compression import CodedOrder
 from reference.recipe import InputError
 
-ORDERS = ("left-to-right", "confidence")
+ORDERS: tuple[str, ...] = get_args(CodedOrder)
 # probabilities in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to each
 # so that none is 0
 SCALE = 2**23
