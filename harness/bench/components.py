@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from fast import adam, ema, muon, train
-from harness.bench import plain
 from harness.bench.measure import compared, paired, row, seconds
+from harness.parity import plain
 from reference.recipe import Recipe
 
 MIB = 2**20
@@ -97,9 +97,7 @@ class Plain:
     def forward(self, micro: tuple) -> torch.Tensor:
         """Return the loss of one micro-batch, its graph kept."""
         ids_BS, step, rows, drawn, _ = micro
-        return train.batch_loss(
-            self.plainly.params, ids_BS, step, rows, self.recipe, drawn, self.plainly.compute_dtype
-        )
+        return self.plainly.loss(ids_BS, step, rows, drawn)
 
     def backward(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the gradients of a loss."""
@@ -215,11 +213,13 @@ def of_update(
     weights = {name: value.detach() for name, value in state.params.items()}
     count = torch.tensor(5.0, dtype=torch.float64, device=device)
 
+    settings = optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
+
     def schulz():
         return muon.orthogonalize(stacks, optimizer)
 
     def schulz_apart():
-        return [plain.newton_schulz(matrix, optimizer) for stack in stacks for matrix in stack]
+        return [plain.newton_schulz(matrix, *settings) for stack in stacks for matrix in stack]
 
     def moments():
         vectors = [

@@ -11,9 +11,9 @@ import torch
 from fast import transformer
 from fast.muon import muon_steps
 from fast.train import is_matrix
-from harness.bench import plain
 from harness.bench.measure import machine, paired
 from harness.errors import CheckFailed
+from harness.parity import plain
 from reference.recipe import PRESETS, Model, Optimizer
 
 SHAPES = ("demo", "golf")
@@ -95,7 +95,7 @@ def against_torch(
         *(plain.unstacked(group).values() for group in (weights, grads, buffers)), strict=True
     )
     wanted = [
-        plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer)
+        plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer)[0]
         for each in singles
     ]
     step_ = torch.no_grad()(

@@ -2,7 +2,8 @@
 
 A module compiled whole with its loss, logits at every position, gradients in .grad, one compiled
 orthogonalisation per matrix, torch's own clip and Adam. It computes the recipe's step; only the way
-there is that of openai/parameter-golf's train_gpt.py (2026) and modded-nanogpt's.
+there is that of openai/parameter-golf's train_gpt.py (2026) and modded-nanogpt's. Adam is fused, as
+in that script.
 
 B rows, L positions, S = L + 1, d width, H query heads, G key/value heads, h head width,
 V vocabulary.
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fast import masking, schedule, train, transformer
-from harness.bench import plain
+from harness.parity import plain
 from reference.recipe import Model, Recipe
 
 
@@ -167,14 +168,8 @@ class PublicStep:
         self.recipe, self.device, self.count = recipe, torch.device(device), state.step
         master, optimizer = dtype or torch.float32, recipe.optimizer
         self.muon_dtype = dtype or getattr(torch, optimizer.muon_dtype)
-        groups = {group: plain.unstacked(members) for group, members in state.tensors().items()}
-        copies = {
-            group: {name: value.detach().to(master, copy=True) for name, value in members.items()}
-            for group, members in groups.items()
-        }
-        weights, self.buffers, self.first, self.second, self.shadow = (
-            copies[group] for group in train.GROUPS
-        )
+        copies = plain.copied(state, device, master)
+        weights, self.buffers, self.first, self.second, self.shadow = copies.values()
         self.network = Network(
             recipe, weights, dtype or getattr(torch, recipe.training.compute_dtype)
         )
@@ -185,7 +180,14 @@ class PublicStep:
             else (lambda function: function)
         )
         self.loss, self.nats = compile(self.network), torch.no_grad()(compile(self.network.nats))
-        self.orthogonalized = compile(partial(plain.newton_schulz, optimizer=optimizer))
+        self.orthogonalized = compile(
+            partial(
+                plain.newton_schulz,
+                steps=optimizer.muon_steps,
+                coefficients=optimizer.muon_coefficients,
+                eps=optimizer.muon_eps,
+            )
+        )
         self.adam = self._adam()
 
     def _adam(self) -> torch.optim.Adam:
@@ -199,11 +201,9 @@ class PublicStep:
             },
         ]
         betas = (optimizer.adam_beta1, optimizer.adam_beta2)
-        adam = torch.optim.Adam(
-            groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, foreach=True, fused=False
-        )
+        adam = torch.optim.Adam(groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, fused=True)
         for name in self.first:
-            count = torch.tensor(float(self.count))
+            count = torch.tensor(float(self.count), device=self.device)
             adam.state[self.params[name]] = {
                 "step": count,
                 "exp_avg": self.first[name],
@@ -215,18 +215,12 @@ class PublicStep:
         """Return (loss, gradients) of the global batch: the weights' .grad, added up over
         micro-batches.
         """
-        model, training = self.recipe.model, self.recipe.training
-        whole = training.tokens_per_step // model.length
-        count = min(whole, max(1, training.micro_batch_tokens // model.length))
         self.network.zero_grad(set_to_none=True)
         total, at = torch.zeros((), device=self.device), torch.tensor(step, device=self.device)
-        for first in range(0, whole, count):
-            rows = np.arange(first, first + count)
+        for rows, share in plain.micro_batches(self.recipe):
             ids_BS = torch.as_tensor(batch(step, rows)).to(self.device)
             drawn = train.noise(self.recipe, step, rows, self.device)
-            loss = self.loss(ids_BS, at, torch.from_numpy(rows).to(self.device), *drawn) * (
-                count / whole
-            )
+            loss = self.loss(ids_BS, at, torch.from_numpy(rows).to(self.device), *drawn) * share
             loss.backward()
             total = total + loss.detach()
         return total, {name: weight.grad for name, weight in self.params.items()}

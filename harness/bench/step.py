@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from fast import adam, ema, evaluate, likelihood, masking, muon, train, transformer
-from harness.bench import components, plain, public
+from harness.bench import components, public
 from harness.bench.measure import machine, paired
 from harness.errors import CheckFailed
+from harness.parity import plain
 from reference.recipe import InputError, Recipe, check
 
 CHECKED_TOKENS = 4096  # per pass in float64, whose activations take four times the room
@@ -256,13 +257,14 @@ def newton_schulz(sides: Sides) -> Iterator[dict]:
         return
     optimizer, compile = sides.recipe.optimizer, _compiler(sides.compiled)
     dtype = getattr(torch, optimizer.muon_dtype)
+    settings = optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
     _, grads = sides.gradients()
     stacks = [grad.to(dtype) for name, grad in grads.items() if train.is_matrix(name)]
     matrices = [matrix for stack in stacks for matrix in stack.unbind(0)]
     orthogonalize = sides.in_order(compile(lambda stacks: muon.orthogonalize(stacks, optimizer)))
     yield sides.timed(
         "Newton-Schulz: stacked / one matrix at a time",
-        lambda: [plain.newton_schulz(matrix, optimizer) for matrix in matrices],
+        lambda: [plain.newton_schulz(matrix, *settings) for matrix in matrices],
         partial(orthogonalize, stacks),
     )
 

@@ -175,7 +175,7 @@ def block(seed: int, model: Model) -> Compare:
             setting,
             found,
             exact,
-            lambda: plain.block(*given, plain.own(masters, i, setting.dtype), model),
+            lambda: plain.block(*given, plain.block_weights(masters, i, setting.dtype), model),
         )
 
     return compare
@@ -290,9 +290,13 @@ def gradients(
         )
 
     def _plain_gradients(setting: Setting) -> np.ndarray:
-        return joined(
-            plain.gradients(params, ids_BS, step, rows, recipe, setting.dtype, setting.device)[1]
-        )
+        leaves = {
+            name: leaf.requires_grad_()
+            for name, leaf in setting.tensors(params, torch.float32).items()
+        }
+        loss = plain.batch_loss(leaves, setting.tensor(ids_BS), step, rows, recipe, setting.dtype)
+        grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return joined(dict(zip(leaves, grads, strict=True)))
 
     return compare
 

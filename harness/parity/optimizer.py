@@ -73,7 +73,7 @@ def newton_schulz(seed: int, shape: list[int], scale: float, rank: int) -> Compa
     def compare(setting: Setting) -> list[Difference]:
         given = setting.tensor(matrix, setting.dtype)
         found = setting.run(lambda matrix: fast.muon.newton_schulz(matrix, *SCHULZ), given)
-        return twice(setting, found, exact, lambda: plain.newton_schulz(given, *SCHULZ))
+        return twice(setting, found, exact, lambda: plain.newton_schulz(given, *SCHULZ, True))
 
     return compare
 
@@ -101,14 +101,10 @@ def muon(seed: int, shape: list[int], lr: float, momentum: float, still: bool = 
 
     def compare(setting: Setting) -> list[Difference]:
         def plain_step():
-            both = zip(weight, grad, buffer, strict=True)
-            return np.stack(
-                [
-                    plain.muon_step(*each, lr, momentum, OPTIMIZER, setting.dtype, setting.device)[
-                        0
-                    ]
-                    for each in both
-                ]
+            settings = lr, momentum, OPTIMIZER, setting.dtype, True
+            wide = (setting.tensor(value, torch.float64) for value in (weight, grad, buffer))
+            return torch.stack(
+                [plain.muon_step(*one, *settings)[0] for one in zip(*wide, strict=True)]
             )
 
         given = tuple(map(setting.tensor, (weight, grad, buffer)))

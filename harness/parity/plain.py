@@ -1,13 +1,19 @@
-"""The network and the update once more, written plainly in one compute dtype: einsums and explicit
-softmax, every result rounded, sums in other orders.
+"""The network and the training step once more, written plainly: what parity measures rounding by,
+and a baseline of the benchmarks.
 
-Its error is what the compute dtype costs anybody; the fast half may make at most twice as much.
+The network is einsums and explicit softmax in one compute dtype, every result rounded, sums in
+other orders. Its error is what the compute dtype costs anybody; the fast half may make at most
+twice as much. The step goes through one tensor after the other and compiles nothing.
 """
+
+import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from reference import adam, ema, masking
+from fast import schedule, train
+from reference import masking
 from reference.recipe import Model, Optimizer, Recipe
 
 
@@ -69,7 +75,7 @@ def block(
     return x + p["mlp_scale"] * torch.einsum("blu,du->bld", hidden * hidden, p["down"])
 
 
-def own(params: dict[str, torch.Tensor], i: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def block_weights(params: dict, i: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Return the weights of block i by kind, in dtype."""
     return {
         name.split(".")[2]: value.to(dtype)
@@ -87,7 +93,7 @@ def forward(
     for i in range(model.layers):
         if half <= i < 2 * half:
             x = x + params["skip"][i - half].to(dtype) * outputs[2 * half - 1 - i]
-        x = block(x, x0, own(params, i, dtype), model)
+        x = block(x, x0, block_weights(params, i, dtype), model)
         outputs.append(x)
     logits = torch.einsum(
         "bld,vd->blv", rounded_norm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype)
@@ -95,25 +101,19 @@ def forward(
     return model.softcap * torch.tanh(logits / model.softcap)
 
 
-def gradients(
-    params: dict,
-    ids_BS: np.ndarray,
+def batch_loss(
+    params: dict[str, torch.Tensor],
+    ids_BS: torch.Tensor,
     step: int,
-    rows,
+    rows: np.ndarray,
     recipe: Recipe,
     dtype: torch.dtype,
-    device="cpu",
-) -> tuple[float, dict]:
-    """Return (loss, float64 gradients) of float32 copies of the weights, back through forward() in
-    dtype.
-    """
-    leaves = {
-        name: torch.tensor(value, dtype=torch.float32, device=device, requires_grad=True)
-        for name, value in params.items()
-    }
-    model, ids_BL = recipe.model, ids_BS[:, 1:]
+) -> torch.Tensor:
+    """Return the loss of windows (B, L + 1), by forward(): the twin of fast.train.batch_loss."""
+    model, device, ids_BL = recipe.model, ids_BS.device, ids_BS[:, 1:].cpu().numpy()
     if model.causal:
-        inputs_BL, weight_BL = np.maximum(ids_BS[:, :-1], 0), np.full(ids_BL.shape, 1 / ids_BL.size)
+        inputs_BL = np.maximum(ids_BS[:, :-1].cpu().numpy(), 0)
+        weight_BL = np.full(ids_BL.shape, 1 / ids_BL.size)
     else:
         times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
         mask_BL = masking.mask(recipe.seed, step, rows, model.length, masking.thresholds(times_B))
@@ -121,109 +121,173 @@ def gradients(
         weight_BL = (
             mask_BL * masking.weights(times_B, recipe.diffusion.max_weight)[:, None] / ids_BL.size
         )
-    logits_BLV = forward(leaves, torch.from_numpy(inputs_BL).to(device), model, dtype)
-    target_BL1 = torch.from_numpy(ids_BL).to(device)[..., None]
+    logits_BLV = forward(params, torch.from_numpy(inputs_BL).to(device), model, dtype)
+    target_BL1 = ids_BS[:, 1:, None]
     nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, target_BL1)[..., 0]
-    loss = (nats_BL * torch.from_numpy(weight_BL).to(device).float()).flip(0).sum()
-    grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-    return loss.item(), {
-        name: grad.double().cpu().numpy() for name, grad in zip(leaves, grads, strict=True)
-    }
+    return (nats_BL * torch.from_numpy(weight_BL).to(device).float()).flip(0).sum()
 
 
 def newton_schulz(
-    matrix: torch.Tensor, steps: int, coefficients: tuple[float, float, float], eps: float
+    matrix: torch.Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float],
+    eps: float,
+    other_order: bool = False,
 ) -> torch.Tensor:
-    """Return the same iteration with its products associated the other way: b A X + c A (A X)."""
+    """Return one matrix orthogonalised, in its dtype: (b A + c A A) X with A = X X', as public
+    scripts have it; other_order: b A X + c A (A X).
+    """
     a, b, c = coefficients
-    x = matrix.mT if matrix.shape[-2] > matrix.shape[-1] else matrix
-    x = x / (x.float().square().sum().sqrt() + eps).to(x.dtype)
+    x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    norm = wide.square().sum().sqrt() if other_order else x.norm()
+    x = x / (norm + eps).to(x.dtype)
     for _ in range(steps):
-        once = x @ x.mT @ x
-        x = a * x + (b * once + c * (x @ x.mT @ once))
-    return x.mT if matrix.shape[-2] > matrix.shape[-1] else x
+        gram = x @ x.mT
+        if other_order:
+            once = gram @ x
+            x = a * x + (b * once + c * (gram @ once))
+        else:
+            x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return x.mT if matrix.shape[0] > matrix.shape[1] else x
 
 
 def muon_step(
-    weight,
-    grad,
-    buffer,
+    weight: torch.Tensor,
+    grad: torch.Tensor,
+    buffer: torch.Tensor,
     lr: float,
     momentum: float,
     optimizer: Optimizer,
-    dtype: torch.dtype,
-    device="cpu",
-):
-    """Return (weight, buffer) after one step whose iteration runs in dtype; the rest runs in the
-    dtype of the arrays.
+    dtype: torch.dtype | None = None,
+    other_order: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (weight, buffer) of one matrix after one step; dtype is that of the iteration, default
+    the gradient's.
     """
     buffer = momentum * buffer + grad
-    nesterov = torch.from_numpy(grad + momentum * buffer).to(device, dtype)
-    update = (
-        newton_schulz(
-            nesterov, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
-        )
-        .double()
-        .cpu()
-        .numpy()
-    )
+    nesterov = (grad + momentum * buffer).to(dtype or grad.dtype)
+    settings = optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
+    update = newton_schulz(nesterov, *settings, other_order).to(weight.dtype)
     rows, columns = weight.shape
-    return weight - (lr * np.sqrt(max(1.0, rows / columns)) * update).astype(weight.dtype), buffer
+    return weight - lr * math.sqrt(max(1.0, rows / columns)) * update, buffer
 
 
-def step(
-    state,
-    grads: dict,
-    multiplier: float,
-    momentum: float,
-    averaging: bool,
-    recipe: Recipe,
-    dtype: torch.dtype,
-    device="cpu",
-):
-    """Return the reference state after an update by these gradients in float32, the iteration of
-    Muon in dtype.
+class PlainStep:
+    """The step of fast.train.Stepper on its own copy of a state: eager, logits at every position,
+    one matrix, one tensor, one weight after the other.
     """
-    optimizer = recipe.optimizer
-    state = state._replace(
-        **{
-            group: single(getattr(state, group))
-            for group in ("params", "buffers", "first", "second", "shadow")
-        }
-    )
-    grads, _ = adam.clip(single(grads), optimizer.clip)
-    groups = {group: {} for group in ("params", "buffers", "first", "second", "shadow")}
-    for name, weight in state.params.items():
-        if name in state.buffers:
-            groups["params"][name], groups["buffers"][name] = muon_step(
-                weight,
-                grads[name],
-                state.buffers[name],
-                multiplier * optimizer.muon_lr,
-                momentum,
-                optimizer,
-                dtype,
-                device,
-            )
-        else:
-            lr = multiplier * (
-                optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr
-            )
-            groups["params"][name], groups["first"][name], groups["second"][name] = adam.adam_step(
-                weight,
-                grads[name],
-                state.first[name],
-                state.second[name],
-                state.step + 1,
-                lr,
-                optimizer,
-            )
-        groups["shadow"][name] = ema.ema_update(
-            state.shadow[name], groups["params"][name], recipe.ema.decay if averaging else 0.0
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        state,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+        other_order: bool = False,
+    ):
+        """Begin at a state of either half. dtype: of activations, masters and the iteration of
+        Muon, where it is not the recipe's own (which compares with float64). other_order: sums and
+        products as forward() and newton_schulz() have them for parity.
+        """
+        self.recipe, self.device, self.count = recipe, torch.device(device), state.step
+        self.other_order = other_order
+        self.compute_dtype = dtype or getattr(torch, recipe.training.compute_dtype)
+        self.muon_dtype = dtype or getattr(torch, recipe.optimizer.muon_dtype)
+        copies = copied(state, device, dtype or torch.float32)
+        self.params, self.buffers, self.first, self.second, self.shadow = copies.values()
+        for value in self.params.values():
+            value.requires_grad_()
+
+    def loss(self, ids_BS: torch.Tensor, step: int, rows, drawn=None) -> torch.Tensor:
+        """Return the loss of some rows; drawn is noise() of them, where it is known."""
+        if self.other_order:
+            return batch_loss(self.params, ids_BS, step, rows, self.recipe, self.compute_dtype)
+        return train.batch_loss(
+            self.params, ids_BS, step, rows, self.recipe, drawn, self.compute_dtype
         )
-    return state._replace(**groups, step=state.step + 1)
+
+    def gradients(self, batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return (loss, gradients) of the global batch."""
+        total = 0.0
+        for rows, share in micro_batches(self.recipe):
+            ids_BS = torch.as_tensor(batch(step, rows)).to(self.device)
+            loss = self.loss(ids_BS, step, rows) * share
+            loss.backward()
+            total = total + loss.detach()
+        grads = {}
+        for name, value in self.params.items():
+            grads[name] = torch.zeros_like(value) if value.grad is None else value.grad
+            value.grad = None
+        return total, grads
+
+    @torch.no_grad()
+    def update(self, grads: dict[str, torch.Tensor], multiplier: float, averaging: bool) -> None:
+        """Clip, Muon, Adam and the average, all in place."""
+        optimizer = self.recipe.optimizer
+        momentum = schedule.muon_momentum(self.count, optimizer)
+        self.count += 1
+        norm = torch.stack([grad.norm() for grad in grads.values()]).norm()
+        scale = (optimizer.clip / norm).clamp(max=1.0)
+        beta1, beta2 = optimizer.adam_beta1, optimizer.adam_beta2
+        decay = self.recipe.ema.decay if averaging else 0.0
+        for name, weight in self.params.items():
+            grad = grads[name].mul_(scale)
+            if name in self.buffers:
+                moved, self.buffers[name] = muon_step(
+                    weight,
+                    grad,
+                    self.buffers[name],
+                    multiplier * optimizer.muon_lr,
+                    momentum,
+                    optimizer,
+                    self.muon_dtype,
+                    self.other_order,
+                )
+                weight.copy_(moved)
+            else:
+                lr = optimizer.embedding_lr if name == "embedding" else optimizer.vector_lr
+                first = self.first[name].mul_(beta1).add_(grad, alpha=1 - beta1)
+                second = self.second[name].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+                root = (second / (1 - beta2**self.count)).sqrt().add_(optimizer.adam_eps)
+                weight.sub_(multiplier * lr * (first / (1 - beta1**self.count)) / root)
+            self.shadow[name].mul_(decay).add_(weight, alpha=1 - decay)
+
+    def __call__(self, batch: Callable, multiplier: float, averaging: bool) -> torch.Tensor:
+        """Advance by one step; return the loss."""
+        loss, grads = self.gradients(batch, self.count)
+        self.update(grads, multiplier, averaging)
+        return loss
 
 
-def single(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return float32 copies."""
-    return {name: value.astype(np.float32) for name, value in values.items()}
+def micro_batches(recipe: Recipe) -> list[tuple[np.ndarray, float]]:
+    """Return (global rows, their share of the step) of every micro-batch of a step."""
+    length, training = recipe.model.length, recipe.training
+    whole = training.tokens_per_step // length
+    count = min(whole, max(1, training.micro_batch_tokens // length))
+    parts = [np.arange(first, min(first + count, whole)) for first in range(0, whole, count)]
+    return [(rows, len(rows) / whole) for rows in parts]
+
+
+def copied(state, device: str, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
+    """Return copies of every group of a state of either half, by the names of single tensors."""
+    return {
+        group: {
+            name: torch.as_tensor(value).detach().to(device, dtype, copy=True)
+            for name, value in unstacked(getattr(state, group)).items()
+        }
+        for group in train.GROUPS
+    }
+
+
+def unstacked(members: dict) -> dict:
+    """Return a group of a state by the names of single tensors, in the order of the reference:
+    embedding, blocks.{i}.{kind}, skip; names that are single stay.
+    """
+    stacks = {kind: value for kind, value in members.items() if kind not in ("embedding", "skip")}
+    if any("." in name for name in stacks):
+        return members
+    layers = len(next(iter(stacks.values()))) if stacks else 0
+    blocks = {f"blocks.{i}.{kind}": stacks[kind][i] for i in range(layers) for kind in stacks}
+    ends = [{name: members[name]} if name in members else {} for name in ("embedding", "skip")]
+    return ends[0] | blocks | ends[1]

@@ -15,6 +15,7 @@ import reference.masking
 import reference.philox
 import reference.train
 import reference.transformer
+from harness.parity import plain
 from harness.parity.compare import (
     Difference,
     Setting,
@@ -25,7 +26,6 @@ from harness.parity.compare import (
     within,
 )
 from harness.parity.suite import Compare, Piece
-from harness.parity.training import unstacked
 from reference.recipe import GOLF, TINY, Model, Recipe, Stream
 
 LAST = 2**32 - 1  # of a counter word
@@ -131,7 +131,7 @@ def init(seed: int, model: Model) -> Compare:
         u = unit_roundoff(torch.float32)
         begun = fast.train.initial_state(replace(TINY, seed=seed, model=model), setting.device)
         groups = {
-            group: (unstacked(begun, group, getattr(state, group)), getattr(state, group))
+            group: (plain.unstacked(getattr(begun, group)), getattr(state, group))
             for group in fast.train.GROUPS
         }
         begins = [relative(joined(mine), joined(theirs), 2 * u) for mine, theirs in groups.values()]

@@ -69,14 +69,10 @@ def fast_state(state: reference.train.State, model: Model, setting: Setting) -> 
     return fast.train.State(**groups, step=state.step)
 
 
-def unstacked(state: fast.train.State, group: str, like: dict) -> dict[str, torch.Tensor]:
-    """Return a group of a fast state under the reference's names, in its order."""
-    stacked = getattr(state, group)
-    out = {}
-    for name in like:
-        parts = name.split(".")
-        out[name] = stacked[name] if len(parts) == 1 else stacked[parts[2]][int(parts[1])]
-    return {name: value.detach() for name, value in out.items()}
+def plain_step(recipe: Recipe, state, device: str) -> plain.PlainStep:
+    """Return the plain step from a state, a batch in one pass, its sums in another order."""
+    whole = replace(recipe.training, micro_batch_tokens=recipe.training.tokens_per_step)
+    return plain.PlainStep(replace(recipe, training=whole), state, device, other_order=True)
 
 
 def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -> Compare:
@@ -102,19 +98,14 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
     moved = joined({name: value - params[name] for name, value in after.params.items()})
 
     def plain_step(setting: Setting) -> np.ndarray:
-        _, grads = plain.gradients(
-            params, ids_BS, at, np.arange(ROWS), recipe, setting.dtype, setting.device
-        )
-        momentum = reference.schedule.muon_momentum(at, recipe.optimizer)
-        found = plain.step(
-            before, grads, multiplier, momentum, averaging, recipe, setting.dtype, setting.device
-        )
-        return joined({name: value - params[name] for name, value in found.params.items()})
+        way = plain_step(recipe_of(seed, model, setting.dtype), before, setting.device)
+        way(lambda step, rows: ids_BS[rows], multiplier, averaging)
+        return joined({name: array(value) - params[name] for name, value in way.params.items()})
 
     def differences(state: fast.train.State, report, setting: Setting) -> list[Difference]:
         if setting.algorithm:
             groups = [
-                same_tensors(unstacked(state, group, getattr(after, group)), getattr(after, group))
+                same_tensors(plain.unstacked(getattr(state, group)), getattr(after, group))
                 for group in GROUPS
             ]
             return [
@@ -122,7 +113,7 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
                 same(np.array(state.step), np.array(after.step)),
                 *sum(groups, []),
             ]
-        found = unstacked(state, "params", params)
+        found = plain.unstacked(state.params)
         if any(
             value.dtype != setting.master
             for group in GROUPS
@@ -180,10 +171,7 @@ def trajectory(seed: int, model: Model, iterations: int, warmdown: int) -> Compa
             else fast.train.initial_state(own, setting.device)
         )
         state, found_losses = fast.train.train(batch, own, begun)
-        params, shadow = (
-            unstacked(state, "params", final.params),
-            unstacked(state, "shadow", final.shadow),
-        )
+        params, shadow = plain.unstacked(state.params), plain.unstacked(state.shadow)
         if setting.algorithm:
             losses = relative(np.array(found_losses), exact["losses"])
             return [
@@ -208,35 +196,22 @@ def plain_run(
     """Return (losses, weights, shadow) of the run in plain code, from initial weights that are
     nudged by one unit roundoff of the dtype.
     """
-    state, rng, losses, multiplier, averaging = (
-        reference.train.initial_state(recipe),
-        np.random.default_rng(number),
-        [],
-        1.0,
-        False,
-    )
-    u = unit_roundoff(setting.dtype)
+    start, rng = reference.train.initial_state(recipe), np.random.default_rng(number)
+    u, losses, multiplier, averaging = unit_roundoff(setting.dtype), [], 1.0, False
     nudged = {
         name: value * (1 + u * rng.choice([-1, 1], value.shape))
-        for name, value in state.params.items()
+        for name, value in start.params.items()
     }
-    state = state._replace(params=nudged, shadow=nudged)
+    start = start._replace(params=nudged, shadow=nudged)
+    way = plain_step(recipe, start, setting.device)
     for at in range(recipe.training.iterations):
         remaining = reference.schedule.remaining_steps(at, 0.0, 0.0, recipe.training)
         multiplier = reference.schedule.lr_multiplier(remaining, multiplier, recipe.training)
-        momentum = reference.schedule.muon_momentum(at, recipe.optimizer)
-        rows = np.arange(ROWS)
-        loss, grads = plain.gradients(
-            state.params, batch(at, rows), at, rows, recipe, setting.dtype, setting.device
-        )
-        state = plain.step(
-            state, grads, multiplier, momentum, averaging, recipe, setting.dtype, setting.device
-        )
+        losses.append(float(way(batch, multiplier, averaging)))
         averaging = averaging or reference.train.ema.ema_starts(
-            state.step, remaining - 1, recipe.ema.start
+            way.count, remaining - 1, recipe.ema.start
         )
-        losses.append(loss)
-    return np.array(losses), joined(state.params), joined(state.shadow)
+    return np.array(losses), joined(way.params), joined(way.shadow)
 
 
 STEPS = [

@@ -82,7 +82,12 @@ def test_muon(benchmark, implementation):
     moved = joined(exact) - joined(weight)
     rough = {
         name: plain.muon_step(
-            weight[name], grad[name], buffer[name], LR, MOMENTUM, OPTIMIZER, torch.bfloat16, "cpu"
+            *(torch.from_numpy(each[name]) for each in (weight, grad, buffer)),
+            LR,
+            MOMENTUM,
+            OPTIMIZER,
+            torch.bfloat16,
+            True,
         )[0]
         for name in weight
     }
@@ -157,11 +162,12 @@ def test_newton_schulz(benchmark, implementation):
         ),
         "fast": lambda: fast.muon.newton_schulz(tensor, *SCHULZ),
         "compiled": compiled(benchmark, lambda: fast.muon.newton_schulz(tensor, *SCHULZ)),
-        "plain": lambda: torch.stack([plain.newton_schulz(each, *SCHULZ) for each in tensor]),
+        "plain": lambda: torch.stack([plain.newton_schulz(each, *SCHULZ, True) for each in tensor]),
     }[implementation]
     one = reference.muon.newton_schulz(wide[0], *SCHULZ)
     limit = 2 * max(
-        rms(plain.newton_schulz(tensor[0], *SCHULZ).double().numpy() - one), FLOAT32 * rms(one)
+        rms(plain.newton_schulz(tensor[0], *SCHULZ, True).double().numpy() - one),
+        FLOAT32 * rms(one),
     )
     assert rms(np.asarray(run()[0], np.float64) - one) <= limit
     benchmark(run)

@@ -16,8 +16,9 @@ import reference.masking
 import reference.train
 import reference.transformer
 from harness import cli
-from harness.bench import gate, muon, plain, public, step
+from harness.bench import gate, muon, public, step
 from harness.errors import CheckFailed
+from harness.parity import plain
 from reference.recipe import TINY
 from tests.harness.test_bench import FIELDS
 from tests.support.commands import refused

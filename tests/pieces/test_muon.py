@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fast.muon
 import reference.muon
+from harness.parity import plain
 from reference.recipe import GOLF, Optimizer
 from tests.support.compare import assert_same_algorithm, relative_error, rms, unit_roundoff
 from tests.support.strategies import rngs
@@ -40,20 +41,6 @@ def by_singular_values(matrix, steps, coefficients, eps):
     for _ in range(steps):
         s = a * s + b * s**3 + c * s**5
     return u * s @ vt
-
-
-def plain_newton_schulz(x, steps, coefficients, eps):
-    """The same iteration in the dtype of x with products associated the other way: A (A X), not (A
-    A) X.
-    """
-    a, b, c = coefficients
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / (x.square().sum().sqrt() + eps)
-    for _ in range(steps):
-        once = x @ (x.mT @ x)
-        x = c * (x @ (x.mT @ once)) + (b * once + a * x)
-    return x.mT if tall else x
 
 
 @given(rngs, sizes, sizes, st.sampled_from([1e-3, 1.0, 1e3]), st.integers(1, 6))
@@ -141,7 +128,7 @@ def test_low_precision_errs_at_most_twice_as_much_as_the_other_association(dtype
     exact = reference.muon.newton_schulz(matrix.double().numpy(), *SETTING)
     found = fast.muon.newton_schulz(matrix, *SETTING)
     assert found.dtype == dtype
-    limit = 2 * rms(plain_newton_schulz(matrix, *SETTING).double().numpy() - exact)
+    limit = 2 * rms(plain.newton_schulz(matrix, *SETTING, True).double().numpy() - exact)
     assert 0 < limit < 0.2 * rms(exact)
     assert rms(found.double().numpy() - exact) <= limit
 
@@ -234,12 +221,12 @@ def test_torch_optim_muon(shape, momentum):
             fast_weight, parameter.grad, fast_buffer, 0.02, momentum, OPTIMIZER, torch.bfloat16
         )
         nesterov = torch.from_numpy(grad + momentum * buffer).bfloat16()
-        plain = (
+        plainly = (
             -0.02
             * math.sqrt(max(1, shape[0] / shape[1]))
-            * plain_newton_schulz(nesterov, *SETTING).double().numpy()
+            * plain.newton_schulz(nesterov, *SETTING, True).double().numpy()
         )
-        limit = 2 * rms(plain - moved) + 2 * u * rms(weight)  # and the weights' own rounding
+        limit = 2 * rms(plainly - moved) + 2 * u * rms(weight)  # and the weights' own rounding
         assert limit < 0.1 * rms(moved)
         for update in (parameter.detach() - before, fast_weight - fast_before):
             assert rms(update.double().numpy() - moved) <= limit

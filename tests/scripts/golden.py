@@ -127,6 +127,8 @@ def masked(text: str, folder: Path) -> str:
 
 def main(out: Path) -> None:
     """Write one file per command, and the digest of every file that the commands made."""
+    if out.exists():
+        sys.exit(f"golden: expected a folder that does not exist yet, found {out}; name another")
     out.mkdir(parents=True)
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
