@@ -17,7 +17,7 @@ from fast.likelihood import LogProbs, _batches, _ids
 from fast.row_predictor import RowPredictor
 from reference.recipe import InputError, Stream
 
-GRID = 2**24
+DRAWS = 2**24  # values of a draw of 24 bits
 # Philox step of the drawn positions; the masks of the other estimators use other steps
 POSITIONS = 0xFFFFFFE0
 BUCKETS = 2  # shapes of a compiled pass whose number of rows or tokens changes
@@ -43,9 +43,9 @@ def draw_positions(seed: int, rows, length: int, count: int) -> tuple[np.ndarray
     edges_K = np.arange(count + 1) * length // count
     size_K = np.diff(edges_K)
     draws_NK = philox.words(seed, Stream.EVALUATION, POSITIONS, rows, count).numpy() >> 8
-    place_NK = draws_NK * size_K // GRID
-    share_NK = -(-(place_NK + 1) * GRID // size_K) + (-place_NK * GRID // size_K)
-    return edges_K[:-1] + place_NK, GRID / share_NK
+    place_NK = draws_NK * size_K // DRAWS
+    share_NK = -(-(place_NK + 1) * DRAWS // size_K) + (-place_NK * DRAWS // size_K)
+    return edges_K[:-1] + place_NK, DRAWS / share_NK
 
 
 class _Every:
@@ -154,7 +154,7 @@ def _bucket(needed: int, length: int) -> int:
 
 
 @torch.no_grad()
-def chain(
+def chain_by_rows(
     log_probs: LogProbs | RowPredictor,
     ids_NL,
     vocab: int,

@@ -16,8 +16,8 @@ import numpy as np
 from fast.philox import words
 from reference.recipe import InputError, Recipe, Stream
 
-MAGIC = 20240520
-VERSION = 1
+SHARD_MAGIC = 20240520
+SHARD_VERSION = 1
 HEADER_WORDS = 256  # little-endian int32: magic, version, token count, zeros
 HEADER_BYTES = 4 * HEADER_WORDS
 TOKEN_BYTES = 2  # little-endian uint16
@@ -51,7 +51,7 @@ def write_shard(path: str | Path, tokens) -> None:
             f" {tokens.shape}; nothing was written"
         )
     header = np.zeros(HEADER_WORDS, "<i4")
-    header[:3] = MAGIC, VERSION, tokens.size
+    header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,14 +95,14 @@ def read_shard(path: str | Path) -> np.memmap:
             " bytes; it is cut short: fetch it again"
         )
     magic, version, count = (int(word) for word in header[:3])
-    if magic != MAGIC:
+    if magic != SHARD_MAGIC:
         raise InputError(
-            f"shard {path}: expected magic {MAGIC} in its {size} bytes, found {magic}; this is not"
-            " a token shard"
+            f"shard {path}: expected magic {SHARD_MAGIC} in its {size} bytes, found {magic};"
+            " this is not a token shard"
         )
-    if version != VERSION:
+    if version != SHARD_VERSION:
         raise InputError(
-            f"shard {path}: expected version {VERSION} in its {size} bytes, found {version}; "
+            f"shard {path}: expected version {SHARD_VERSION} in its {size} bytes, found {version}; "
             "build it again with `maskgolf data`"
         )
     expected = HEADER_BYTES + TOKEN_BYTES * count

@@ -147,21 +147,21 @@ def branches(rows: range, micro_rows: int) -> tuple[range, range]:
     return rows[: half * micro_rows], rows[half * micro_rows :]
 
 
-def total(tensors: list[torch.Tensor], world: World) -> list[torch.Tensor]:
+def sum_over_ranks(tensors: list[torch.Tensor], world: World) -> list[torch.Tensor]:
     """Return the sums of tensors over all ranks, neighbours first, in one exchange per dtype."""
     if world.size == 1:
         return tensors
     summed = list(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         places = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        flat = _total(torch.cat([tensors[index].reshape(-1) for index in places]), world)
+        flat = _sum_flat(torch.cat([tensors[index].reshape(-1) for index in places]), world)
         parts = flat.split([tensors[index].numel() for index in places])
         for index, part in zip(places, parts, strict=True):
             summed[index] = part.view(tensors[index].shape)
     return summed
 
 
-def _total(flat: torch.Tensor, world: World) -> torch.Tensor:
+def _sum_flat(flat: torch.Tensor, world: World) -> torch.Tensor:
     """Sum a flat tensor: every rank adds up one slice of it, in a fixed order that all_reduce does
     not promise, and hands out the result.
     """

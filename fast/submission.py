@@ -125,7 +125,7 @@ def score_tokens(
             )
         )
     distributed.wait(world)
-    [known_N4] = distributed.total(
+    [known_N4] = distributed.sum_over_ranks(
         [known_N4.to(world.device)], world
     )  # zeros but for the rank that scored a window: the sum is exact
     nats_N, variance_N, tokens_N, bytes_N = known_N4.cpu().numpy().T

@@ -356,7 +356,9 @@ class Stepper:
         self, params: dict[str, torch.Tensor], batch: Callable, step: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, gradients) of one global batch, summed over micro-batches and ranks."""
-        loss, *grads = distributed.total(self._sums(params, batch, step, self.rows), self.world)
+        loss, *grads = distributed.sum_over_ranks(
+            self._sums(params, batch, step, self.rows), self.world
+        )
         return loss, dict(zip(params, grads, strict=True))
 
     def _sums(self, params, batch: Callable, step: int, rows: range) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 from reference import orders, philox
 from reference.recipe import InputError, Stream
 
-GRID = 2**24
+DRAWS = 2**24  # values of a draw of 24 bits
 # Philox step of the drawn positions; the masks of the other estimators use other steps
 POSITIONS = 0xFFFFFFE0
 
@@ -37,12 +37,12 @@ def draw_positions(seed, rows, length, count):
     for k in range(count):
         first, size = k * length // count, (k + 1) * length // count - k * length // count
         begins = np.array(
-            [-(-j * GRID // size) for j in range(size + 1)]
+            [-(-j * DRAWS // size) for j in range(size + 1)]
         )  # draws below begins[j + 1] belong to places 0..j
         for n in range(len(rows)):
             j = int((begins[1:] <= draws_NK[n, k]).sum())
             drawn_NK[n, k] = first + j
-            weight_NK[n, k] = GRID / (begins[j + 1] - begins[j])
+            weight_NK[n, k] = DRAWS / (begins[j + 1] - begins[j])
     return drawn_NK, weight_NK
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from reference.recipe import InputError
 
 
-class Layout(NamedTuple):
+class FloatLayout(NamedTuple):
     """Bit fields of a small float: 1 sign bit, then exponent, then mantissa."""
 
     exponent: int  # bits
@@ -20,13 +20,13 @@ class Layout(NamedTuple):
 
 
 KINDS = {
-    "e4m3": Layout(4, 3, 7, has_inf=False, has_nan=True),
-    "e5m2": Layout(5, 2, 15, has_inf=True, has_nan=True),
-    "e2m1": Layout(2, 1, 1, has_inf=False, has_nan=False),
+    "e4m3": FloatLayout(4, 3, 7, has_inf=False, has_nan=True),
+    "e5m2": FloatLayout(5, 2, 15, has_inf=True, has_nan=True),
+    "e2m1": FloatLayout(2, 1, 1, has_inf=False, has_nan=False),
 }
 
 
-def _layout(kind: str) -> Layout:
+def _layout(kind: str) -> FloatLayout:
     """Bit fields of a kind; an unknown kind is an InputError."""
     if kind not in KINDS:
         raise InputError(f"unknown small float {kind!r}: expected one of {', '.join(KINDS)}")

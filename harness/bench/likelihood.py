@@ -176,7 +176,7 @@ def speed(query, as_written, ids_NL, vocab: int, pairs: int, batch: int = 64) ->
         ids_NL.shape[1] - 1,
         str(query.device),
     )
-    ours = (chain.chain, query, cached, min(8 * batch // cached, most))
+    ours = (chain.chain_by_rows, query, cached, min(8 * batch // cached, most))
     ways = (
         (plain.chain, as_written, batch, min(8, most)),
         (plain.chain, query, batch, min(8, most)),

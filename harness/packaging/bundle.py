@@ -1,19 +1,22 @@
 """One self-contained train_gpt.py: what fast/submission.py reaches, as it is written, a section per
 module.
 
-`masking.loss` becomes `masking_loss` where it is defined and where it is used; a name that no
-module asks for by its module's name, and that is the only one of its kind, stays as it is. Text is
-changed at the positions that ast gives, and nowhere else.
+Modules are joined in the order of their imports. `masking.loss` becomes `loss`: no two modules
+define the same name. What the program does not reach is left out.
 """
 
 import ast
 import builtins
+import io
 import re
 import sys
+import tokenize
 from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
+from types import CodeType
 
-from harness.packaging.names import FUNCTIONS, bindings, references
+from harness.packaging.names import ASKS, asked, bound, codes, compiled, instructions
 from reference.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +24,7 @@ ENTRY = "fast.submission"
 PACKED = "fast.packed"
 SCRIPT = "train_gpt.py"
 OURS = ("fast", "reference")
-GIVEN = {*dir(builtins), "__file__", "__name__"}
+GIVEN = {*dir(builtins), "__file__", "__name__", "__annotations__"}
 WHAT = """Train, ship and score: a language model that fits in 16,000,000 bytes, this file included.
 
     python train_gpt.py                             trains, writes final_model.mgolf, reads it back and scores it
@@ -37,51 +40,30 @@ class BundleError(RuntimeError):
     """The source uses something that a bundle cannot follow."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A top-level name of one of our modules."""
-
-    module: str
-    name: str
-
-
 @dataclass(eq=False)
 class Statement:
-    """A top-level statement with the comments above it: lines (first, last), both counted from 1
-    and included.
-    """
+    """A top-level statement: its text with the lines above it, the names it binds and asks for."""
 
-    module: str
-    node: ast.stmt
-    first: int
-    last: int
-    names: set[str]
+    text: str
+    bound: set[str]
+    asked: set[str]
 
 
 @dataclass
 class Module:
-    """A parsed module: its statements, and what the names that it imports stand for."""
+    """A module without its imports; `module.name` is written `name`."""
 
     name: str
-    source: str
     docstring: str
     statements: list[Statement] = field(default_factory=list)
-    imports: dict[str, str | Target] = field(
-        default_factory=dict
-    )  # ours: name -> a module's name, or a name in one
-    external: dict[str, tuple[str, str | None]] = field(
-        default_factory=dict
-    )  # others': name -> (module, attribute or None for itself)
+    modules: dict[str, str] = field(default_factory=dict)  # alias -> our module
+    names: list[tuple[str, str]] = field(default_factory=list)  # (our module, a name of it)
+    external: dict[str, str] = field(default_factory=dict)  # name -> the statement that imports it
 
     @property
-    def short(self) -> str:
-        """Return the last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def lines(self) -> list[str]:
-        """Return the source's lines."""
-        return self.source.splitlines()
+    def bound(self) -> set[str]:
+        """Return the names that the module defines."""
+        return {name for statement in self.statements for name in statement.bound}
 
 
 def literal(value: object, indent: str = "") -> str:
@@ -90,14 +72,14 @@ def literal(value: object, indent: str = "") -> str:
         return repr(value)
     inner = indent + "    "
     lines = [
-        f"{inner}{each.name}={literal(getattr(value, each.name), inner)}," for each in fields(value)
+        f"{inner}{one.name}={literal(getattr(value, one.name), inner)}," for one in fields(value)
     ]
     return "\n".join([f"{type(value).__name__}(", *lines, f"{indent})"])
 
 
 def packed_source(recipe: Recipe, codec: str) -> str:
     """Return the source of fast/packed.py that holds a run's recipe and codec."""
-    values = [recipe, *(getattr(recipe, each.name) for each in fields(recipe))]
+    values = [recipe, *(getattr(recipe, one.name) for one in fields(recipe))]
     parts = sorted({type(value).__name__ for value in values if is_dataclass(value)})
     head = '"""The recipe of the packed run, and the codec of its artifact."""\n\n'
     return (
@@ -106,299 +88,183 @@ def packed_source(recipe: Recipe, codec: str) -> str:
     )
 
 
-def read_module(name: str, source: str) -> Module:
-    """Parse a module into statements and imports."""
-    tree = ast.parse(source)
-    module, lines = Module(name, source, ast.get_docstring(tree) or ""), source.splitlines()
-    for number, node in enumerate(tree.body):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            _read_import(module, node)
-        elif not (number == 0 and isinstance(node, ast.Expr) and module.docstring):
-            first = min(
-                [node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))]
-            )
-            while first > 1 and lines[first - 2].startswith("#"):
-                first -= 1
-            module.statements.append(
-                Statement(name, node, first, node.end_lineno, bindings([node]))
-            )
-            inner = [
-                each for each in ast.walk(node) if isinstance(each, ast.ImportFrom | ast.Import)
-            ]
-            if any(_ours(getattr(each, "module", None) or each.names[0].name) for each in inner):
-                raise BundleError(
-                    f"{name}, line {node.lineno}: one of our modules is imported inside a function;"
-                    " import it at the top"
-                )
-    return module
-
-
 def _ours(name: str) -> bool:
     return name.partition(".")[0] in OURS
 
 
-def _read_import(module: Module, node: ast.Import | ast.ImportFrom) -> None:
+def _path(module: str) -> Path:
+    return ROOT / f"{module.replace('.', '/')}.py"
+
+
+def _read_import(module: Module, node: ast.Import | ast.ImportFrom, replaced: dict) -> None:
+    """Note what an import binds."""
     for alias in node.names:
-        bound = alias.asname or alias.name.partition(".")[0]
-        if isinstance(node, ast.Import):
-            if _ours(alias.name):
-                raise BundleError(
-                    f"{module.name}: import {alias.name} is not followed; write from ... import ..."
-                )
-            module.external[bound] = (alias.name if alias.asname else bound, None)
-        elif not _ours(node.module or ""):
-            module.external[bound] = (node.module or "", alias.name)
-        elif node.module in OURS:
-            module.imports[bound] = f"{node.module}.{alias.name}"
-        elif alias.asname not in (None, alias.name):
+        name, source = alias.asname or alias.name, getattr(node, "module", None)
+        if not _ours(source or alias.name):
+            module.external[name.partition(".")[0]] = ast.unparse(
+                ast.Import([alias]) if source is None else ast.ImportFrom(source, [alias], 0)
+            )
+        elif source is None:
+            raise BundleError(
+                f"{module.name}: import {alias.name} is not followed; write from ... import ..."
+            )
+        elif (inner := f"{source}.{alias.name}") in replaced or _path(inner).exists():
+            module.modules[name] = inner
+        elif name != alias.name:
             raise BundleError(
                 f"{module.name}: {alias.name} is imported under another name; import it under"
                 " its own"
             )
         else:
-            module.imports[bound] = Target(node.module, alias.name)
+            module.names.append((source, name))
+
+
+def without_prefixes(source: str, aliases: set[str]) -> str:
+    """Return the source with `alias.name` written `name`, in strings only between the braces of an
+    f-string.
+    """
+    prefix = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, aliases)) or '(?!)'})\.(?=\w)")
+    starts = list(accumulate(map(len, source.splitlines(keepends=True)), initial=0))
+    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    for before, token, after in reversed(list(zip(tokens, tokens[1:], tokens[2:], strict=False))):
+        begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
+        if (token.string in aliases, before.string == ".", after.string) == (True, False, "."):
+            source = source[:begin] + source[end + 1 :]
+        elif token.type == tokenize.STRING and token.string.lower().startswith(("f", "rf")):
+            new = re.sub(r"\{[^{}]*", lambda inner: prefix.sub("", inner[0]), token.string)
+            source = source[:begin] + new + source[end:]
+    return source
+
+
+def _check_flat(module: Module, before: CodeType, after: CodeType) -> None:
+    """Raise BundleError unless code without prefixes asks for the same names and keeps every
+    constant; note the names that it asks other modules for.
+    """
+    for old, new in zip(codes(before), codes(after), strict=True):
+        where, steps, expected = f"{module.name}, {old.co_name}", instructions(old), set()
+        for step, following in pairwise(steps):
+            if step.opname not in ASKS or step.argval not in module.modules:
+                expected |= {step.argval} if step.opname in ASKS else set()
+                continue
+            if following.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+                raise BundleError(
+                    f"{where}: module {step.argval} is used as a value; use its names only"
+                )
+            expected.add(following.argval)
+            module.names.append((module.modules[step.argval], following.argval))
+        hidden = expected ^ {step.argval for step in instructions(new) if step.opname in ASKS}
+        if hidden:
+            raise BundleError(
+                f"{where}: a local variable has the name of what another module defines,"
+                f" {', '.join(sorted(hidden))}; rename the variable"
+            )
+        if _constants(old) != _constants(new):
+            raise BundleError(f"{where}: an f-string is too hard to follow; write it more simply")
+
+
+def _constants(code: CodeType) -> list:
+    return [repr(value) for value in code.co_consts if not isinstance(value, CodeType)]
+
+
+def read_module(name: str, source: str, replaced: dict[str, str]) -> Module:
+    """Parse a module into statements and imports."""
+    tree, imports = ast.parse(source), (ast.Import, ast.ImportFrom)
+    module = Module(name, ast.get_docstring(tree) or "")
+    for node in ast.walk(tree):
+        if isinstance(node, imports) and node in tree.body:
+            _read_import(module, node, replaced)
+        elif isinstance(node, imports) and _ours(getattr(node, "module", "") or node.names[0].name):
+            raise BundleError(
+                f"{name}, line {node.lineno}: one of our modules is imported inside a function;"
+                " import it at the top"
+            )
+    flat = without_prefixes(source, set(module.modules))
+    _check_flat(module, compiled(source), compiled(flat))
+    lines, end = flat.splitlines(keepends=True), 0
+    for node in tree.body:
+        text, end = "".join(lines[end : node.end_lineno]), node.end_lineno
+        documents = node is tree.body[0] and module.docstring
+        if not isinstance(node, imports) and not documents:
+            code = compiled(text)
+            module.statements.append(Statement(text, bound(code), asked(code)))
+    return module
 
 
 def read_modules(replaced: dict[str, str]) -> dict[str, Module]:
     """Return every module that the entry reaches by imports, what it imports before it; replaced:
     {name: source} of other text.
     """
-    found: dict[str, Module] = {}
+    modules: dict[str, Module] = {}
 
     def visit(name: str) -> None:
-        if name not in found:
-            source = replaced.get(name) or (ROOT / f"{name.replace('.', '/')}.py").read_text()
-            module = read_module(name, source)
-            for target in module.imports.values():
-                visit(target if isinstance(target, str) else target.module)
-            found[name] = module
+        if name not in modules:
+            module = read_module(name, replaced.get(name) or _path(name).read_text(), replaced)
+            for wanted in [*module.modules.values(), *(home for home, _ in module.names)]:
+                visit(wanted)
+            for home, wanted in module.names:
+                if wanted not in modules[home].bound | {own for _, own in modules[home].names}:
+                    raise BundleError(f"{name}: {home} defines no {wanted}")
+            modules[name] = module
 
     visit(ENTRY)
-    return found
+    return modules
 
 
-class Graph:
-    """The statements that the entry needs, and the name that each of their definitions gets."""
-
-    def __init__(self, modules: dict[str, Module]):
-        """Follow references from the entry's program and name what is found."""
-        self.modules = modules
-        self.home = {
-            Target(each.module, name): each
-            for module in modules.values()
-            for each in module.statements
-            for name in each.names
-        }
-        self.external: dict[str, tuple[str, str | None]] = {}
-        self.by_module: set[Target] = set()  # asked for as module.name somewhere
-        self.words: set[str] = set()  # every identifier of the kept code
-        self.uses: dict[int, list[tuple[ast.expr, Target]]] = {}
-        waiting = [each for each in modules[ENTRY].statements if not each.names]
-        kept: dict[int, Statement] = {}
-        while waiting:
-            statement = waiting.pop()
-            if id(statement) not in kept:
-                kept[id(statement)] = statement
-                waiting += [self.home[target] for target in self._follow(statement)]
-        self.kept = [
-            each for module in modules.values() for each in module.statements if id(each) in kept
-        ]
-        self.flat = self._name()
-
-    def _follow(self, statement: Statement) -> list[Target]:
-        """Return what a statement refers to, and note where."""
-        module, dotted = self.modules[statement.module], {}
-        for node in ast.walk(statement.node):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                dotted[id(node.value)] = node
-            self.words |= {getattr(node, "id", None), getattr(node, "arg", None)}
-        uses = self.uses.setdefault(id(statement), [])
-        for name in references(statement.node):
-            if Target(module.name, name.id) in self.home:
-                uses.append((name, Target(module.name, name.id)))
-            elif name.id in module.imports:
-                found = module.imports[name.id]
-                if isinstance(found, str):
-                    if id(name) not in dotted:
-                        raise BundleError(
-                            f"{module.name}, line {name.lineno}: module {name.id} is used as a"
-                            " value; use its names only"
-                        )
-                    attribute = dotted[id(name)]
-                    found = self._resolve(Target(found, attribute.attr), module, name)
-                    self.by_module.add(found)
-                    uses.append((attribute, found))
-                else:
-                    uses.append((name, self._resolve(found, module, name)))
-            elif name.id in module.external:
-                wanted = module.external[name.id]
-                if self.external.setdefault(name.id, wanted) != wanted:
-                    raise BundleError(
-                        f"{module.name}: {name.id} means {wanted}, elsewhere"
-                        f" {self.external[name.id]}; rename one"
-                    )
-            elif name.id not in GIVEN:
-                raise BundleError(f"{module.name}, line {name.lineno}: {name.id} is not defined")
-        return [target for _, target in uses]
-
-    def _resolve(self, target: Target, module: Module, where: ast.AST) -> Target:
-        """Return where a name is defined, through modules that only import it."""
-        while target not in self.home:
-            onward = self.modules[target.module].imports.get(target.name)
-            if not isinstance(onward, Target):
-                raise BundleError(
-                    f"{module.name}, line {where.lineno}: {target.module} defines no {target.name}"
-                )
-            target = onward
-        return target
-
-    def _name(self) -> dict[Target, str]:
-        """Return the one name of every kept definition."""
-        kept = [Target(each.module, name) for each in self.kept for name in sorted(each.names)]
-        bare = [target.name for target in kept]
-        flat = {}
-        for target in kept:
-            taken = (
-                bare.count(target.name) > 1 or target.name in self.external or target.name in GIVEN
-            )
-            flat[target] = target.name
-            if taken or target in self.by_module:
-                short = self.modules[target.module].short
-                private = target.name.startswith("_")
-                flat[target] = f"_{short}{target.name}" if private else f"{short}_{target.name}"
-                if flat[target] in self.words or flat[target] in bare:
-                    raise BundleError(
-                        f"{target.module}.{target.name}: its name in the bundle, {flat[target]}, is"
-                        " in use; rename one"
-                    )
-        return flat
-
-    def text(self, statement: Statement) -> str:
-        """Return the source of a statement with the names of the bundle."""
-        module = self.modules[statement.module]
-        lines = [line.encode() for line in module.lines]
-        edits = self._definitions(statement, lines)
-        strings = [node for node in ast.walk(statement.node) if isinstance(node, ast.JoinedStr)]
-        inside = {id(node): string for string in reversed(strings) for node in ast.walk(string)}
-        pieces: dict[int, list] = {}
-        for node, target in self.uses[id(statement)]:
-            old = ast.unparse(node)
-            if id(node) in inside:
-                pieces.setdefault(id(inside[id(node)]), [inside[id(node)]]).append(
-                    (old, self.flat[target])
-                )
-            elif old != self.flat[target]:
-                edits.append(
-                    (
-                        node.lineno,
-                        node.col_offset,
-                        node.end_lineno,
-                        node.end_col_offset,
-                        self.flat[target],
-                    )
-                )
-        for string, *renames in pieces.values():
-            place = (string.lineno, string.col_offset, string.end_lineno, string.end_col_offset)
-            edits.append(
-                (*place, _renamed_string(ast.get_source_segment(module.source, string), renames))
-            )
-        for first, begin, last, end, new in sorted(edits, reverse=True):
-            joined = lines[first - 1][:begin] + new.encode() + lines[last - 1][end:]
-            lines[first - 1 : last] = (
-                [joined, *[b""] * (last - first)]
-                if "\n" not in new
-                else _spread(joined, last - first + 1)
-            )
-        return "\n".join(line.decode() for line in lines[statement.first - 1 : statement.last])
-
-    def _definitions(self, statement: Statement, lines: list[bytes]) -> list[tuple]:
-        """Return the edit that renames a function or a class where it is defined."""
-        node = statement.node
-        if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-            return []
-        new = self.flat[Target(statement.module, node.name)]
-        begin = lines[node.lineno - 1].index(node.name.encode(), node.col_offset + len("def"))
-        return (
-            [(node.lineno, begin, node.lineno, begin + len(node.name.encode()), new)]
-            if new != node.name
-            else []
-        )
-
-
-def _spread(joined: bytes, count: int) -> list[bytes]:
-    """Return the lines of an edited string, as many as it had before."""
-    parts = joined.split(b"\n")
-    if len(parts) != count:
-        raise BundleError(f"an edited string has {len(parts)} lines, expected {count}")
-    return parts
-
-
-def _renamed_string(text: str, renames: list[tuple[str, str]]) -> str:
-    """Return the source of an f-string with names changed between its braces; Python 3.11 gives no
-    positions there.
+def meanings(modules: dict[str, Module]) -> dict[str, Statement | str]:
+    """Return what binds each name: a statement, or the text of an import; BundleError where a name
+    has two meanings.
     """
-    done = []
-
-    def rename(match: re.Match) -> str:
-        inner = match.group(0)
-        for old, new in dict(renames).items():
-            inner, count = re.subn(rf"(?<![\w.]){re.escape(old)}(?!\w)", new, inner)
-            done.extend([old] * count)
-        return inner
-
-    text = re.sub(r"(?<!\{)(?:\{\{)*\{(?!\{)[^{}]*", rename, text)
-    if len(done) != len(renames):
-        raise BundleError(
-            f"f-string {text}: expected to rename {len(renames)} names, found {len(done)}; write it"
-            " more simply"
-        )
-    return text
+    known, owners = {}, dict.fromkeys(GIVEN, "Python")
+    for module in modules.values():
+        defined = [(name, statement) for statement in module.statements for name in statement.bound]
+        for name, meaning in [*module.external.items(), *defined]:
+            if name in owners and known.get(name) != meaning:
+                raise BundleError(
+                    f"{name} is defined in {owners[name]} and again in {module.name}; rename one"
+                )
+            known[name], owners[name] = meaning, module.name
+    return known
 
 
-def _imports(external: dict[str, tuple[str, str | None]]) -> str:
-    """Return import lines: the standard library, then the rest."""
-    lines, froms = [], {}
-    for bound, (module, attribute) in external.items():
-        if attribute is None:
-            lines.append(
-                (module, 0, f"import {module}" + (f" as {bound}" if bound != module else ""))
-            )
-        else:
-            froms.setdefault(module, []).append(
-                attribute + (f" as {bound}" if bound != attribute else "")
-            )
-    lines += [
-        (module, 1, f"from {module} import {', '.join(sorted(names))}")
-        for module, names in froms.items()
+def reached(modules: dict[str, Module], meaning_of: dict[str, Statement | str]) -> list:
+    """Return the statements, and the imports as text, that what the modules run needs."""
+    needed = [part for module in modules.values() for part in module.statements if not part.bound]
+    for statement in needed:
+        for name in sorted(getattr(statement, "asked", set()) - GIVEN):
+            if name not in meaning_of:
+                raise BundleError(
+                    f"{name} is not defined; it is asked for in {statement.text!r:.80}"
+                )
+            if meaning_of[name] not in needed:
+                needed.append(meaning_of[name])
+    return needed
+
+
+def import_lines(imports: list[str]) -> str:
+    """Return the lines of imports: the standard library, then the rest."""
+    merged: dict[str, list[str]] = {}
+    for line in sorted(imports):
+        head, _, name = line.partition(" import ")
+        merged.setdefault(head, []).extend([name] if name else [])
+    lines = [
+        head + (f" import {', '.join(names)}" if names else "") for head, names in merged.items()
     ]
     groups = {True: [], False: []}
-    for module, _, line in sorted(lines, key=lambda entry: (entry[1], entry[0])):
-        groups[module.partition(".")[0] in sys.stdlib_module_names].append(line)
-    return "\n".join(groups[True]) + "\n\n" + "\n".join(groups[False])
+    for line in sorted(lines, key=lambda line: (line.startswith("from"), line.split()[1])):
+        groups[line.split()[1].partition(".")[0] in sys.stdlib_module_names].append(line)
+    return "\n\n".join("\n".join(lines) for lines in groups.values())
 
 
 def assemble(modules: dict[str, Module]) -> str:
     """Return one file of what the entry reaches in these modules."""
-    graph = Graph(modules)
-    parts = [f'"""{WHAT}"""\n\n{_imports(graph.external)}\n']
+    needed = reached(modules, meanings(modules))
+    parts = [f'"""{WHAT}"""\n', import_lines([part for part in needed if isinstance(part, str)])]
     for module in modules.values():
-        kept = [each for each in graph.kept if each.module == module.name]
-        if kept:
+        text = "".join(part.text for part in module.statements if part in needed)
+        if text:
             heading = [f"{module.name.replace('.', '/')}.py", *module.docstring.splitlines()]
-            parts.append("\n\n" + "\n".join(f"# {line}".rstrip() for line in heading) + "\n")
-        for number, statement in enumerate(kept):
-            place = module.statements.index(statement)
-            adjoins = (
-                number
-                and kept[number - 1] is module.statements[place - 1]
-                and module.lines[statement.first - 2].strip()
-            )
-            parts.append(
-                ("" if adjoins else "\n\n" if number else "\n") + graph.text(statement) + "\n"
-            )
-    text = "".join(parts)
-    _check_closed(text)
-    return text
+            parts += ["\n", *(f"# {line}".rstrip() for line in heading), "", text.strip("\n")]
+    return "\n".join(parts) + "\n"
 
 
 def build(recipe: Recipe, codec: str = "best") -> str:
@@ -406,14 +272,3 @@ def build(recipe: Recipe, codec: str = "best") -> str:
     gives the same text.
     """
     return assemble(read_modules({PACKED: packed_source(recipe, codec)}))
-
-
-def _check_closed(text: str) -> None:
-    """Raise BundleError unless the file parses on Python 3.10 and every name that it uses is its
-    own, imported or built in.
-    """
-    tree = ast.parse(text, feature_version=(3, 10))
-    known = bindings(tree.body) | GIVEN
-    unknown = sorted({node.id for statement in tree.body for node in references(statement)} - known)
-    if unknown:
-        raise BundleError(f"the bundle uses names that nothing in it defines: {', '.join(unknown)}")

@@ -93,7 +93,7 @@ def queried(
         where = {"batch_rows": batch_rows, "device": setting.device}
         return [
             relative(
-                fast.chain.chain(
+                fast.chain.chain_by_rows(
                     asked, ids_NL, model.vocab, order, seed, step, block, first_row, **where
                 ),
                 exact,

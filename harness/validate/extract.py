@@ -5,12 +5,28 @@ does not run where its table is wanted.
 import ast
 import builtins
 import copy
+from types import CodeType
 
-from harness.packaging.names import FUNCTIONS, bindings, references
+from harness.packaging import names as scopes
 from harness.validate.finding import CannotTell
 
-GIVEN = {*dir(builtins), "__file__", "__name__", "__builtins__"}
+GIVEN = {*dir(builtins), "__file__", "__name__", "__builtins__", "__annotations__"}
 FUTURE = "from __future__ import annotations\n"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_of(statement: ast.stmt) -> CodeType:
+    """Return the code of one statement."""
+    return scopes.compiled(ast.fix_missing_locations(ast.Module([statement], [])))
+
+
+def asked(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement needs; ValueError where a function rebinds a global one."""
+    code = code_of(without_annotations(statement))
+    steps = [step for part in scopes.codes(code) for step in scopes.instructions(part)]
+    if any(step.opname == "STORE_GLOBAL" for step in steps):
+        raise ValueError("global statements are not followed")
+    return scopes.asked(code)
 
 
 def without_annotations(statement: ast.stmt) -> ast.stmt:
@@ -65,11 +81,16 @@ def stars(tree: ast.Module) -> list[ast.stmt]:
     ]
 
 
+def bound_by(alias: ast.alias) -> str:
+    """Return the name that an import binds."""
+    return alias.asname or alias.name.partition(".")[0]
+
+
 def only(statement: ast.stmt, names: set[str]) -> ast.stmt:
     """Return an import of the names alone that are needed, any other statement as it is."""
     if not isinstance(statement, ast.Import | ast.ImportFrom):
         return statement
-    kept = [alias for alias in statement.names if bindings([alias]) & names or alias.name == "*"]
+    kept = [alias for alias in statement.names if bound_by(alias) in names or alias.name == "*"]
     return ast.copy_location(
         type(statement)(**{**dict(ast.iter_fields(statement)), "names": kept}), statement
     )
@@ -88,7 +109,7 @@ def definitions(tree: ast.Module) -> dict[str, list[ast.stmt]]:
             and statement.module == "__future__"
         ):
             continue
-        own = bindings([statement])
+        own = scopes.bound(code_of(statement))
         imported |= own if isinstance(statement, ast.Import | ast.ImportFrom) else set()
         for name in own | (altered(statement) - imported):
             found.setdefault(name, []).append(statement)
@@ -111,7 +132,7 @@ def needed(tree: ast.Module, wanted: tuple[str, ...]) -> tuple[set[ast.stmt], se
         for statement in defining.get(name, ()):
             if statement not in kept:
                 kept.add(statement)
-                waiting += [found.id for found in references(without_annotations(statement))]
+                waiting += asked(statement)
     return kept, names, missing
 
 
@@ -128,6 +149,7 @@ def extract(tree: ast.Module, wanted: tuple[str, ...]) -> str:
         return FUTURE + ast.unparse(ast.Module(body, [])) + "\n"
     except (
         ValueError,
+        SyntaxError,
         RecursionError,
     ) as error:  # a global statement, a name from nowhere, code nested too deeply
         raise CannotTell(f"{wanted[-1]} cannot be taken out of the script: {error}") from error

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.packaging.names import FUNCTIONS
 from harness.validate.execution import fence, last_line
-from harness.validate.extract import extract
+from harness.validate.extract import FUNCTIONS, extract
 from harness.validate.finding import CannotTell, Check, Explain, Finding, failed, passed
 from harness.validate.opened import Text
 from harness.validate.portable import sources

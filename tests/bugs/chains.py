@@ -37,7 +37,7 @@ BUGS = [
         "rounded down: the rows that wait longest are forgotten", ("chain-queried",)),
     Bug("positions-shown-their-target", "fast.chain._sampled_pass", "rank_BL >= place_B1", "rank_BL > place_B1",
         "peeking: the asked token stands in its own context", ("chain-positions",)),
-    Bug("positions-weighed-by-size", "fast.chain.draw_positions", "GRID / share_NK", "size_K + 0.0 * share_NK",
+    Bug("positions-weighed-by-size", "fast.chain.draw_positions", "DRAWS / share_NK", "size_K + 0.0 * share_NK",
         "the shares of a draw's 2**24 values are not quite equal", ("chain-positions",)),
     Bug("positions-all-windows-alike", "fast.chain.draw_positions", "POSITIONS, rows, count)", "POSITIONS, rows * 0, count)",
         "one draw for all windows: its luck does not average out", ("chain-positions",)),

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from fast.data import Windows
 from harness import scoring
 from harness.corpus.sources import Source
 from harness.packaging import bundle
-from harness.packaging.names import references
+from harness.packaging.names import asked, compiled
 from reference.recipe import TINY, Recipe
 
 RUN = replace(
@@ -55,26 +56,6 @@ AFTER_310 = {
 }
 
 
-class Flat:
-    """The loaded one-file program, asked for names as fast has them: flat("train",
-    "batch_loss").
-    """
-
-    def __init__(self, path: Path):
-        spec = importlib.util.spec_from_file_location("flat_train_gpt", path)
-        self.module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = self.module
-        spec.loader.exec_module(self.module)
-        graph = bundle.Graph(bundle.read_modules({}))
-        self.names = {
-            (target.module.rpartition(".")[2], target.name): name
-            for target, name in graph.flat.items()
-        }
-
-    def __call__(self, module: str, name: str):
-        return getattr(self.module, self.names[module, name])
-
-
 @pytest.fixture(scope="module")
 def script(tmp_path_factory) -> Path:
     """Return train_gpt.py of the tiny run."""
@@ -84,9 +65,13 @@ def script(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def flat(script) -> Flat:
+def flat(script) -> ModuleType:
     """Return the program, loaded and not run."""
-    return Flat(script)
+    spec = importlib.util.spec_from_file_location("flat_train_gpt", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def batch(step, rows):
@@ -129,35 +114,35 @@ def alone(folder: Path, environ: dict, *arguments: str) -> subprocess.CompletedP
 
 
 def test_recipe_is_the_runs_own(flat):
-    assert asdict(flat("packed", "RECIPE")) == asdict(RUN) and flat("packed", "CODEC") == "zlib"
+    assert asdict(flat.RECIPE) == asdict(RUN) and flat.CODEC == "zlib"
 
 
 def test_forward_and_loss_are_bit_for_bit_those_of_fast(flat):
-    recipe, ids = flat("packed", "RECIPE"), torch.from_numpy(batch(1, range(4)))
+    recipe, ids = flat.RECIPE, torch.from_numpy(batch(1, range(4)))
     params, twin = (
         fast.transformer.initialize(RUN.model, 7),
-        flat("transformer", "initialize")(recipe.model, 7),
+        flat.initialize(recipe.model, 7),
     )
     assert same(params, twin)
     noisy = {
         name: value + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
         for name, value in params.items()
     }
-    forward = flat("transformer", "forward")
+    forward = flat.forward
     assert torch.equal(
         fast.transformer.forward(noisy, ids[:, 1:], RUN.model),
         forward(noisy, ids[:, 1:], recipe.model),
     )
     expected = fast.train.batch_loss(noisy, ids, 1, torch.arange(4), RUN)
     assert (
-        torch.equal(expected, flat("train", "batch_loss")(noisy, ids, 1, torch.arange(4), recipe))
+        torch.equal(expected, flat.batch_loss(noisy, ids, 1, torch.arange(4), recipe))
         and expected > 1
     )
 
 
 def test_training_is_bit_for_bit_that_of_fast(flat):
     expected, losses = fast.train.train(batch, RUN)
-    found, again = flat("train", "train")(batch, flat("packed", "RECIPE"))
+    found, again = flat.train(batch, flat.RECIPE)
     assert losses == again and len(losses) == 6
     assert all(same(group, found.tensors()[name]) for name, group in expected.tensors().items())
     assert (
@@ -170,17 +155,17 @@ def test_training_is_bit_for_bit_that_of_fast(flat):
 def test_artifact_is_byte_for_byte_that_of_fast(flat, tmp_path):
     params = fast.transformer.initialize(RUN.model, 7)
     fast.artifact.write(tmp_path / "a.mgolf", params, RUN, {"tokenizer_sha256": "0" * 64}, "zlib")
-    flat("artifact", "write")(
+    flat.write(
         tmp_path / "b.mgolf",
         params,
-        flat("packed", "RECIPE"),
+        flat.RECIPE,
         {"tokenizer_sha256": "0" * 64},
         "zlib",
     )
     assert (tmp_path / "a.mgolf").read_bytes() == (tmp_path / "b.mgolf").read_bytes()
-    header, read = flat("artifact", "read")(tmp_path / "a.mgolf")
+    header, read = flat.read(tmp_path / "a.mgolf")
     assert same(read, fast.artifact.read(tmp_path / "a.mgolf")[1]) and asdict(
-        flat("artifact", "recipe_of")(header)
+        flat.recipe_of(header)
     ) == asdict(RUN)
 
 
@@ -194,10 +179,8 @@ def test_scores_are_those_of_fast(flat):
     expected = fast.evaluate.evaluate(
         fast.evaluate.predictor(params, RUN), [Windows(*windows)], ByteTable(*table)
     )
-    predict = flat("evaluate", "predictor")(params, flat("packed", "RECIPE"))
-    found = flat("evaluate", "evaluate")(
-        predict, [flat("data", "Windows")(*windows)], flat("bytes", "ByteTable")(*table)
-    )
+    predict = flat.predictor(params, flat.RECIPE)
+    found = flat.evaluate(predict, [flat.Windows(*windows)], flat.ByteTable(*table))
     assert found[:-1] == expected[:-1] and found.bpb > 0  # all but the seconds
 
 
@@ -212,10 +195,10 @@ def test_file_is_readable_text(script):
         (getattr(node, "module", None) or node.names[0].name).partition(".")[0] for node in imports
     }
     assert tops - set(sys.stdlib_module_names) == {"torch", "numpy", "sentencepiece"}
-    asked = {name.id for statement in tree.body for name in references(statement)}
+    used = asked(compiled(text))
     assert (
-        {"print", "len"} <= asked
-        and not asked & {"exec", "eval", "compile", "__import__"}
+        {"print", "len"} <= used
+        and not used & {"exec", "eval", "compile", "__import__"}
         and "base64" not in text
     )
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
@@ -238,7 +221,7 @@ def test_only_what_is_reached_is_there(script):
         for node in ast.parse(script.read_text()).body
         if isinstance(node, ast.FunctionDef)
     }
-    assert {"fp8_encode", "transformer_forward", "main"} <= defined
+    assert {"choose_format", "initialize", "main"} <= defined
     assert not any("write_shard" in name or "train_step" in name for name in defined)
     assert "GOLF = " not in script.read_text()
 
@@ -481,17 +464,6 @@ def test_an_interrupted_run_says_so(program, monkeypatch):
     assert code == 130 and err == "submission.py: interrupted\n"
 
 
-def found(source: str) -> list[str]:
-    """Return the names that a piece of source asks of its module."""
-    body = ast.parse(textwrap.dedent(source)).body
-    return [
-        name.id
-        for statement in body
-        for name in references(statement)
-        if isinstance(name.ctx, ast.Load)
-    ]
-
-
 @pytest.mark.parametrize(
     ("source", "names"),
     [
@@ -541,8 +513,8 @@ def found(source: str) -> list[str]:
         ),
     ],
 )
-def test_references_follow_the_scopes_of_python(source, names):
-    assert found(source) == names
+def test_names_asked_follow_the_scopes_of_python(source, names):
+    assert asked(compiled(source)) - {"__name__", "__annotations__"} == set(names)
 
 
 def assembled(**modules: str) -> dict:
@@ -559,24 +531,27 @@ def assembled(**modules: str) -> dict:
     return values | {"text": text}
 
 
-def test_equal_names_of_two_modules_stay_apart():
+def test_names_of_modules_become_names_of_the_file():
     flat = assembled(
         first=(
             "import math\n\nSIZE = 3\n\n\ndef area(size=SIZE):\n    return size * math.floor(1.5)\n"
         ),
         second=(
-            "from fast import first\n\nSIZE = 5\n\n\ndef area(first_size):\n    size ="
-            " first.area(first_size)\n    return size + SIZE + first.SIZE\n"
+            "from fast import first\n\nWIDTH = 5\n\n\ndef volume(first_size):\n    size ="
+            " first.area(first_size)\n    return size + WIDTH + first.SIZE\n"
         ),
         entry="""
-            from fast import first, second
+            from fast import first, second as other
 
-            result = [first.area(), second.area(2), f'{first.SIZE} first.SIZE {second.SIZE:{first.SIZE}}']
+            result = [first.area(), other.volume(2), f'{first.SIZE} first.SIZE {other.WIDTH:{first.SIZE}}']
+            words = "first.SIZE", {first.SIZE: "{first.SIZE}"}  # first.SIZE
 
-            print(result)
+            print(result, words)
         """,
     )
     assert flat["result"] == [3, 10, "3 first.SIZE   5"]
+    assert flat["words"] == ("first.SIZE", {3: "{first.SIZE}"})
+    assert "[area(), volume(2), f'{SIZE} first.SIZE {WIDTH:{SIZE}}']" in flat["text"]
 
 
 def test_locals_do_not_capture_and_keywords_stay():
@@ -588,16 +563,34 @@ def test_locals_do_not_capture_and_keywords_stay():
         entry="""
             from fast import tools
 
-            def run(take):
-                first = tools.take(take, first=1)
-                tools_of = [tools for tools in first]
+            def run(rows):
+                first = tools.take(rows, first=1)
+                tools_of = [take for take in first]
                 return first, tools_of, tools.Box.rows
 
             result = run([1, 2, 3])
             str(result)
         """,
     )
-    assert flat["result"] == ([2, 3], [2, 3], 2) and flat["tools_Box"].take is flat["tools_take"]
+    assert flat["result"] == ([2, 3], [2, 3], 2) and flat["Box"].take is flat["take"]
+
+
+def test_what_a_module_runs_is_kept():
+    flat = assembled(
+        table="ROWS = {}\nROWS['one'] = 1\n", entry="from fast import table\n\nstr(table.ROWS)\n"
+    )
+    assert flat["ROWS"] == {"one": 1}
+
+
+def test_no_two_modules_of_fast_define_the_same_name():
+    """Held for every module, also what a submission does not reach."""
+    files = sorted((bundle.ROOT / "fast").rglob("*.py"))
+    names = [path.relative_to(bundle.ROOT).with_suffix("").as_posix() for path in files]
+    modules = {
+        name: bundle.read_module(name, path.read_text(), {})
+        for name, path in zip(names, files, strict=True)
+    }
+    assert len(modules) > 20 and "sum_over_ranks" in bundle.meanings(modules)
 
 
 def test_comments_and_what_nobody_needs():
@@ -628,10 +621,26 @@ def test_comments_and_what_nobody_needs():
         ),
         ("str(nothing)\n", "nothing is not defined"),
         (
-            "from fast import a\n\n\ndef f(a_one):\n    return a.one\n\n\nf(1)\n",
-            "its name in the bundle, a_one, is in use",
+            "from fast import a\n\n\ndef f(one):\n    return a.one\n\n\nf(1)\n",
+            "fast.submission, f: a local variable has the name of what another module defines, one",
         ),
-        ("import math as np\nfrom fast import b\n\nstr((np, b.np_of()))\n", "np means"),
+        (
+            "from fast import a\n\n\ndef f():\n    return [a.one for one in ()]\n\n\nf()\n",
+            "a local variable has the name of what another module defines, one",
+        ),
+        (
+            "from fast import a\n\n\ndef f(a):\n    return a.one\n\n\nf(a.one)\n",
+            "a local variable has the name of what another module defines, one",
+        ),
+        pytest.param(
+            "from fast import a\n\nstr(f'{{a.one {a.one}')\n",
+            "an f-string is too hard",
+            marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="its parts are tokens"),
+        ),
+        ("from fast import a\n\none = 2\nstr(a.one)\n", "one is defined in fast.a and again in"),
+        ("one = 2\nstr(one)\none = 3\n", "one is defined in fast.submission and again in"),
+        ("from fast import b\n\nstr = b.np_of\nstr()\n", "str is defined in Python and again in"),
+        ("import math as np\nfrom fast import b\n\nstr((np, b.np_of()))\n", "np is defined in"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(entry, said):

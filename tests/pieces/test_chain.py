@@ -133,7 +133,9 @@ def test_chain_of_queries_is_the_chain_of_whole_passes(order, step):
     ids_NL = np.random.default_rng(2).integers(0, NETWORK.vocab, (5, NETWORK.length))
     expected = reference.likelihood.chain(plain, ids_NL, NETWORK.vocab, order, 3, step, 2, 7)
     for model in (query, query.__call__):
-        found = fast.chain.chain(model, ids_NL, NETWORK.vocab, order, 3, step, 2, 7, batch_rows=3)
+        found = fast.chain.chain_by_rows(
+            model, ids_NL, NETWORK.vocab, order, 3, step, 2, 7, batch_rows=3
+        )
         np.testing.assert_allclose(found, expected, rtol=ALGORITHM)
 
 
@@ -151,7 +153,7 @@ def test_chain_of_queries_chooses_alike_where_everything_ties():
     ids_NL = np.zeros((1, NETWORK.length), np.int64)
     for order in ("confidence", "entropy", "margin", "block"):
         seen.clear()
-        fast.chain.chain(query, ids_NL, NETWORK.vocab, order, 0, 1, 2)
+        fast.chain.chain_by_rows(query, ids_NL, NETWORK.vocab, order, 0, 1, 2)
         assert [row[0] for row in seen] == [
             [place >= done for place in range(NETWORK.length)] for done in range(NETWORK.length)
         ]
@@ -170,9 +172,9 @@ def test_every_pass_runs_one_compiled_graph(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     ids_NL = np.random.default_rng(2).integers(0, NETWORK.vocab, (5, NETWORK.length))
     for name, arguments, expected in (
-        ("chain", ("random", 0, 1, 2), 1),
-        ("chain", ("margin", 0, 1, 2), 2),
-        ("chain", ("block", 0, 4, 2), 2),
+        ("chain_by_rows", ("random", 0, 1, 2), 1),
+        ("chain_by_rows", ("margin", 0, 1, 2), 2),
+        ("chain_by_rows", ("block", 0, 4, 2), 2),
         ("sampled", ("left-to-right", 0, 3), 1),
         ("trailing", (1,), 2),
     ):
@@ -180,7 +182,7 @@ def test_every_pass_runs_one_compiled_graph(monkeypatch):
         query, plain = network(compiled=True)
         fast_one = getattr(fast.chain, name)(query, ids_NL, NETWORK.vocab, *arguments, batch_rows=2)
         assert len(graphs) == expected, name
-        slow = getattr(reference.likelihood if name == "chain" else reference.chain, name)
+        slow = getattr(reference.chain, name, reference.likelihood.chain)
         np.testing.assert_allclose(
             fast_one, slow(plain, ids_NL, NETWORK.vocab, *arguments), rtol=ALGORITHM
         )
@@ -194,14 +196,14 @@ def test_compiled_passes_err_at_most_twice_as_much_as_plain_ones():
     params = {name: value.float() for name, value in exact.params.items()}
     ids_NL = np.random.default_rng(4).integers(0, NETWORK.vocab, (4, NETWORK.length))
     arguments = (ids_NL, NETWORK.vocab, "random", 0, 1, 2)
-    truth = fast.chain.chain(
+    truth = fast.chain.chain_by_rows(
         RowPredictor(
             {name: value.double() for name, value in params.items()}, NETWORK, torch.float64
         ),
         *arguments,
     )
     eager = fast.likelihood.chain(RowPredictor(params, NETWORK, torch.float32), *arguments)
-    found = fast.chain.chain(
+    found = fast.chain.chain_by_rows(
         RowPredictor(params, NETWORK, torch.float32, compiled=True), *arguments
     )
     assert rms(found - truth) <= 2 * rms(eager - truth) + 2.0**-24 * rms(truth)

@@ -248,7 +248,9 @@ def test_branches_cut_a_step_at_powers_of_two(micro_batches, micro_rows, start):
 
 def test_a_process_alone_exchanges_nothing():
     world, tensors = World(), [torch.ones(2)]
-    assert distributed.total(tensors, world) is tensors and distributed.decide(7, world) == 7
+    assert (
+        distributed.sum_over_ranks(tensors, world) is tensors and distributed.decide(7, world) == 7
+    )
     distributed.wait(world)
     with pytest.raises(InputError, match="as it is"), distributed.fail_together(world):
         raise InputError("as it is")
