@@ -1,18 +1,20 @@
-"""The bug zoo: faults that such code has had or tempts one to write, each one edit of one function,
-and the check that sees it.
+"""The bug zoo: faults that such code has had or tempts one to write, each an edit of one function by
+reference (tests/bugs/edits.py), and the check that sees it.
 """
 
-import functools
-import importlib
+import ast
 import inspect
-import re
+import pkgutil
 import textwrap
 from dataclasses import dataclass
+from types import CodeType, FunctionType
+
+from tests.bugs.edits import Edit, edited
 
 
 @dataclass(frozen=True)
 class Bug:
-    """One planted bug: in the source of target, old (which occurs once) becomes new.
+    """One planted bug: the edits of the function or method that target, a dotted path, names.
 
     caught_by names pieces of parity ("newton-schulz") or one test
     ("tests/pieces/test_data.py::test_..."); each of them must go red.
@@ -20,33 +22,45 @@ class Bug:
 
     name: str
     target: str
-    old: str
-    new: str
+    edits: Edit | tuple[Edit, ...]
     why: str
     caught_by: tuple[str, ...]
 
+    def __post_init__(self):
+        """A lone edit may stand without brackets."""
+        if isinstance(self.edits, Edit):
+            object.__setattr__(self, "edits", (self.edits,))
 
-def target_of(bug: Bug) -> tuple[object, object]:
-    """Return (the plain function that the bug edits, the module whose names it uses)."""
-    parts = bug.target.split(".")
-    module = importlib.import_module(".".join(parts[:2]))
-    return inspect.unwrap(functools.reduce(getattr, parts[2:], module)), module
+
+def target_of(bug: Bug) -> FunctionType:
+    """Return the plain function that the bug edits, without its decorators."""
+    return inspect.unwrap(pkgutil.resolve_name(bug.target))
+
+
+def syntax_tree(function: FunctionType) -> ast.FunctionDef:
+    """Return the definition of a function, without its decorators."""
+    [definition] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    definition.decorator_list = []
+    return definition
+
+
+def compiled(definition: ast.FunctionDef, label: str) -> CodeType:
+    """Return the code of a function's body."""
+    module = compile(ast.Module([definition], []), f"<{label}>", "exec", dont_inherit=True)
+    [code] = [
+        value
+        for value in module.co_consts
+        if isinstance(value, CodeType) and value.co_name == definition.name
+    ]
+    return code
 
 
 def plant(bug: Bug, monkeypatch) -> None:
     """Give the target the code of its edited source until the test ends; whoever imported the
     function before runs it too.
     """
-    function, module = target_of(bug)
-    source = textwrap.dedent(inspect.getsource(function))
-    tokens = re.findall(r"\w+|[^\w\s]", bug.old)
-    pattern = r"\s*".join(
-        (r",?\s*" if token in ")]}" else "") + re.escape(token) for token in tokens
-    )
-    found = list(re.finditer(pattern, source))
-    message = f"{bug.name}: {bug.target} holds {bug.old!r} {len(found)} times, expected once"
-    assert len(found) == 1, message
-    edited = source[: found[0].start()] + bug.new.strip() + source[found[0].end() :]
-    made = {}
-    exec(compile(edited, f"<{bug.name}>", "exec"), vars(module), made)
-    monkeypatch.setattr(function, "__code__", inspect.unwrap(made[function.__name__]).__code__)
+    function = target_of(bug)
+    definition, names = edited(syntax_tree(function), bug.edits, bug.name)
+    for name, by in names.items():
+        monkeypatch.setitem(function.__globals__, name, by)
+    monkeypatch.setattr(function, "__code__", compiled(definition, bug.name))

@@ -2,6 +2,7 @@
 same checks are green.
 """
 
+import ast
 import functools
 import io
 from contextlib import redirect_stderr, redirect_stdout
@@ -12,12 +13,24 @@ import pytest
 import torch
 
 from harness import parity
-from tests.bugs import chains, drawing, network, optimizing, plant, scoring, storing
+from tests.bugs import (
+    chain,
+    compiled,
+    likelihood,
+    network,
+    optimizer,
+    plant,
+    randomness,
+    storage,
+    syntax_tree,
+    target_of,
+    training,
+)
+from tests.bugs.edits import PREFIX, edited, local_names, parameters
 
 ROOT = Path(__file__).parents[2]
-BUGS = [
-    bug for room in (drawing, network, optimizing, storing, scoring, chains) for bug in room.BUGS
-]
+ROOMS = (randomness, network, optimizer, training, storage, likelihood, chain)
+BUGS = [bug for room in ROOMS for bug in room.BUGS]
 SHORT = {"iterations": 12, "warmdown": 5}  # a trajectory that a second shows
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -76,11 +89,55 @@ def test_planted_bug_is_caught(bug, check, monkeypatch):
     assert red(check), f"{bug.name} ({bug.why}) went unnoticed by {check}"
 
 
+class Renamed(ast.NodeTransformer):
+    """A function whose variables, inner functions and their parameters all have other names."""
+
+    def __init__(self, function: ast.FunctionDef) -> None:
+        self.local = {
+            name
+            for name in local_names(function) - parameters(function)
+            if not name.startswith(PREFIX)
+        }
+
+    def generic_visit(self, node):
+        for field in ("id", "arg", "name"):
+            if getattr(node, field, None) in self.local and not isinstance(node, ast.keyword):
+                setattr(node, field, f"renamed_{getattr(node, field)}")
+        return super().generic_visit(node)
+
+
+def renamed(function: ast.FunctionDef) -> ast.FunctionDef:
+    """Return a function with other names, written by ast.unparse and read again."""
+    [other] = ast.parse(ast.unparse(Renamed(function).visit(function))).body
+    return other
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_names_and_layout_play_no_part(bug):
+    """The same code with other local names and another layout takes the same bug."""
+    function = syntax_tree(target_of(bug))
+    planted, _ = edited(function, bug.edits, bug.name)
+    assert ast.dump(planted) != ast.dump(function)
+    other, _ = edited(renamed(syntax_tree(target_of(bug))), bug.edits, bug.name)
+    assert ast.dump(other) == ast.dump(renamed(planted))
+    assert compiled(other, bug.name).co_argcount == target_of(bug).__code__.co_argcount
+
+
 def test_zoo_is_a_zoo():
-    """Names are unique, every bug is caught by something, says why, and changes its target."""
+    """Names are unique, every bug says why and is caught by something, and what it is planted in
+    goes back to what it was.
+    """
     names = [bug.name for bug in BUGS]
-    assert len(set(names)) == len(names) >= 40
-    assert all(bug.caught_by and bug.why and bug.old != bug.new for bug in BUGS)
+    assert len(set(names)) == len(names) >= 210
+    assert all(bug.edits and bug.why and bug.caught_by for bug in BUGS)
+    for bug in BUGS:
+        function = target_of(bug)
+        before, names = function.__code__, set(function.__globals__)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            plant(bug, monkeypatch)
+            assert function.__code__ is not before
+            assert target_of(bug) is function
+        assert function.__code__ is before and set(function.__globals__) == names
 
 
 def test_every_piece_has_caught_something():

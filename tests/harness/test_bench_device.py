@@ -18,7 +18,7 @@ from harness import cli
 from harness.bench import apart, attention, components, device, first, gate, levers, measure
 from harness.errors import Stopped
 from reference.recipe import GOLF
-from tests.bugs import optimizing, plant
+from tests.bugs import optimizer, plant
 from tests.harness.test_bench import FIELDS
 from tests.support.commands import refused
 
@@ -113,7 +113,7 @@ def test_what_red_parity_proves_nothing_of_is_marked(monkeypatch, tmp_path):
     """A bug in the clip: exit 1; the timings that rest on it keep their numbers and lose their
     ratio, the others are claims.
     """
-    plant(next(bug for bug in optimizing.BUGS if "clip" in bug.caught_by), monkeypatch)
+    plant(next(bug for bug in optimizer.BUGS if "clip" in bug.caught_by), monkeypatch)
     right = gate.examined
     monkeypatch.setattr(
         gate, "examined", lambda name, *rest: right(name, *rest) if name == "clip" else []

@@ -5,7 +5,7 @@ import pytest
 from harness import parity
 from harness.bench import gate
 from harness.errors import CheckFailed
-from tests.bugs import optimizing, plant, scoring
+from tests.bugs import likelihood, optimizer, plant
 from tests.support.commands import refused
 
 
@@ -49,7 +49,7 @@ def test_a_planted_bug_shuts_the_gate(monkeypatch):
     """The message names the red row and the command that shows it; a bug in another piece does not
     matter.
     """
-    plant(bug(optimizing, "momentum-averaged"), monkeypatch)
+    plant(bug(optimizer, "momentum-averaged"), monkeypatch)
     gate.require(("adam", "newton-schulz"))
     with pytest.raises(
         CheckFailed,
@@ -72,7 +72,7 @@ def test_an_exception_in_the_fast_half_shuts_the_gate(monkeypatch):
 
 def test_the_command_refuses_to_time(run_directory, monkeypatch, capsys):
     """Exit 1, one message, nothing measured."""
-    plant(next(bug for bug in scoring.BUGS if "nelbo" in bug.caught_by), monkeypatch)
+    plant(next(bug for bug in likelihood.BUGS if "nelbo" in bug.caught_by), monkeypatch)
     monkeypatch.setattr(
         "harness.bench.likelihood.likelihood", lambda *arguments: pytest.fail("timed")
     )

@@ -1,0 +1,316 @@
+"""Bugs in the estimators and the evaluation orders."""
+
+import math
+
+import numpy as np
+import torch
+
+from tests.bugs import Bug
+from tests.bugs.edits import (
+    always,
+    argument,
+    call,
+    giving,
+    left,
+    name,
+    operator,
+    receiver,
+    right,
+    whole,
+)
+from tests.bugs.randomness import by_position
+
+
+class Peeking:
+    """An order that knows the tokens it is to rank."""
+
+    def read(self, ids, *given):
+        """Keep the ids of a batch."""
+        self.ids = ids(*given)
+        return self.ids
+
+    def rank(self, positions, order, log_probs, *given):
+        """Rank by the probability of the token that is there."""
+        known = log_probs.gather(-1, self.ids[..., None]).expand_as(log_probs)
+        return positions(order, known, *given)
+
+
+class Late:
+    """A model that sees what it was given the pass before, unless all is masked yet."""
+
+    def predict(self, log_probs, ids):
+        """Predict from the input before this one."""
+        seen = ids if (ids == ids.max()).all() else self.ids
+        self.ids = ids
+        return log_probs(seen)
+
+
+PEEKING = Peeking()
+BUGS = [
+    Bug(
+        "confidence-of-the-target",
+        "fast.likelihood.chain",
+        (call("_ids", by=PEEKING.read), call("next_positions", by=PEEKING.rank)),
+        "peeking: the order then says which tokens are easy, for free",
+        ("chain-confidence", "chain-block"),
+    ),
+    Bug(
+        "least-confident-first",
+        "fast.orders.next_positions",
+        call("sort", by=giving(descending=False), nth=2),
+        "argsort ascends",
+        ("chain-confidence", "chain-entropy", "chain-margin", "chain-block"),
+    ),
+    Bug(
+        "ties-to-the-highest-index",
+        "fast.orders.next_positions",
+        (
+            call("scores", by=lambda scores, *given: scores(*given).flip(1)),
+            name("indices", by=lambda indices: indices.shape[1] - 1 - indices, nth=2),
+        ),
+        "the other end of a stable sort",
+        ("chain-confidence", "chain-entropy", "chain-margin", "chain-block"),
+    ),
+    Bug(
+        "revealed-positions-chosen-again",
+        "fast.orders.next_positions",
+        call("masked_fill", by=receiver),
+        "a mask forgotten: some tokens are charged twice and others never",
+        ("chain-left-to-right", "chain-confidence"),
+    ),
+    Bug(
+        "entropy-negated",
+        "fast.orders._negative_entropy",
+        call("entr", by=lambda entr, p: -entr(p)),
+        "most uncertain first is active learning",
+        ("chain-entropy",),
+    ),
+    Bug(
+        "scores-not-rounded",
+        "fast.orders.scores",
+        call("round", by=receiver),
+        "rounding then picks the first position: compiled and eager runs differed by 0.002 bits per byte",
+        ("tests/pieces/test_orders.py::test_noise_of_rounding_breaks_no_ties",),
+    ),
+    Bug(
+        "margin-of-logarithms",
+        "fast.orders._margin",
+        call("exp", by=receiver),
+        "a ratio of probabilities instead of a gap",
+        ("chain-margin",),
+    ),
+    Bug(
+        "random-by-local-row",
+        "fast.orders._random",
+        call("words", by=argument(3, by_position)),
+        "another batch size gives another order",
+        ("chain-random",),
+    ),
+    Bug(
+        "random-without-rows",
+        "fast.orders._random",
+        call("words", by=argument(3, lambda rows: rows * 0)),
+        "one permutation for all windows: its luck does not average out",
+        ("chain-random",),
+    ),
+    Bug(
+        "right-to-left-is-not",
+        "fast.orders._right_to_left",
+        call("flip", by=receiver),
+        "two flips",
+        ("chain-right-to-left",),
+    ),
+    Bug(
+        "blocks-of-one-more",
+        "fast.orders._block_index",
+        operator("//", by=lambda position, block: (position + 1) // block),
+        "blocks counted from 1",
+        ("chain-block",),
+    ),
+    Bug(
+        "chain-reveals-before-it-charges",
+        "fast.likelihood.chain",
+        call("log_probs", by=Late().predict),
+        "a stale input: the position revealed last is not seen",
+        ("chain-left-to-right", "chain-random"),
+    ),
+    Bug(
+        "chain-charges-the-argmax",
+        "fast.likelihood.chain",
+        call("_target_nll", by=lambda nll, log_probs, ids: -log_probs.amax(-1).double()),
+        "the sampler's confidence summed up is no likelihood",
+        ("chain-left-to-right", "chain-confidence"),
+    ),
+    Bug(
+        "chain-skips-the-last-position",
+        "fast.likelihood.chain",
+        call("range", by=argument(1, lambda length: length - 1)),
+        "off by one: one token in L is free",
+        ("chain-left-to-right",),
+    ),
+    Bug(
+        "rows-drawn-by-place-in-the-batch",
+        "fast.likelihood.nelbo",
+        operator("+", by=lambda first_row, indices: first_row + np.arange(len(indices)), nth=1),
+        "a window's score then depends on the batch size",
+        ("nelbo",),
+    ),
+    Bug(
+        "first-row-forgotten",
+        "fast.likelihood.nelbo_grid",
+        operator("+", by=right, nth=3),
+        "two parts of a stream share their masks",
+        ("nelbo-grid",),
+    ),
+    Bug(
+        "nelbo-over-length",
+        "fast.likelihood.nelbo",
+        (call("sum", to="mean", nth=1), operator("/", by=left, nth=2)),
+        "divided by L instead of the number of hidden tokens",
+        ("nelbo",),
+    ),
+    Bug(
+        "nelbo-curve-not-given-back",
+        "fast.likelihood.nelbo",
+        operator("+", by=left, nth=2),
+        "a control variate must be added again",
+        ("nelbo",),
+    ),
+    Bug(
+        "nelbo-unweighted",
+        "fast.likelihood.nelbo",
+        operator("/", by=lambda grid, shares: torch.full_like(shares, shares.shape[1]), nth=1),
+        "proportional sizes without importance weights: biased to small masks",
+        ("nelbo",),
+    ),
+    Bug(
+        "nelbo-charges-the-visible",
+        "fast.likelihood.nll",
+        call("where", by=lambda where, mask, cost, none: cost),
+        "pseudo-likelihood: every token given all the others",
+        ("nelbo", "nelbo-grid"),
+    ),
+    Bug(
+        "nelbo-shows-everything",
+        "fast.likelihood.nll",
+        call("masked_fill", by=receiver),
+        "the corrupted ids were computed and not passed",
+        ("nelbo", "nelbo-grid"),
+    ),
+    Bug(
+        "masks-from-one-fewer",
+        "fast.likelihood.fixed_mask",
+        operator("<", to="<="),
+        "one token more is hidden than charged for",
+        ("nelbo",),
+    ),
+    Bug(
+        "sizes-start-at-zero",
+        "fast.sizes.draw_sizes",
+        operator("+", by=right, nth=2),
+        "searchsorted counts from 0",
+        ("nelbo",),
+    ),
+    Bug(
+        "pilot-learns-from-itself",
+        "fast.likelihood.pilot",
+        operator("!=", to="=="),
+        "a control variate fitted on the windows it corrects is biased",
+        ("nelbo",),
+    ),
+    Bug(
+        "grid-forced-mask-always",
+        "fast.likelihood.nelbo_grid",
+        operator("<", by=always(True), nth=2),
+        "position 0 is hidden at every time",
+        ("nelbo-grid",),
+    ),
+    Bug(
+        "grid-forced-mask-never",
+        "fast.likelihood.nelbo_grid",
+        operator("|=", by=left),
+        "published numbers hold the forced mask at small t",
+        ("nelbo-grid",),
+    ),
+    Bug(
+        "grid-without-its-end",
+        "fast.likelihood.nelbo_grid",
+        operator("-", by=left, nth=2),
+        "linspace with or without its end point",
+        ("nelbo-grid",),
+    ),
+    Bug(
+        "grid-factor-forgotten",
+        "fast.likelihood.nelbo_grid",
+        operator("-", by=left, nth=3),
+        "one part in a thousand, upward",
+        ("nelbo-grid",),
+    ),
+    Bug(
+        "sums-in-single-precision",
+        "fast.likelihood._target_nll",
+        call("to", by=lambda to, dtype: to(torch.float32).double() * (1 + 2.0**-22)),
+        "long sums of float32 drift",
+        ("nelbo", "chain-left-to-right"),
+    ),
+    Bug(
+        "causal-not-shifted",
+        "fast.likelihood.causal_nll",
+        (operator("[]", by=left, nth=2), call("cat", by=lambda cat, parts, dim: parts[1])),
+        "each token is predicted from itself",
+        ("causal",),
+    ),
+    Bug(
+        "causal-from-zero",
+        "fast.likelihood.causal_nll",
+        call("clamp", by=giving(max=0)),
+        "every window starts afresh",
+        ("causal",),
+    ),
+    Bug(
+        "bits-from-the-mean-of-ratios",
+        "fast.likelihood.summarize",
+        whole(
+            by=lambda summarize, estimator, order, nats, variance, tokens, bytes, *given: summarize(
+                estimator, order, nats, variance, tokens, bytes, *given
+            )._replace(bpb=float((nats / bytes).mean()) / math.log(2))
+        ),
+        "a mean over windows of bits per byte weighs short windows too much",
+        ("score",),
+    ),
+    Bug(
+        "nats-for-bits",
+        "fast.likelihood.summarize",
+        operator("/", by=left, nth=1),
+        "natural logarithms printed as bits",
+        ("score", "evaluate"),
+    ),
+    Bug(
+        "error-of-the-population",
+        "fast.likelihood.summarize",
+        operator("-", by=left, nth=2),
+        "n for n - 1",
+        ("score",),
+    ),
+    Bug(
+        "error-of-one-draw",
+        "fast.likelihood.mask_variance",
+        operator("**", by=left),
+        "the spread of a draw instead of the mean's",
+        ("score",),
+    ),
+    Bug(
+        "ends-counted-twice",
+        "fast.likelihood.mask_variance",
+        operator("/", by=left, nth=1),
+        "a pair's squared difference is twice its variance",
+        ("score",),
+    ),
+    Bug(
+        "windows-all-start-a-stream",
+        "fast.evaluate.window_bytes",
+        operator("==", by=always(False)),
+        "every window loses the byte of its first space",
+        ("evaluate",),
+    ),
+]

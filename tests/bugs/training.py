@@ -1,0 +1,134 @@
+"""Bugs in the training step: what it is given, how micro-batches add up, which optimizer gets what."""
+
+from fast import ema
+from tests.bugs import Bug
+from tests.bugs.edits import call, constant, left, name, operator, right, whole, without
+
+
+def shadow_of_the_weights_before(
+    updated, tensors, grads, multiplier, momentum, count, decay, recipe
+):
+    """An update that averages the weights it was given."""
+    new, norm = updated(tensors, grads, multiplier, momentum, count, decay, recipe)
+    shadow = {
+        key: ema.ema_update(value, tensors["params"][key], decay)
+        for key, value in tensors["shadow"].items()
+    }
+    return {**new, "shadow": shadow}, norm
+
+
+def step_and_first_row(inputs, self, batch, step, rows):
+    """A micro-batch whose step counts the rows before it."""
+    ids, number, *rest = inputs(self, batch, step, rows)
+    return ids, number + rows[0], *rest
+
+
+BUGS = [
+    Bug(
+        "adam-step-from-zero",
+        "fast.train.controls",
+        operator("+", by=max),
+        "step counted before or after it is done",
+        ("step",),
+    ),
+    Bug(
+        "embedding-at-the-vector-rate",
+        "fast.train._updated",
+        name("embedding_lr", to="vector_lr"),
+        "two groups merged in one",
+        ("step",),
+    ),
+    Bug(
+        "multiplier-forgotten-for-muon",
+        "fast.train._updated",
+        operator("*", by=right, nth=1),
+        "the schedule reached one optimizer of two",
+        ("step",),
+    ),
+    Bug(
+        "shadow-seeded-from-initialisation",
+        "fast.train.controls",
+        constant(0.0, 1.0),
+        "a shadow that is cloned at construction averages a short run with its initial weights",
+        ("step",),
+    ),
+    Bug(
+        "averaging-from-the-start",
+        "fast.train.Stepper.__call__",
+        whole(
+            by=lambda step, self, state, batch, multiplier, averaging: step(
+                self, state, batch, multiplier, True
+            )
+        ),
+        "the start fraction is read and never used",
+        ("trajectory",),
+    ),
+    Bug(
+        "ema-applied-twice",
+        "fast.train._updated",
+        call(
+            "ema_update",
+            by=lambda update, shadow, weight, decay: update(
+                update(shadow, weight, decay), weight, decay
+            ),
+        ),
+        "a hook and the loop both average",
+        ("step",),
+    ),
+    Bug(
+        "shadow-of-the-weights-before",
+        "fast.train._updated",
+        whole(by=shadow_of_the_weights_before),
+        "averaging before the optimizer's step instead of after",
+        ("step",),
+    ),
+    Bug(
+        "micro-batch-mean",
+        "fast.train.Stepper.__init__",
+        operator("*", by=left),
+        "gradients of micro-batches are summed without their share",
+        ("step",),
+    ),
+    Bug(
+        "last-micro-batch-alone",
+        "fast.train.Stepper._sums",
+        call("_foreach_add", by=lambda add, left, right: right),
+        "zero_grad inside the accumulation loop",
+        ("step",),
+    ),
+    Bug(
+        "every-micro-batch-draws-alike",
+        "fast.train.Stepper._inputs",
+        call("_sent", by=lambda sent, rows: sent(rows % sent.__self__.micro_rows), nth=3),
+        "rows counted inside the micro-batch: its masks repeat",
+        ("step",),
+    ),
+    Bug(
+        "step-counted-per-micro-batch",
+        "fast.train.Stepper._inputs",
+        whole(by=step_and_first_row),
+        "a counter advanced in the wrong loop",
+        ("step",),
+    ),
+    Bug(
+        "step-of-one-branch",
+        "fast.distributed.branches",
+        whole(by=lambda branches, *given: branches(*given)[:1] * 2),
+        "one half taken twice: the times are nearly the same grid",
+        ("step",),
+    ),
+    Bug(
+        "targets-not-shifted",
+        "fast.train.inputs_and_targets",
+        whole(by=lambda split, ids: split(ids)[1:] * 2),
+        "the causal baseline copies its input",
+        ("gradients",),
+    ),
+    Bug(
+        "slots-counted-on-the-host",
+        "fast.masking.masked_positions",
+        call("arange", by=without("device")),
+        "right on a CPU; elsewhere counts and mask are on two devices",
+        ("tests/pieces/test_device.py::test_a_run_trains_and_ships_there",),
+    ),
+]
