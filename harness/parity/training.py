@@ -97,7 +97,7 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
     after, loss, norm = reference.train.train_step(before, ids_BS, multiplier, averaging, recipe)
     moved = joined({name: value - params[name] for name, value in after.params.items()})
 
-    def plain_step(setting: Setting) -> np.ndarray:
+    def plain_numbers(setting: Setting) -> np.ndarray:
         way = plain_step(recipe_of(seed, model, setting.dtype), before, setting.device)
         way(lambda step, rows: ids_BS[rows], multiplier, averaging)
         return joined({name: array(value) - params[name] for name, value in way.params.items()})
@@ -123,7 +123,7 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
         whole = torch.from_numpy(
             joined({name: array(value) - params[name] for name, value in found.items()})
         )
-        return twice(setting, whole, moved, lambda: plain_step(setting), torch.float64)
+        return twice(setting, whole, moved, lambda: plain_numbers(setting), torch.float64)
 
     def compare(setting: Setting) -> list[Difference]:
         own = recipe_of(seed, model, setting.dtype)
