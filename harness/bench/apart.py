@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ class Settings:
     smoke: bool
     compiled: bool
     pairs: int
+    folder: str  # for what it reads and writes
 
 
 @dataclass
@@ -53,40 +53,16 @@ def command(request: dict) -> list[str]:
     return [sys.executable, "-m", "harness.bench.apart", json.dumps(request)]
 
 
-def measured(
-    settings: Settings,
-    parts: tuple[str, ...],
-    ends: float,
-    on_row: Callable[[list[dict]], None],
-    say: Callable[[str], None],
-) -> list[dict]:
-    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called
-    after each, say(text) after a death.
-    """
-    record, budget = device.Record(settings.device, on_row), ends - time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder:
-            for part in parts:
-                limit = device.allowed(part, budget, ends)
-                if limit <= 0 or not finished(
-                    part, settings, time.monotonic() + limit, record, Path(folder), say
-                ):
-                    record.stop(part, limit, time.monotonic() < ends)
-    except KeyboardInterrupt as stop:
-        raise device.interrupted(record.rows) from stop
-    return record.rows
-
-
 def finished(
-    part: str, settings: Settings, stops: float, record, folder: Path, say: Callable[[str], None]
+    settings: Settings, say: Callable[[str], None], part: str, limit: float, record
 ) -> bool:
     """Measure a part in one process, or in several where jobs take theirs with them; return whether
-    the time sufficed.
+    so many seconds sufficed. say(text) is called after a death.
     """
-    progress = Progress([])
+    progress, stops = Progress([]), time.monotonic() + limit
     while True:
         before = len(progress.done)
-        code, last = one_process(part, settings, stops, record, folder, progress)
+        code, last = one_process(part, settings, stops, record, progress)
         if code in (OUT_OF_TIME, None):
             return False
         if code not in (0, BROKEN):
@@ -100,12 +76,12 @@ def finished(
 
 
 def one_process(
-    part: str, settings: Settings, stops: float, record, folder: Path, progress: Progress
+    part: str, settings: Settings, stops: float, record, progress: Progress
 ) -> tuple[int | None, str]:
     """Run one process of a part to its end; return (exit code, its last words), None for one that
     had to be killed.
     """
-    file, spoken = folder / "rows", folder / "output"
+    file, spoken = Path(settings.folder, "rows"), Path(settings.folder, "output")
     file.write_bytes(b"")
     progress.current = None
     request = {
@@ -113,7 +89,6 @@ def one_process(
         "done": progress.done,
         "stops": stops,
         "file": str(file),
-        "folder": str(folder),
         "settings": asdict(settings),
     }
     # Where algorithms that do not repeat are errors, torch wants to hear of the workspaces of
@@ -193,7 +168,7 @@ def main(request: dict) -> int:
     threading.Thread(target=follow, daemon=True).start()
     sizes = device.SMOKE_SIZES if settings.smoke else device.GOLF_SIZES
     bench = device.Bench(
-        sizes, settings.device, settings.compiled, settings.pairs, Path(request["folder"])
+        sizes, settings.device, settings.compiled, settings.pairs, Path(settings.folder)
     )
 
     def write(line: dict) -> None:

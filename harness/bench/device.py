@@ -9,10 +9,10 @@ import gc
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,12 @@ from fast import data, evaluate, likelihood, transformer
 from harness import report
 from harness.bench import attention, components, first, gate, levers, muon
 from harness.bench.likelihood import speed
-from harness.bench.measure import machine, paired, row, seconds
+from harness.bench.measure import Jobs, as_rate, job, machine, noted, paired, seconds
 from harness.errors import Stopped
 from harness.runs import plan
 from reference.recipe import GOLF, Recipe, check
 
 BUDGET = 520.0  # seconds in all: a lease's command ends after 600
-Jobs = Iterator[tuple[str, Callable[[], dict]]]
 
 
 class OutOfTime(BaseException):
@@ -93,14 +92,8 @@ class Bench:
 
     def __init__(self, sizes: Sizes, device: str, compiled: bool, pairs: int, folder: Path):
         """Measure `sizes` on a device; folder holds the shard that batches are read from."""
-        self.sizes, self.recipe, self.device, self.compiled, self.pairs, self.folder = (
-            sizes,
-            sizes.recipe,
-            device,
-            compiled,
-            pairs,
-            folder,
-        )
+        self.sizes, self.recipe = sizes, sizes.recipe
+        self.device, self.compiled, self.pairs, self.folder = device, compiled, pairs, folder
 
     @cached_property
     def tokens(self) -> data.Tokens:
@@ -137,11 +130,8 @@ class Bench:
         """Return the bytes per second of a copy, read and written counted."""
         source = torch.randint(0, 256, (self.sizes.copy,), dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
-        return (
-            2
-            * self.sizes.copy
-            / min(seconds(lambda: target.copy_(source), self.device) for _ in range(10))
-        )
+        best = min(seconds(lambda: target.copy_(source), self.device) for _ in range(10))
+        return 2 * self.sizes.copy / best
 
     @cached_property
     def products(self) -> float:
@@ -155,13 +145,12 @@ class Bench:
 
 def beginnings(bench: Bench) -> Jobs:
     """What is most likely to fail, in the order of cost."""
-    yield from first.jobs(bench, SMOKE_SIZES.recipe)
+    return first.jobs(bench, SMOKE_SIZES.recipe)
 
 
 def parities(bench: Bench) -> Jobs:
     """Every piece against the specification, each a row."""
-    for piece in gate.names_of():
-        yield parity_row(piece), partial(checked, bench, piece)
+    return (job(parity_row(piece), checked, bench, piece) for piece in gate.names_of())
 
 
 def parity_row(piece: str) -> str:
@@ -169,55 +158,46 @@ def parity_row(piece: str) -> str:
     return f"parity: {piece}"
 
 
-def checked(bench: Bench, piece: str) -> dict:
+def checked(name: str, bench: Bench, piece: str) -> dict:
     """Return the row of a piece: its note says that it agrees, or what does not."""
-    rows = gate.examined(
-        piece, bench.device, bench.compiled, (bench.recipe.training.compute_dtype,)
-    )
+    dtypes = (bench.recipe.training.compute_dtype,)
+    rows = gate.examined(piece, bench.device, bench.compiled, dtypes)
     red = gate.described(rows, bench.device, bench.compiled)
-    return first.noted(parity_row(piece), f"failed: parity is red: {red}" if red else AGREES)
+    return noted(name, f"failed: parity is red: {red}" if red else AGREES)
 
 
 def step(bench: Bench) -> Jobs:
     """The training step by component, its peak memory, and the share of the device's own matrix
     rate that it reaches.
     """
-    plainly, quick = bench.plain, bench.production
+    plainly, quick, recipe = bench.plain, bench.production, bench.recipe
     yield from components.of_step(plainly, quick, bench.pairs)
     yield from components.of_memory(plainly, quick, partial(peak, device=bench.device))
-    name = "training step: share of the matrix rate"
-    floor = (
-        plan(bench.recipe)["flops_per_token"]
-        * bench.recipe.training.tokens_per_step
-        / bench.products
-    )
-    yield name, lambda: components.against_floor(name, floor, quick.step, bench.pairs, bench.device)
+    flops = plan(recipe)["flops_per_token"] * recipe.training.tokens_per_step
+    floor = flops / bench.products, quick.step, bench.pairs, bench.device
+    yield job("training step: share of the matrix rate", components.against_floor, *floor)
 
 
 def update(bench: Bench) -> Jobs:
     """The parts of the update, and how near clip and average come to the memory's floor."""
-    yield from components.of_update(bench.production, bench.compiled, bench.pairs, bench.bandwidth)
+    return components.of_update(bench.production, bench.compiled, bench.pairs, bench.bandwidth)
 
 
 def attentions(bench: Bench) -> Jobs:
     """Every attention kernel, at the preset's heads and at 6 query and 3 key/value heads."""
-    other = levers.other_heads(bench.recipe).model
-    models = {
-        f"{model.heads} x {model.d // model.heads}": model for model in (bench.recipe.model, other)
-    }
-    rows = bench.recipe.training.micro_batch_tokens // bench.recipe.model.length
-    dtype = getattr(torch, bench.recipe.training.compute_dtype)
-    yield from attention.jobs(models, rows, bench.device, dtype, bench.pairs)
+    both = bench.recipe.model, levers.other_heads(bench.recipe).model
+    models = {f"{model.heads} x {model.d // model.heads}": model for model in both}
+    training = bench.recipe.training
+    rows = training.micro_batch_tokens // bench.recipe.model.length
+    dtype = getattr(torch, training.compute_dtype)
+    return attention.jobs(models, rows, bench.device, dtype, bench.pairs)
 
 
 def optimizers(bench: Bench) -> Jobs:
     """Our Muon against torch.optim.Muon on the preset's matrices."""
-    model, optimizer = bench.recipe.model, bench.recipe.optimizer
-    settings = (bench.recipe.preset, model, optimizer, bench.pairs, bench.device, bench.compiled)
-    yield (
-        f"muon, {bench.recipe.preset} shapes: ours / torch.optim.Muon",
-        lambda: muon.against_torch(*settings),
-    )
+    recipe, settings = bench.recipe, (bench.pairs, bench.device, bench.compiled)
+    what = recipe.preset, recipe.model, recipe.optimizer
+    yield job(muon.title(recipe.preset), muon.against_torch, *what, *settings)
 
 
 def likelihoods(bench: Bench) -> Jobs:
@@ -225,10 +205,12 @@ def likelihoods(bench: Bench) -> Jobs:
     against whole forward passes.
     """
     model, sizes = bench.recipe.model, bench.sizes
-    params = transformer.unstack(bench.production.state.params)
+    params = transformer.unstack(bench.production.params)
     group = data.evaluation_windows(bench.tokens, model.length, model.vocab, 0, sizes.windows)[0]
-    eager = evaluate.predictor(params, bench.recipe, bench.device, False)
-    query = evaluate.predictor(params, bench.recipe, bench.device, bench.compiled)
+    eager, query = (
+        evaluate.predictor(params, bench.recipe, bench.device, compiled)
+        for compiled in (False, bench.compiled)
+    )
     effort = evaluate.Effort(draws=sizes.draws)
     settings = {"batch_rows": sizes.windows, "device": bench.device}
     fitted = evaluate.fit_plan(eager, group, model.vocab, effort, **settings)
@@ -236,69 +218,51 @@ def likelihoods(bench: Bench) -> Jobs:
     def passes(predict):
         likelihood.nelbo(predict, group.ids_NL, model.vocab, sizes.draws, fitted, 0, 0, **settings)
 
-    def nelbo():
-        found = paired(
-            "NELBO tokens/s: production / eager",
-            lambda: passes(eager),
-            lambda: passes(query),
-            bench.pairs,
-            bench.device,
-        )
-        return components.as_rate(found, sizes.windows * model.length * sizes.draws)
+    def nelbo(name: str) -> dict:
+        ways = partial(passes, eager), partial(passes, query)
+        timed = paired(name, *ways, bench.pairs, bench.device)
+        return as_rate(timed, sizes.windows * model.length * sizes.draws)
 
-    yield "NELBO tokens/s: production / eager", nelbo
-    yield (
-        "chain left-to-right / full forward passes",
-        lambda: speed(query, eager, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0],
-    )
+    def chain(name: str) -> dict:
+        return speed(query, eager, group.ids_NL, model.vocab, bench.pairs, sizes.windows)[0]
+
+    yield job("NELBO tokens/s: production / eager", nelbo)
+    yield job("chain left-to-right / full forward passes", chain)
 
 
 def changes(bench: Bench) -> Jobs:
     """Each lever alone: the gradients of a step under it against those of the production step."""
-    quick = bench.production
-    base, limit = components.flat(quick), None
+    base = components.flat(bench.production)
+    limit = cache(lambda: components.limit(bench.plain, base))
     for lever in levers.LEVERS:
-        name = f"lever: {lever.name}"
-
-        def job(lever=lever, name=name):
-            nonlocal limit
-            if limit is None:
-                strayed = components.distance(components.flat(bench.plain), base)
-                limit = 2 * max(strayed, components.BFLOAT16)
-            return pulled(bench, lever, name, base, limit)
-
-        yield name, job
+        yield job(
+            f"lever: {lever.name}",
+            lambda name, lever=lever: pulled(bench, lever, name, base, limit()),
+        )
 
 
 def pulled(bench: Bench, lever: levers.Lever, name: str, base: torch.Tensor, limit: float) -> dict:
     """Return the row of a lever. Its gradients may stray from production's by twice what the plain
     step's do: same sums, another order.
     """
-    nothing = row(name, None, None, None, None, None, 0, "ms")
-    missing = levers.missing(lever)
-    if lever.only_on and torch.device(bench.device).type != lever.only_on:
-        return nothing | {"note": f"not available: only on {lever.only_on}"}
-    if missing:
-        return nothing | {
-            "note": f"not available: torch {torch.__version__} has no option {missing[0]}"
-        }
     recipe = check(lever.recipe(bench.recipe))
-    if recipe == bench.recipe and not bench.compiled and lever.options:
-        return nothing | {"note": "not available: nothing is compiled"}
+    note = levers.absence(lever, bench.device)
+    if not note and recipe == bench.recipe and not bench.compiled and lever.options:
+        note = first.NOT_COMPILED
+    if note:
+        return noted(name, note, "ms")
     with levers.pulled(lever):
         try:
-            way = components.Production(
-                recipe, bench.batch_of(recipe), bench.device, bench.compiled, lever.context
-            )
+            batch = bench.batch_of(recipe)
+            way = components.Production(recipe, batch, bench.device, bench.compiled, lever.context)
             strayed = components.distance(components.flat(way), base) if lever.same else 0.0
         except RuntimeError as error:
             if not attention.absence(error):
                 raise
-            return nothing | {"note": attention.absence(error)}
+            return noted(name, attention.absence(error), "ms")
         if not strayed <= limit:
-            return nothing | {
-                "note": f"failed: its gradients stray by {strayed:.3g}, limit {limit:.3g}"
-            }
+            note = f"failed: its gradients stray by {strayed:.3g}, limit {limit:.3g}"
+            return noted(name, note, "ms")
         return paired(name, bench.production.gradients, way.gradients, bench.pairs, bench.device)
 
 
@@ -360,7 +324,7 @@ class Record:
 
     def add(self, part: str, name: str, found: dict | None = None, note: str | None = None) -> None:
         """Add a row; its seconds are those since the row before."""
-        numbers = {"note": note} | (found or row(name, None, None, None, None, None, 0, ""))
+        numbers = {"note": note} | (found or noted(name, note))
         doubt = self.doubt(part) if numbers["ratio"] is not None else None
         if doubt:
             numbers |= {"ratio": None, "low": None, "high": None, "note": doubt}
@@ -412,38 +376,39 @@ def run(
         add(f"{part}: the rest", None, _failure(error))
 
 
-def allowed(part: str, budget: float, ends: float) -> float:
-    """Return the seconds that a part may take of a budget that ends at a monotonic time."""
-    return min(SHARES.get(part, 1.0) * budget, ends - time.monotonic())
-
-
 def measured(
-    bench: Bench, parts: tuple[str, ...], ends: float, on_row: Callable[[list[dict]], None]
+    name: str,
+    parts: tuple[str, ...],
+    ends: float,
+    on_row: Callable[[list[dict]], None],
+    finish: Callable[[str, float, Record], bool],
 ) -> list[dict]:
-    """Return the rows of some parts, ended by the monotonic time `ends`; on_row(rows) is called
-    after each.
+    """Return the rows of some parts on a device, ended by the monotonic time `ends`; on_row(rows)
+    is called after each. finish(part, limit, record) measures a part and returns whether that many
+    seconds sufficed.
     """
-    record, budget = Record(bench.device, on_row), ends - time.monotonic()
+    record, budget = Record(name, on_row), ends - time.monotonic()
     try:
         for part in parts:
-            limit = allowed(part, budget, ends)
-            if limit <= 0:
-                record.stop(part, limit, False)
-                continue
-            try:
-                with deadline(limit):
-                    run(part, bench, set(), lambda name: None, partial(record.add, part))
-            except OutOfTime:
+            limit = min(SHARES.get(part, 1.0) * budget, ends - time.monotonic())
+            if limit <= 0 or not finish(part, limit, record):
                 record.stop(part, limit, time.monotonic() < ends)
-            gc.collect()
     except KeyboardInterrupt as stop:
-        raise interrupted(record.rows) from stop
+        shown = partial(report.bench, record.rows)
+        raise Stopped("interrupted; what was measured is shown", record.rows, shown) from stop
     return record.rows
 
 
-def interrupted(rows: list[dict]) -> Stopped:
-    """Return the end by Ctrl-C that shows what was measured."""
-    return Stopped("interrupted; what was measured is shown", rows, lambda: report.bench(rows))
+def finished(bench: Bench, part: str, limit: float, record: Record) -> bool:
+    """Measure a part in this process; return whether so many seconds sufficed."""
+    try:
+        with deadline(limit):
+            run(part, bench, set(), lambda name: None, partial(record.add, part))
+        return True
+    except OutOfTime:
+        return False
+    finally:
+        gc.collect()
 
 
 def _failure(error: Exception) -> str:
@@ -476,15 +441,17 @@ def device(
     """
     ends = time.monotonic() + budget
     chosen = tuple(part for part in PARTS if part in ALWAYS or not parts or part in parts)
-    if separate or separate is None and torch.device(name).type == "cuda":
-        from harness.bench import apart
-
-        return apart.measured(
-            apart.Settings(name, smoke, compiled, pairs), chosen, ends, on_row, say
-        )
+    separate = torch.device(name).type == "cuda" if separate is None else separate
     with (
         tempfile.TemporaryDirectory(prefix="maskgolf-bench-") as folder,
         torch._dynamo.config.patch(recompile_limit=64),
     ):
-        sizes = SMOKE_SIZES if smoke else GOLF_SIZES
-        return measured(Bench(sizes, name, compiled, pairs, Path(folder)), chosen, ends, on_row)
+        if separate:
+            from harness.bench import apart
+
+            settings = apart.Settings(name, smoke, compiled, pairs, folder)
+            finish = partial(apart.finished, settings, say)
+        else:
+            sizes = SMOKE_SIZES if smoke else GOLF_SIZES
+            finish = partial(finished, Bench(sizes, name, compiled, pairs, Path(folder)))
+        return measured(name, chosen, ends, on_row, finish)

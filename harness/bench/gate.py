@@ -4,6 +4,8 @@ and a red row ends the command.
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from harness import parity
 from harness.errors import CheckFailed
 from harness.parity.suite import Row
@@ -42,6 +44,26 @@ def require(
         if red:
             raise CheckFailed(f"bench: nothing is timed while parity is red on {device}: {red}")
     return rows
+
+
+def hold(
+    command: str, side: str, what: str, found: dict, plainly: dict, exact: dict, times: float
+) -> None:
+    """Raise CheckFailed unless the tensors of a side lie near the float64 ones: at most so many
+    times as far as the plain ones do.
+    """
+
+    def distance(tensors: dict) -> torch.Tensor:
+        apart = (tensors[name].detach().double() - exact[name].detach() for name in exact)
+        return sum(difference.square().sum() for difference in apart) ** 0.5
+
+    error, limit = distance(found), distance(plainly)
+    if not error <= times * limit:
+        raise CheckFailed(
+            f"bench {command}: nothing is timed while the two sides differ: {what} of {side} lie"
+            f" {error:.3g} from float64, the plain step's {limit:.3g}, expected at most {times}"
+            f" times that; see maskgolf parity {command}"
+        )
 
 
 def names_of(pieces: Sequence[str] = ()) -> list[str]:

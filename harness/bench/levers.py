@@ -19,19 +19,10 @@ from harness.bench import attention
 from reference.recipe import Recipe
 
 
-def _unchanged(recipe: Recipe) -> Recipe:
-    return recipe
-
-
 def _micro_batch(factor: float) -> Callable[[Recipe], Recipe]:
     def change(recipe: Recipe) -> Recipe:
-        training = recipe.training
-        return replace(
-            recipe,
-            training=replace(
-                training, micro_batch_tokens=int(factor * training.micro_batch_tokens)
-            ),
-        )
+        tokens = int(factor * recipe.training.micro_batch_tokens)
+        return replace(recipe, training=replace(recipe.training, micro_batch_tokens=tokens))
 
     return change
 
@@ -48,7 +39,7 @@ class Lever(NamedTuple):
     """
 
     name: str
-    recipe: Callable[[Recipe], Recipe] = _unchanged
+    recipe: Callable[[Recipe], Recipe] = lambda recipe: recipe
     options: dict = {}
     context: Callable = deterministic
     same: bool = True  # the gradients are those of the production step, up to rounding
@@ -112,10 +103,17 @@ LEVERS = (  # what compiles fastest comes first: the budget may end before the l
 )
 
 
-def missing(lever: Lever) -> list[str]:
-    """Return the compiler options that this torch does not have."""
+def absence(lever: Lever, device: str) -> str | None:
+    """Return in a line why a lever is not to be had on a device with this torch, None where it
+    is.
+    """
     known = inductor_config.get_config_copy()
-    return [option for option in lever.options if option not in known]
+    missing = [option for option in lever.options if option not in known]
+    if lever.only_on and torch.device(device).type != lever.only_on:
+        return f"not available: only on {lever.only_on}"
+    if missing:
+        return f"not available: torch {torch.__version__} has no option {missing[0]}"
+    return None
 
 
 @contextmanager

@@ -5,17 +5,20 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import torch
+
+Jobs = Iterator[tuple[str, Callable[[], dict]]]  # names and what measures their rows
 
 
 def machine(device: str) -> str:
     """Return the machine in words: processor or GPU with its driver, cores in use, torch,
     Python.
     """
-    import torch
-
     if device == "cpu":
         name = processor()
     else:
@@ -50,8 +53,6 @@ def facts(device: str) -> str:
     """Return what decides whether code runs on a device: its kind, its memory, the versions of what
     compiles and runs there.
     """
-    import torch
-
     try:
         triton = version("triton")
     except PackageNotFoundError:
@@ -68,8 +69,6 @@ def alive(device: str) -> bool:
     """Return whether a device still computes: after an illegal access nothing runs in the same
     process.
     """
-    import torch
-
     try:
         return int(torch.ones(1, device=device).add(1).item()) == 2
     except RuntimeError:
@@ -78,31 +77,51 @@ def alive(device: str) -> bool:
 
 def row(
     name: str,
-    baseline: float | None,
-    candidate: float | None,
-    ratio: float | None,
-    low: float | None,
-    high: float | None,
-    pairs: int,
-    unit: str,
+    baseline: float | None = None,
+    candidate: float | None = None,
+    ratio: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    pairs: int = 0,
+    unit: str = "",
 ) -> dict:
     """Return one row of SPEC section 13: ratio, how many times better the candidate is; low, high,
     its interval; None: not measured.
     """
-    measured = {
-        "baseline": baseline,
-        "candidate": candidate,
-        "ratio": ratio,
-        "low": low,
-        "high": high,
-    }
-    return {"name": name, **measured, "pairs": pairs, "unit": unit}
+    return dict(
+        name=name,
+        baseline=baseline,
+        candidate=candidate,
+        ratio=ratio,
+        low=low,
+        high=high,
+        pairs=pairs,
+        unit=unit,
+    )
+
+
+def number(name: str, value: float, unit: str) -> dict:
+    """Return the row of one measured number."""
+    return row(name, candidate=value, pairs=1, unit=unit)
+
+
+def noted(name: str, note: str, unit: str = "") -> dict:
+    """Return the row of what is no number, or was not measured."""
+    return row(name, unit=unit) | {"note": note}
+
+
+def job(name: str, measure: Callable, *arguments) -> tuple[str, Callable[[], dict]]:
+    """Return (name, job) of measure(name, *arguments)."""
+    return name, partial(measure, name, *arguments)
+
+
+def compiler(compiled: bool) -> Callable:
+    """Return what makes a function one compiled graph, or leaves it as it is."""
+    return partial(torch.compile, dynamic=False, fullgraph=True) if compiled else lambda run: run
 
 
 def waiting(device: str) -> Callable:
     """Return the function that waits until a device has done what it was given."""
-    import torch
-
     return (lambda: None) if device == "cpu" else torch.cuda.synchronize
 
 
@@ -116,6 +135,11 @@ def seconds(run: Callable, device: str = "cpu") -> float:
     return time.perf_counter() - begun
 
 
+def turns(pairs: int, *clocks: Callable[[], float]) -> list[tuple[float, ...]]:
+    """Return the seconds that clocks tell in turns, A B A B, after a first turn that warms up."""
+    return [tuple(clock() for clock in clocks) for _ in range(1 + pairs)][1:]
+
+
 def compared(name: str, timed: list[tuple[float, float]]) -> dict:
     """Return the row of pairs of seconds, baseline first: medians in ms, the median ratio of a
     pair, the least and the largest.
@@ -126,15 +150,19 @@ def compared(name: str, timed: list[tuple[float, float]]) -> dict:
 
 
 def paired(
-    name: str,
-    baseline: Callable,
-    candidate: Callable,
-    pairs: int,
-    device: str = "cpu",
-    warm: int = 1,
+    name: str, baseline: Callable, candidate: Callable, pairs: int, device: str = "cpu"
 ) -> dict:
-    """Return the row of two ways timed in turns, A B A B."""
-    timed = [(seconds(baseline, device), seconds(candidate, device)) for _ in range(warm + pairs)][
-        warm:
-    ]
-    return compared(name, timed)
+    """Return the row of two ways timed in turns."""
+    clocks = partial(seconds, baseline, device), partial(seconds, candidate, device)
+    return compared(name, turns(pairs, *clocks))
+
+
+def as_rate(timed: dict, tokens: float) -> dict:
+    """Return a row of milliseconds as tokens per second."""
+    rates = {side: 1e3 * tokens / timed[side] for side in ("baseline", "candidate")}
+    return timed | {"unit": "tokens/s"} | rates
+
+
+def on_machine(rows: list[dict], device: str) -> list[dict]:
+    """Return rows with the machine that they were measured on."""
+    return [each | {"machine": machine(device)} for each in rows]

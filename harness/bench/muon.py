@@ -6,13 +6,15 @@ decay), two differences remain. torch averages the momentum where we sum it, a f
 division by the norm takes out; and it divides by max(norm, eps), not norm + eps.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from fast import transformer
 from fast.muon import muon_steps
 from fast.train import is_matrix
-from harness.bench.measure import machine, paired
-from harness.errors import CheckFailed
+from harness.bench.gate import hold
+from harness.bench.measure import compiler, on_machine, paired
 from harness.parity import plain
 from reference.recipe import PRESETS, Model, Optimizer
 
@@ -27,36 +29,36 @@ def muon(
     where the two sides differ.
     """
     shapes = shapes or {preset: PRESETS[preset].model for preset in SHAPES}
+    optimizer = PRESETS["golf"].optimizer
     rows = [
-        against_torch(name, model, PRESETS["golf"].optimizer, pairs, device, compiled)
+        against_torch(title(name), name, model, optimizer, pairs, device, compiled)
         for name, model in shapes.items()
     ]
-    return [{**row, "machine": machine(device)} for row in rows]
+    return on_machine(rows, device)
+
+
+def title(name: str) -> str:
+    """Return the name of the row of one set of shapes."""
+    return f"muon, {name} shapes: ours / torch.optim.Muon"
 
 
 def drawn(model: Model, device: str) -> tuple[dict[str, torch.Tensor], ...]:
     """Return (weights, gradients, momentum buffers) of the matrices of a model, stacked by kind."""
     generator = torch.Generator().manual_seed(0)
-    groups = []
-    for _ in range(3):
-        named = {
-            name: torch.randn(shape, generator=generator).to(device)
-            for name, shape in transformer.shapes(model).items()
-        }
-        groups.append(
-            {
-                name: value
-                for name, value in transformer.stack(named, model).items()
-                if is_matrix(name)
-            }
-        )
-    return tuple(groups)
+
+    def draw() -> dict[str, torch.Tensor]:
+        shapes = transformer.shapes(model).items()
+        named = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes}
+        stacked = transformer.stack(named, model)
+        return {name: value for name, value in stacked.items() if is_matrix(name)}
+
+    return draw(), draw(), draw()
 
 
 def torch_muon(weights, grads, buffers, optimizer: Optimizer) -> torch.optim.Muon:
     """Return torch's optimizer on copies of the single matrices, its state that of our buffers."""
-    separate = [plain.unstacked(group) for group in (weights, grads, buffers)]
-    params = {name: torch.nn.Parameter(weight.clone()) for name, weight in separate[0].items()}
+    weights, grads, buffers = map(plain.unstacked, (weights, grads, buffers))
+    params = {name: torch.nn.Parameter(weight.clone()) for name, weight in weights.items()}
     peer = torch.optim.Muon(
         params.values(),
         lr=LR,
@@ -69,51 +71,57 @@ def torch_muon(weights, grads, buffers, optimizer: Optimizer) -> torch.optim.Muo
         adjust_lr_fn="original",
     )
     for name, param in params.items():
-        param.grad = separate[1][name].clone()
-        peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * separate[2][name]
+        param.grad = grads[name].clone()
+        peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * buffers[name]
     return peer
 
 
-def against_torch(
-    name: str, model: Model, optimizer: Optimizer, pairs: int, device: str, compiled: bool
-) -> dict:
-    """Return the row of one set of shapes: our step against float64 may err twice as much as
-    torch's.
+def sides(
+    name: str, model: Model, optimizer: Optimizer, device: str, compiled: bool
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return one step of torch's optimizer and of ours on one set of shapes, both in place;
+    CheckFailed where one of them errs more than twice as much against float64 as a plain step.
     """
-    weights, grads, buffers = drawn(model, device)
-    peer = torch_muon(weights, grads, buffers, optimizer)
+    inputs = drawn(model, device)
+    peer = torch_muon(*inputs, optimizer)
+    groups = [list(group.values()) for group in inputs]
     numbers = torch.tensor([LR, MOMENTUM], dtype=torch.float64, device=device)
 
     def step_(weights, grads, buffers, numbers):
-        lr, momentum = numbers.unbind()
-        groups = [list(group.values()) for group in (weights, grads, buffers)]
-        new, after = muon_steps(*groups, lr, momentum, optimizer, torch.bfloat16)
-        for value, moved in zip(groups[0] + groups[2], new + after, strict=True):
-            value.copy_(moved)
-
-    singles = zip(
-        *(plain.unstacked(group).values() for group in (weights, grads, buffers)), strict=True
-    )
-    wanted = [
-        plain.muon_step(*(value.double() for value in each), LR, MOMENTUM, optimizer)[0]
-        for each in singles
-    ]
-    step_ = torch.no_grad()(
-        torch.compile(step_, dynamic=False, fullgraph=True) if compiled else step_
-    )
-    step_(weights, grads, buffers, numbers)
-    peer.step()
-    ours, theirs = plain.unstacked(weights).values(), peer.param_groups[0]["params"]
-    error, limit = (
-        sum((a.detach().double() - b).square().sum() for a, b in zip(side, wanted, strict=True))
-        ** 0.5
-        for side in (ours, theirs)
-    )
-    if not error <= 2 * limit:
-        raise CheckFailed(
-            f"bench muon: nothing is timed while the two sides differ: {name} weights lie"
-            f" {error:.3g} from float64 after a step, torch's {limit:.3g}, expected at most twice"
-            " that; see maskgolf parity muon"
+        moved, after = muon_steps(
+            weights, grads, buffers, *numbers.unbind(), optimizer, torch.bfloat16
         )
-    title = f"muon, {name} shapes: ours / torch.optim.Muon"
-    return paired(title, peer.step, lambda: step_(weights, grads, buffers, numbers), pairs, device)
+        for value, new in zip(weights + buffers, moved + after, strict=True):
+            value.copy_(new)
+
+    step_ = torch.no_grad()(compiler(compiled)(step_))
+
+    def plainly(dtype: torch.dtype, iteration: torch.dtype) -> dict[str, torch.Tensor]:
+        singles = [plain.unstacked(group) for group in inputs]
+        settings = LR, MOMENTUM, optimizer, iteration
+        return {
+            key: plain.muon_step(*(group[key].to(dtype) for group in singles), *settings)[0]
+            for key in singles[0]
+        }
+
+    exact = plainly(torch.float64, torch.float64)
+    rough = plainly(torch.float32, torch.bfloat16)
+    step_(*groups, numbers)
+    peer.step()
+    theirs = dict(zip(exact, peer.param_groups[0]["params"], strict=True))
+    for side, weights in {"ours": plain.unstacked(inputs[0]), "torch": theirs}.items():
+        hold("muon", side, f"{name} weights", weights, rough, exact, 2)
+    return peer.step, lambda: step_(*groups, numbers)
+
+
+def against_torch(
+    row: str,
+    name: str,
+    model: Model,
+    optimizer: Optimizer,
+    pairs: int,
+    device: str,
+    compiled: bool,
+) -> dict:
+    """Return the row of one set of shapes."""
+    return paired(row, *sides(name, model, optimizer, device, compiled), pairs, device)
