@@ -3,7 +3,6 @@ same every time.
 """
 
 import ast
-import difflib
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,8 +10,8 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """One changed source: what changed it, the line, and the changed lines before and after without
-    their indentation.
+    """One changed source: what changed it, the line, and the changed statement before and after, as
+    ast.unparse writes them.
     """
 
     operator: str
@@ -146,12 +145,27 @@ def behaviour(source: str) -> str:
     return ast.dump(_Behaviour().visit(ast.parse(source)))
 
 
+def statements(source: str) -> list[str]:
+    """Every statement of a source as ast.unparse writes it, a compound one without its body."""
+    return [
+        _heading(node)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.stmt | ast.ExceptHandler)
+    ]
+
+
+def _heading(node: ast.AST) -> str:
+    bodies = {"body", "orelse", "finalbody", "handlers"} & set(node._fields)
+    bare = {field: [] for field in bodies if isinstance(getattr(node, field), list)}
+    fields = {field: getattr(node, field) for field in node._fields} | bare
+    return ast.unparse(type(node)(**fields, lineno=0)).strip()
+
+
 def _changed(before: str, after: str) -> tuple[str, str]:
-    """The lines that differ, stripped: (of before, of after)."""
-    lines = list(difflib.ndiff(before.splitlines(), after.splitlines()))
-    return tuple(
-        "\n".join(line[2:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
-    )
+    """The statements that differ: (of before, of after)."""
+    pairs = zip(statements(before), statements(after), strict=True)
+    different = [pair for pair in pairs if pair[0] != pair[1]]
+    return tuple("\n".join(texts) for texts in zip(*different, strict=True)) or ("", "")
 
 
 def positions(source: str) -> dict[tuple[int, str], list[tuple[str, int]]]:

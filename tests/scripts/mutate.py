@@ -23,7 +23,7 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.scripts.mutants import Mutant, mutants
+from tests.scripts.mutants import Mutant, mutants, statements
 
 ROOT = Path(__file__).parents[2]
 ALONE = (
@@ -198,16 +198,16 @@ def baseline(suite: Suite, source: str, folder: Path) -> float:
 
 
 def reasons(entries: list[dict], module: str, source: str) -> dict[tuple[str, str, str], str]:
-    """{(operator, before, after): reason} of a module's equivalent mutants; an entry whose line is
-    gone is an error.
+    """{(operator, before, after): reason} of a module's equivalent mutants; an entry whose statement
+    is gone is an error.
     """
-    lines = {line.strip() for line in source.splitlines()}
+    known = set(statements(source))
     chosen = [entry for entry in entries if entry["module"] == module]
     for entry in chosen:
-        if not entry["reason"] or not set(entry["before"].splitlines()) <= lines:
+        if not entry["reason"] or entry["before"] not in known:
             raise SystemExit(
-                f"mutants_equivalent.toml: {module} has no line {entry['before']!r}, or the entry"
-                " gives no reason"
+                f"mutants_equivalent.toml: {module} has no statement {entry['before']!r}, or the"
+                " entry gives no reason"
             )
     return {
         (entry["operator"], entry["before"], entry["after"]): entry["reason"] for entry in chosen
@@ -243,7 +243,7 @@ def judge_piece(
 
 
 def said(kind: str, suite: Suite, mutant: Mutant) -> str:
-    """A mutant in words: kind, place, operator, and the lines before and after."""
+    """A mutant in words: kind, place, operator, and the statement before and after."""
     lines = [f"{kind}: {suite.path.parent.name}/{suite.path.name}:{mutant.line} {mutant.operator}"]
     for sign, text in (("-", mutant.before), ("+", mutant.after)):
         lines += [f"  {sign} {line}" for line in text.splitlines()]

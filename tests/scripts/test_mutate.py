@@ -14,7 +14,7 @@ TEST = "import toy_piece\n\n\ndef test_double():\n    assert toy_piece.double(3)
 
 
 def mutant(before: str, after: str) -> mutants.Mutant:
-    """One changed line of the toy."""
+    """One changed statement of the toy."""
     assert before in PIECE
     return mutants.Mutant("by hand", 0, before, after, PIECE.replace(before, after))
 
@@ -49,13 +49,14 @@ def test_tests_that_fail_on_the_unchanged_module_stop_the_run(toy, tmp_path):
         mutate.baseline(toy, PIECE.replace("2", "3"), tmp_path)
 
 
-def test_equivalents_are_keyed_by_their_lines():
+def test_equivalents_are_keyed_by_their_statements():
     key = {"operator": "by hand", "before": "return x > 0", "after": "return x >= 0"}
     entry = {"module": "toy_piece", **key, "reason": "zero is never passed"}
     assert mutate.reasons([entry], "toy_piece", PIECE) == {
         tuple(key.values()): "zero is never passed"
     }
     assert mutate.reasons([entry], "another", PIECE) == {}
+    assert mutate.reasons([entry], "toy_piece", PIECE.replace("x > 0", "(x\n   >0)"))
     for stale in ({"before": "return x < 0"}, {"reason": ""}):
         with pytest.raises(SystemExit, match="mutants_equivalent.toml"):
             mutate.reasons([entry | stale], "toy_piece", PIECE)
@@ -119,5 +120,29 @@ def test_every_module_has_its_test_files():
         )
 
 
-def test_changed_lines_are_told_apart():
-    assert mutants._changed("a\n  b\nc", "a\n  d\nc") == ("b", "d")
+@pytest.mark.parametrize(
+    ("before", "after", "changed"),
+    [
+        ("f(1,\n  2)\ng(3)", "f(1,\n  4)\ng(3)", ("f(1, 2)", "f(1, 4)")),
+        ("def f(x):\n  return x", "def f(x):\n  return -x", ("return x", "return -x")),
+        (
+            "@a\ndef f(x=1): return x",
+            "@a\ndef f(x=2): return x",
+            ("@a\ndef f(x=1):", "@a\ndef f(x=2):"),
+        ),
+        ("@a\n@b\ndef f(): g()", "@a\ndef f(): g()", ("@a\n@b\ndef f():", "@a\ndef f():")),
+        (
+            "if x > 0:\n  g()\nelse:\n  h()",
+            "if not x > 0:\n  g()\nelse:\n  h()",
+            ("if x > 0:", "if not x > 0:"),
+        ),
+        ("for i in x:\n  continue", "for i in x:\n  break", ("continue", "break")),
+        ("try: f()\nexcept A: g()", "try: f()\nexcept B: g()", ("except A:", "except B:")),
+        ("with f(): g()", "with h(): g()", ("with f():", "with h():")),
+        ("f(x)", "f( x )", ("", "")),
+    ],
+)
+def test_the_changed_statement_is_told_apart(before, after, changed):
+    """Without its body and its layout, so that an entry outlives both."""
+    assert mutants._changed(before, after) == changed
+    assert changed[0] in ("", *mutants.statements(before))
