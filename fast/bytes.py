@@ -26,9 +26,9 @@ class ByteTable(NamedTuple):
     control_V: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity
 class Tokenizer:
-    """A SentencePiece model, its byte table, and where it came from (sha256 of the file)."""
+    """A SentencePiece model, its byte table, and its file with the file's SHA-256."""
 
     processor: sentencepiece.SentencePieceProcessor
     vocab: int

@@ -15,10 +15,10 @@ def summaries(runs: tuple[Path, ...]) -> list[dict]:
         raise InputError(
             "report: expected at least one run directory, found none; name one, such as runs/demo"
         )
-    found = []
+    results = []
     for run in runs:
         try:
-            found.append(json.loads((run / "summary.json").read_text()) | {"run": str(run)})
+            results.append(json.loads((run / "summary.json").read_text()) | {"run": str(run)})
         except OSError as error:
             raise InputError(
                 f"{run}: expected a finished run, found no summary.json ({error.strerror}); train"
@@ -29,7 +29,7 @@ def summaries(runs: tuple[Path, ...]) -> list[dict]:
                 f"{run / 'summary.json'}: expected JSON, found something else ({error}); restore"
                 " the file"
             ) from error
-    return found
+    return results
 
 
 def curve(run: Path) -> tuple[list[int], list[float]]:
@@ -46,8 +46,8 @@ def curve(run: Path) -> tuple[list[int], list[float]]:
 
 
 def check_image(path: Path) -> None:
-    """Raise InputError where no image can be written to path, before what is drawn takes long to
-    compute.
+    """Raise InputError where no image can be written to path: to be called before a long
+    computation.
     """
     try:
         from matplotlib.backend_bases import FigureCanvasBase
@@ -55,17 +55,16 @@ def check_image(path: Path) -> None:
         raise InputError(
             "--plot: expected matplotlib, found none; install maskgolf[plot]"
         ) from error
-    kinds = FigureCanvasBase.get_supported_filetypes()
-    found = (
-        "a folder"
-        if path.is_dir()
-        else "no folder to put it in"
-        if not path.parent.is_dir()
-        else repr(path.suffix)
-    )
-    if path.is_dir() or not path.parent.is_dir() or path.suffix[1:].lower() not in ("", *kinds):
+    problem = None
+    if path.is_dir():
+        problem = "a folder"
+    elif not path.parent.is_dir():
+        problem = "no folder to put it in"
+    elif path.suffix[1:].lower() not in ("", *FigureCanvasBase.get_supported_filetypes()):
+        problem = repr(path.suffix)
+    if problem:
         raise InputError(
-            f"--plot {path}: expected an image such as curves.png to write, found {found}; choose"
+            f"--plot {path}: expected an image such as curves.png to write, found {problem}; choose"
             " another path"
         )
 
@@ -81,18 +80,18 @@ def figure(path: Path):
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    drawn, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    image, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     try:
         yield axes
         axes.legend()
-        drawn.savefig(path)
+        image.savefig(path)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--plot {path}: cannot write the image ({error}); choose another path, such as"
             " curves.png"
         ) from error
     finally:
-        pyplot.close(drawn)
+        pyplot.close(image)
 
 
 def plot(runs: tuple[Path, ...], path: Path) -> None:

@@ -1,337 +1,278 @@
 """Tables for people: what the JSON says, on stdout."""
 
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-console = Console(width=None if sys.stdout.isatty() else 140)  # a pipe has no width of its own
+# A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
+console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
+VERDICT_STYLES = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    return table
+def _print_table(
+    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]], **options
+) -> None:
+    """Print a table of cells that are shown as they are; all columns but the first go right."""
+    table = Table(title=Text(title, "bold"), title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, **{"justify": "right" if index else "left"} | options)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    console.print(table)
+
+
+def _print_line(text: str, soft_wrap: bool = False) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=soft_wrap)
 
 
 def _bits(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _name(score: dict) -> str:
+def _short(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
+
+
+def _score_cells(score: dict) -> tuple[str, ...]:
+    """Return the estimator and the cells of BITS_COLUMNS."""
     names = {
         "nelbo": "NELBO (mean over all orders)",
         "nelbo-grid": "NELBO by grid (biased upward)",
         "causal": "autoregressive, one pass",
     }
     extra = "".join(f", {score[key]} {key}" for key in ("positions", "trailing") if key in score)
-    return names.get(score["estimator"]) or f"chain rule, {score['order']}{extra}"
-
-
-def _score_row(score: dict) -> tuple[str, ...]:
-    per_token = score["forwards"] / score["tokens"]
-    return (
-        _name(score),
-        _bits(score["bpb"]),
-        _bits(score["stderr_masks"]),
-        _bits(score["stderr_sequences"]),
-        f"{score['nats_per_token']:.4f}",
-        f"{score['tokens']:,}",
-        f"{score['bytes']:,}",
-        f"{per_token:.2f}",
-        f"{score['seconds']:.1f}",
-    )
-
-
-SCORE_COLUMNS = (
-    "estimator",
-    "bits/byte",
-    "± masks",
-    "± sequences",
-    "nats/token",
-    "tokens",
-    "bytes",
-    "passes/token",
-    "seconds",
-)
+    name = names.get(score["estimator"]) or f"chain rule, {score['order']}{extra}"
+    return name, *(_bits(score[key]) for key in ("bpb", "stderr_masks", "stderr_sequences"))
 
 
 def scores(results: list[dict]) -> None:
     """Print one row per scored artifact."""
-    table = _table("Bits per byte, scored from the file", "run", *SCORE_COLUMNS)
-    for score in results:
-        table.add_row(score["run"], *_score_row(score))
-    console.print(table)
-
-
-def _grouped(rows: list[dict]) -> dict[str, list[dict]]:
-    """Return size rows by name, the blocks' tensors of one kind together."""
-    groups = {}
-    for row in rows:
-        parts = row["part"].split(".")
-        name = (
-            f"blocks.*.{parts[-1]}"
-            if parts[0] == "blocks"
-            else row["part"]
-            if row["kind"] != "code"
-            else "code"
+    rows = (
+        (
+            score["run"],
+            *_score_cells(score),
+            f"{score['nats_per_token']:.4f}",
+            f"{score['tokens']:,}",
+            f"{score['bytes']:,}",
+            f"{score['forwards'] / score['tokens']:.2f}",
+            f"{score['seconds']:.1f}",
         )
-        groups.setdefault(name, []).append(row)
-    return groups
+        for score in results
+    )
+    columns = ("nats/token", "tokens", "bytes", "passes/token", "seconds")
+    _print_table(
+        "Bits per byte, scored from the file",
+        ("run", "estimator", *BITS_COLUMNS, *columns),
+        rows,
+    )
 
 
-def _spread(found: dict) -> str:
-    deviation = "" if found["std"] is None else f", standard deviation {found['std']:.4f}"
-    return f"{found['n']} runs: mean {found['mean']:.4f} bits/byte{deviation}"
+def _print_set(result: dict) -> None:
+    scores(result["scores"])
+    deviation = "" if result["std"] is None else f", standard deviation {result['std']:.4f}"
+    _print_line(f"{result['n']} runs: mean {result['mean']:.4f} bits/byte{deviation}")
 
 
 def sets(result: dict) -> None:
-    """Print several runs with their mean and standard deviation, and the test against another
-    set.
+    """Print several runs with their mean and standard deviation, and Welch's test where they are
+    held against other runs.
     """
-    scores(result["scores"])
-    console.print(_spread(result), highlight=False)
-    if result["against"]:
-        scores(result["against"]["scores"])
-        console.print(_spread(result["against"]), highlight=False)
-        test = result["welch"]
-        known = test["p"] is not None
-        verdict, error = "too few runs to test", ""
-        if known:
-            verdict = (
-                f"t = {test['t']:.2f}, {test['degrees_of_freedom']:.1f} degrees of freedom, p ="
-                f" {test['p']:.3g}"
-            )
-            error = f" ± {test['stderr']:.4f}"
-        console.print(
-            f"difference of the means {test['difference']:+.4f}{error} bits/byte; Welch's t-test:"
-            f" {verdict}",
-            highlight=False,
+    _print_set(result)
+    if not result["against"]:
+        return
+    _print_set(result["against"])
+    test = result["welch"]
+    error, verdict = "", "too few runs to test"
+    if test["p"] is not None:
+        error = f" ± {test['stderr']:.4f}"
+        verdict = (
+            f"t = {test['t']:.2f}, {test['degrees_of_freedom']:.1f} degrees of freedom,"
+            f" p = {test['p']:.3g}"
         )
+    _print_line(
+        f"difference of the means {test['difference']:+.4f}{error} bits/byte; Welch's t-test:"
+        f" {verdict}"
+    )
 
 
 def comparison(result: dict) -> None:
-    """Print two artifacts side by side: the whole window, then by position."""
+    """Print two artifacts side by side: over all positions, then by position in the window."""
     for name in ("a", "b"):
-        console.print(
-            f"{name}: {result['runs'][name]['run']} ({result['runs'][name]['method']})",
-            highlight=False,
-        )
-    title = (
+        run = result["runs"][name]
+        _print_line(f"{name}: {run['run']} ({run['method']})")
+    entries = {"all": result["whole"]}
+    for entry in result["positions"]:
+        first, last = entry["first"], entry["last"]
+        entries[f"{first}" if first == last else f"{first} to {last}"] = entry
+    keys = [key for name in ("a", "b", "difference") for key in (name, f"{name}_stderr")]
+    _print_table(
         f"Bits per byte on {result['tokens']:,} tokens, {result['bytes']:,} bytes; ± over windows,"
-        " the difference paired"
+        " the difference paired",
+        ("positions", "a", "±", "b", "±", "a - b", "±"),
+        ((positions, *(_bits(entry[key]) for key in keys)) for positions, entry in entries.items()),
     )
-    table = _table(title, "positions", "a", "±", "b", "±", "a - b", "±")
-    for entry in [result["whole"] | {"name": "all"}, *result["positions"]]:
-        ends = (
-            f"{entry['first']}"
-            if entry["first"] == entry["last"]
-            else f"{entry['first']} to {entry['last']}"
-        )
-        columns = [
-            _bits(entry[key])
-            for name in ("a", "b", "difference")
-            for key in (name, f"{name}_stderr")
-        ]
-        table.add_row(entry.get("name", ends), *columns)
-    console.print(table)
-    note = (
+    _print_line(
         "A diffusion model sees nothing before position 1; an autoregressive one sees the token"
         " before the window."
     )
-    console.print(note, highlight=False)
+
+
+def _print_quantities(title: str, values: dict[str, str]) -> None:
+    _print_table(title, ("quantity", "value"), values.items())
 
 
 def plan(result: dict) -> None:
     """Print what a run would be."""
-    table = _table(f"Recipe {result['preset']}", "quantity", "value")
-    for name, value in result.items():
-        table.add_row(
-            name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)
-        )
-    console.print(table)
+    _print_quantities(
+        f"Recipe {result['preset']}",
+        {
+            name.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
+            for name, value in result.items()
+        },
+    )
 
 
-def summary(result: dict, out: Path) -> None:
+def summary(result: dict, out: Path, sizes: list[dict]) -> None:
     """Print a finished run: its scores beside the compressors on the same text, then the artifact's
-    size broken down.
+    sizes (rows of fast.artifact.size_report).
     """
-    from fast import artifact
-    from harness.packaging import size
+    from fast.artifact import LIMIT
 
-    table = _table(
-        "Bits per byte on the validation split, lower is better",
-        "method",
-        "bits/byte",
-        "± masks",
-        "± sequences",
-        "text",
-    )
-    for score in result["scores"]:
-        row = _score_row(score)
-        table.add_row(*row[:4], f"{score['bytes']:,} bytes")
     names = {"zlib": "zlib 9", "bz2": "bz2 9", "lzma": "lzma 9", "uniform": "uniform predictor"}
-    for name, bits in result["baselines"].items():
-        table.add_row(names[name], _bits(bits), "", "", "the same text")
-    console.print(table)
-    file = out / "artifact.mgolf"
-    header, _ = artifact.read(file)
-    total = (
-        f"{result['artifact_bytes'] + result['code_bytes']:,} of {artifact.LIMIT:,} bytes, codec"
-        f" {result['codec']}"
+    scored = [(*_score_cells(score), f"{score['bytes']:,} bytes") for score in result["scores"]]
+    baselines = [
+        (names[name], _bits(bits), "", "", "the same text")
+        for name, bits in result["baselines"].items()
+    ]
+    _print_table(
+        "Bits per byte on the validation split, lower is better",
+        ("method", *BITS_COLUMNS, "text"),
+        scored + baselines,
     )
-    sizes = _table(f"Artifact: {total}", "part", "format", "bytes", "stored")
-    code = size.code_bytes(artifact.recipe_of(header), header["codec"])
-    rows = artifact.size_report(header, file.stat().st_size, code)
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        for name, parts in _grouped([row for row in rows if row["kind"] == kind]).items():
-            formats = ", ".join(dict.fromkeys(part["format"] or "" for part in parts))
-            sizes.add_row(
+    parts = {}  # one row for the tensors of one kind in all blocks, one for all code
+    for size in sizes:
+        name = re.sub(r"^blocks\.\d+", "blocks.*", size["part"])
+        parts.setdefault("code" if size["kind"] == "code" else name, []).append(size)
+    _print_table(
+        f"Artifact: {result['artifact_bytes'] + result['code_bytes']:,} of {LIMIT:,} bytes, codec"
+        f" {result['codec']}",
+        ("part", "format", "bytes", "stored"),
+        (
+            (
                 name,
-                formats,
-                *(f"{sum(part[column] for part in parts):,}" for column in ("bytes", "stored")),
+                ", ".join(dict.fromkeys(size["format"] for size in members)),
+                *(f"{sum(size[key] for size in members):,}" for key in ("bytes", "stored")),
             )
-    console.print(sizes)
-    steps = (
-        f"{result['steps']} steps in {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f}"
-        " tokens/s"
+            for name, members in parts.items()
+        ),
     )
-    console.print(f"{result['parameters']:,} parameters, {steps}; files in {out}", highlight=False)
+    _print_line(
+        f"{result['parameters']:,} parameters, {result['steps']} steps in"
+        f" {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s; files in {out}"
+    )
+
+
+def _quantity(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count:,} {kind}" for kind, count in value.items())
+    return {int: "{:,}", float: "{:,.2f}"}.get(type(value), "{}").format(value)
 
 
 def compression(result: dict) -> None:
     """Print what compressing or restoring a file took."""
-    table = _table("Bytes in, the same bytes out", "quantity", "value")
-    for name in (
-        "file",
-        "out",
-        "order",
-        "bytes_in",
-        "bytes_out",
-        "bits_per_byte",
-        "chain_rule_bits",
-        "tokens",
-        "chunks",
-        "raw_bytes",
-        "seconds",
-    ):
-        value = result.get(name)
-        if value is not None:
-            text = (
-                ", ".join(f"{count:,} {kind}" for kind, count in value.items())
-                if isinstance(value, dict)
-                else str(value)
-            )
-            number = {int: "{:,}", float: "{:,.2f}"}.get(type(value))
-            table.add_row(name.replace("_", " "), number.format(value) if number else text)
-    console.print(table)
+    names = (
+        "file out order bytes_in bytes_out bits_per_byte chain_rule_bits tokens chunks raw_bytes"
+        " seconds"
+    )
+    _print_quantities(
+        "Bytes in, the same bytes out",
+        {
+            name.replace("_", " "): _quantity(result[name])
+            for name in names.split()
+            if result.get(name) is not None
+        },
+    )
 
 
 def imported(result: dict) -> None:
     """Print what was found in a weight file of another project and how it is kept."""
-    table = _table(f"{result['file']} as {result['out']}", "quantity", "value")
     model = result["model"]
     kind = "causal" if model["causal"] else "masked diffusion"
-    heads = f"{model['heads']} heads, {model['kv_heads']} key/value heads"
-    shape = f"{model['layers']} layers, width {model['d']}, {heads}, MLP {model['mlp']}x"
-    assumed = (
-        f"length {model['length']}, RoPE base {model['rope_base']:g}, softcap {model['softcap']:g},"
-        f" {result['compute_dtype']}"
+    _print_quantities(
+        f"{result['file']} as {result['out']}",
+        {
+            "layout": result["layout"],
+            "model": f"{kind}, vocabulary {model['vocab']:,}",
+            "shape": f"{model['layers']} layers, width {model['d']}, {model['heads']} heads,"
+            f" {model['kv_heads']} key/value heads, MLP {model['mlp']}x",
+            "assumed": f"length {model['length']}, RoPE base {model['rope_base']:g}, softcap"
+            f" {model['softcap']:g}, {result['compute_dtype']}",
+            "weights kept unchanged": _quantity(result["formats"]),
+            "bytes": f"{result['bytes_in']:,} in, {result['bytes_out']:,} out",
+        },
     )
-    kept = ", ".join(f"{count:,} {name}" for name, count in result["formats"].items())
-    rows = {
-        "layout": result["layout"],
-        "model": f"{kind}, vocabulary {model['vocab']:,}",
-        "shape": shape,
-        "assumed": assumed,
-        "weights kept unchanged": kept,
-        "bytes": f"{result['bytes_in']:,} in, {result['bytes_out']:,} out",
-    }
-    for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
 
 
-def overview(found: list[dict]) -> None:
+def overview(summaries: list[dict]) -> None:
     """Print one row per score of each finished run."""
-    columns = (
-        "run",
-        "parameters",
-        "steps",
-        "tokens/s",
-        "artifact + code",
-        "estimator",
-        "bits/byte",
-        "± masks",
-        "± sequences",
-    )
-    table = _table("Finished runs", *columns)
-    for result in found:
-        head = [
+    rows = []
+    for result in summaries:
+        run = (
             result["run"],
             f"{result['parameters']:,}",
             f"{result['steps']:,}",
             f"{result['tokens_per_second']:,.0f}",
-        ]
-        head.append(f"{result['artifact_bytes'] + result['code_bytes']:,}")
+            f"{result['artifact_bytes'] + result['code_bytes']:,}",
+        )
         for score in result["scores"]:
-            table.add_row(*head, *_score_row(score)[:4])
-            head = [""] * len(head)
-    console.print(table)
+            rows.append((*run, *_score_cells(score)))
+            run = ("",) * len(run)
+    columns = ("run", "parameters", "steps", "tokens/s", "artifact + code", "estimator")
+    _print_table("Finished runs", (*columns, *BITS_COLUMNS), rows)
 
 
 def samples(drawn: list[dict]) -> None:
     """Print each sample under a rule."""
     for sample in drawn:
         console.rule(f"sample {sample['row']}")
-        console.print(sample["text"], markup=False, highlight=False)
+        _print_line(sample["text"])
 
 
-def _short(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}g}"
-
-
-def _ratio(row: dict | None) -> tuple[str, str]:
-    """Return a ratio and its interval."""
-    known = row is not None and row["ratio"] is not None
-    return (
-        (_short(row["ratio"]), f"{_short(row['low'])} to {_short(row['high'])}")
-        if known
-        else ("-", "-")
-    )
+def _ratio_cells(row: dict | None, predicted: bool = False) -> tuple[str, str]:
+    """Return a ratio and its interval, or the time alone where it is a prediction."""
+    if predicted:
+        return f"{_short(row['candidate'], 4)} ms", "-"
+    if row is None or row["ratio"] is None:
+        return "-", "-"
+    return _short(row["ratio"]), f"{_short(row['low'])} to {_short(row['high'])}"
 
 
 def bench(rows: list[dict]) -> None:
     """Print one line per comparison, with the note of what was not measured."""
-    table = _table(
+    _print_table(
         f"Benchmarks on {rows[0]['machine']}",
-        "comparison",
-        "baseline",
-        "candidate",
-        "ratio",
-        "interval",
-        "pairs",
-        "unit",
+        ("comparison", "baseline", "candidate", "ratio", "interval", "pairs", "unit"),
+        (
+            (
+                row["name"],
+                _short(row["baseline"], 4),
+                _short(row["candidate"], 4),
+                *_ratio_cells(row),
+                str(row["pairs"]),
+                row["unit"],
+            )
+            for row in rows
+        ),
     )
     for row in rows:
-        values = (_short(row["baseline"], 4), _short(row["candidate"], 4), *_ratio(row))
-        table.add_row(row["name"], *values, str(row["pairs"]), row["unit"])
-    console.print(table)
-    for row in rows:
         if row.get("note"):
-            console.print(
-                f"{row['name']}: {row['note']}", highlight=False, markup=False, soft_wrap=True
-            )
-
-
-def _side(row: dict | None, predicted: bool) -> tuple[str, str]:
-    """Return a ratio and its interval; the time alone where a comparison is one of predicted
-    times.
-    """
-    return (f"{_short(row['candidate'], 4)} ms", "-") if predicted else _ratio(row)
+            _print_line(f"{row['name']}: {row['note']}", soft_wrap=True)
 
 
 def bench_pair(both: dict) -> None:
@@ -339,157 +280,122 @@ def bench_pair(both: dict) -> None:
     times better it is in b.
     """
     for name in ("a", "b"):
-        console.print(
-            f"{name}: {both[name]['file']} ({both[name]['machine']})",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-    table = _table(
-        "Ratios side by side", "comparison", "a", "interval", "b", "interval", "b / a", "intervals"
-    )
+        _print_line(f"{name}: {both[name]['file']} ({both[name]['machine']})", soft_wrap=True)
+    rows = []
     for row in both["rows"]:
-        apart = {True: "overlap", False: "apart", None: "-"}[row["overlap"]]
         predicted = row["change"] is not None and row["overlap"] is None
-        sides = (cell for name in ("a", "b") for cell in _side(row[name], predicted))
-        table.add_row(row["name"], *sides, _short(row["change"]), apart)
-    console.print(table)
+        a, b = (_ratio_cells(row[name], predicted) for name in ("a", "b"))
+        overlap = {True: "overlap", False: "apart", None: "-"}[row["overlap"]]
+        rows.append((row["name"], *a, *b, _short(row["change"]), overlap))
+    _print_table(
+        "Ratios side by side",
+        ("comparison", "a", "interval", "b", "interval", "b / a", "intervals"),
+        rows,
+    )
 
 
 def shards(described: dict) -> None:
     """Print what each shard holds."""
-    title = f"{described['path']} (tokenizer: {described['tokenizer'] or 'none found'})"
-    table = _table(title, "shard", "split", "tokens", "documents", "bytes", "bytes/token", "begins")
+    rows = []
     for shard in described["shards"]:
-        size = shard.get("bytes")
-        table.add_row(
-            Path(shard["file"]).name,
-            shard["split"] or "-",
-            f"{shard['tokens']:,}",
-            f"{shard['documents']:,}",
-            f"{size:,}" if size is not None else "-",
-            f"{size / shard['tokens']:.3f}" if size is not None else "-",
-            repr(shard.get("text", ""))[:40],
+        size = shard["bytes"]
+        rows.append(
+            (
+                Path(shard["file"]).name,
+                shard["split"] or "-",
+                f"{shard['tokens']:,}",
+                f"{shard['documents']:,}",
+                "-" if size is None else f"{size:,}",
+                "-" if size is None else f"{size / shard['tokens']:.3f}",
+                repr(shard["text"])[:40],
+            )
         )
-    console.print(table)
+    _print_table(
+        f"{described['path']} (tokenizer: {described['tokenizer'] or 'none found'})",
+        ("shard", "split", "tokens", "documents", "bytes", "bytes/token", "begins"),
+        rows,
+    )
 
 
 def parity(rows: list[dict]) -> None:
     """Print one line per piece and level, the derivation of the limits, and the inputs that break a
     piece.
     """
-    columns = (
-        "piece",
-        "level",
-        "class",
-        "dtype",
-        "worst error",
-        "limit",
-        "margin",
-        "inputs",
-        "passed",
-    )
-    table = _table(f"Parity with the specification on {rows[0]['device']}", *columns)
+    cells = []
+    bounds = {}
     for row in rows:
-        error = (
-            "not finite" if row["error"] is None else f"{row['error']:.2g}" if row["error"] else "0"
-        )
-        margin = f"{row['margin']:.3g}" if row["margin"] else "-"
-        verdict = "yes" if row["passed"] else "[bold red]NO[/]"
-        which = (row["piece"], row["level"], row["class"], row["dtype"])
-        table.add_row(*which, error, f"{row['limit']:.2g}", margin, str(row["inputs"]), verdict)
-    console.print(table)
-    for bound in dict.fromkeys(row["bound"] for row in rows if row["class"] == "rounding"):
-        pieces = ", ".join(
-            dict.fromkeys(
-                row["piece"] for row in rows if row["bound"] == bound and row["class"] == "rounding"
+        if row["class"] == "rounding":
+            bounds.setdefault(row["bound"], {})[row["piece"]] = True
+        error = "not finite" if row["error"] is None else f"{row['error']:.2g}"
+        cells.append(
+            (
+                *(row[name] for name in ("piece", "level", "class", "dtype")),
+                error if row["error"] != 0 else "0",
+                f"{row['limit']:.2g}",
+                f"{row['margin']:.3g}" if row["margin"] else "-",
+                str(row["inputs"]),
+                "yes" if row["passed"] else Text("NO", "bold red"),
             )
         )
-        console.print(f"limit of {pieces}: {bound}", highlight=False, markup=False)
+    _print_table(
+        f"Parity with the specification on {rows[0]['device']}",
+        "piece,level,class,dtype,worst error,limit,margin,inputs,passed".split(","),
+        cells,
+    )
+    for bound, pieces in bounds.items():
+        _print_line(f"limit of {', '.join(pieces)}: {bound}")
     red = [row for row in rows if not row["passed"]]
     for row in red:
-        console.print(
-            f"\n{row['piece']}, {row['level']}, {row['dtype']}:", highlight=False, markup=False
-        )
-        console.print(
-            row["reproduction"] or "no input was compared",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        _print_line(f"\n{row['piece']}, {row['level']}, {row['dtype']}:")
+        _print_line(row["reproduction"] or "no input was compared", soft_wrap=True)
     seconds = sum(row["seconds"] for row in rows)
-    console.print(
-        f"\n{len(rows)} rows, {len(red)} red, {seconds:.1f} s", highlight=False, markup=False
-    )
-
-
-VERDICT_STYLES = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
+    _print_line(f"\n{len(rows)} rows, {len(red)} red, {seconds:.1f} s")
 
 
 def validation(rows: list[dict], folder: Path) -> None:
     """Print one line per check, and how many of each verdict."""
-    table = Table(
-        title=escape(f"Checks of {str(folder)!a}"), title_justify="left", title_style="bold"
+    _print_table(
+        f"Checks of {str(folder)!a}",
+        ("check", "verdict", "evidence"),
+        (
+            (row["check"], Text(row["verdict"], VERDICT_STYLES[row["verdict"]]), row["evidence"])
+            for row in rows
+        ),
+        justify="left",
+        overflow="fold",
     )
-    for column in ("check", "verdict", "evidence"):
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(
-            escape(row["check"]),
-            f"[{VERDICT_STYLES[row['verdict']]}]{row['verdict']}[/]",
-            escape(row["evidence"]),
-        )
-    console.print(table)
-    counts = [
-        f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICT_STYLES
-    ]
-    console.print(
-        f"{len(rows)} checks: {', '.join(counts)}; maskgolf validate --explain CHECK says more",
-        highlight=False,
-    )
+    verdicts = [row["verdict"] for row in rows]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICT_STYLES)
+    _print_line(f"{len(rows)} checks: {counts}; maskgolf validate --explain CHECK says more")
 
 
-def explanation(found: dict) -> None:
+def explanation(check: dict) -> None:
     """Print what a check is, what it has caught, how to fix it."""
-    console.print(f"{found['check']} ({found['group']})", highlight=False, style="bold")
-    for title, name in (
-        ("What it looks at", "what"),
-        ("What it has caught", "caught"),
-        ("How to fix it", "fix"),
-    ):
-        console.print(f"{title}: {found[name]}", highlight=False, markup=False)
+    console.print(f"{check['check']} ({check['group']})", highlight=False, style="bold")
+    _print_line(f"What it looks at: {check['what']}")
+    _print_line(f"What it has caught: {check['caught']}")
+    _print_line(f"How to fix it: {check['fix']}")
 
 
 def packed(described: dict) -> None:
     """Print a packed submission: its seeds, sizes and folder."""
-    table = _table(
+    _print_table(
         described["name"],
-        "seed",
-        "bits/byte",
-        "± masks",
-        "± sequences",
-        "steps",
-        "seconds",
-        "bytes",
+        ("seed", *BITS_COLUMNS, "steps", "seconds", "bytes"),
+        (
+            (
+                seed,
+                *(_bits(result[key]) for key in ("val_bpb", "stderr_masks", "stderr_sequences")),
+                f"{result['train_steps']:,}",
+                f"{result['wallclock_seconds']:.1f}",
+                f"{result['bytes_total']:,}",
+            )
+            for seed, result in described["seed_results"].items()
+        ),
     )
-    for seed, one in described["seed_results"].items():
-        spread = "-" if one["stderr_sequences"] is None else f"{one['stderr_sequences']:.4f}"
-        scored = (f"{one['val_bpb']:.4f}", f"{one['stderr_masks']:.4f}", spread)
-        table.add_row(
-            seed,
-            *scored,
-            f"{one['train_steps']:,}",
-            f"{one['wallclock_seconds']:.1f}",
-            f"{one['bytes_total']:,}",
-        )
-    console.print(table)
-    sizes = (
-        f"code {described['bytes_code']:,} + model {described['bytes_model']:,} ="
+    _print_line(
+        f"mean {described['val_bpb']:.4f} bits/byte ({described['val_bpb_estimator']}), code"
+        f" {described['bytes_code']:,} + model {described['bytes_model']:,} ="
         f" {described['bytes_total']:,} bytes"
     )
-    console.print(
-        f"mean {described['val_bpb']:.4f} bits/byte ({described['val_bpb_estimator']}), {sizes}",
-        highlight=False,
-        markup=False,
-    )
-    console.print(f"written: {described['folder']}", highlight=False, markup=False, soft_wrap=True)
+    _print_line(f"written: {described['folder']}", soft_wrap=True)

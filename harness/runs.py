@@ -357,6 +357,16 @@ def _ship(
     return summary
 
 
+def sizes(out: Path) -> list[dict]:
+    """Return the size of every part of a finished run's artifact and code: rows of
+    artifact.size_report.
+    """
+    file = out / "artifact.mgolf"
+    header, _ = artifact.read(file)
+    code = size.code_bytes(artifact.recipe_of(header), header["codec"])
+    return artifact.size_report(header, file.stat().st_size, code)
+
+
 def _baselines(dataset: Dataset, length: int, sequences: int | None) -> dict[str, float]:
     tokens = len(dataset.validation)
     ids = dataset.validation.read(0, min(tokens, sequences * length) if sequences else tokens)

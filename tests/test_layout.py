@@ -153,7 +153,6 @@ MAY_IMPORT = {
     "compression": "bounded corpus progress scoring",
     "packaging": "corpus overview runs scoring validate",
     "validate": "importers packaging",
-    "report": "packaging",
     "importers": "bounded",
 }
 

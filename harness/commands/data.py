@@ -30,9 +30,10 @@ class Build:
     def run(self):
         """Return the description of the built folder."""
         from harness import report
-        from harness.corpus import shards
+        from harness.corpus import prepare, shards
 
-        described = shards.build(self.files, self.out, self.vocab, self.tokenizer)
+        prepare.from_text(self.files, self.out, self.vocab, self.tokenizer)
+        described = shards.describe(self.out)
         return described, lambda: report.shards(described)
 
 

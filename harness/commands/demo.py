@@ -46,4 +46,4 @@ class Demo:
             scoring=runs.SCORING,
             sequences=runs.DEMO_WINDOWS,
         )
-        return summary, lambda: report.summary(summary, self.out)
+        return summary, lambda: report.summary(summary, self.out, runs.sizes(self.out))

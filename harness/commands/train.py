@@ -56,4 +56,4 @@ class Train:
             self.compiled,
             preflight,
         )
-        return summary, lambda: report.summary(summary, out)
+        return summary, lambda: report.summary(summary, out, runs.sizes(out))

@@ -16,7 +16,7 @@ from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
 from harness import bounded
 from harness.compression import byte_tokens, coder, file_format
-from harness.compression.requirements import Needs, check, machine, needs
+from harness.compression.fingerprint import Fingerprint, check, describe_machine, fingerprint_of
 from harness.corpus.sources import Source, layout_of
 from harness.progress import bar
 from harness.scoring import locate
@@ -40,7 +40,7 @@ class Predictor:
     sha256: str
 
     def plan(self, rows: int, order: str) -> coder.Plan:
-        """Return how its windows are walked through; a causal model has one order."""
+        """Return how its windows are coded; a causal model has one order."""
         model = self.recipe.model
         if model.causal and order != "left-to-right":
             raise InputError(
@@ -48,11 +48,14 @@ class Predictor:
             )
         return coder.Plan(model.length, rows, model.vocab, order)
 
-    def needs(self) -> Needs:
+    @property
+    def machine(self) -> str:
+        """Return the description of the machine that its arithmetic depends on."""
+        return describe_machine(self.device, self.recipe.training.compute_dtype)
+
+    def fingerprint(self) -> Fingerprint:
         """Return what its streams depend on."""
-        return needs(
-            self.sha256, self.tokenizer.sha256, self.device, self.recipe.training.compute_dtype
-        )
+        return fingerprint_of(self.sha256, self.tokenizer.sha256, self.machine)
 
 
 def causal(log_probs: LogProbs, vocab: int, start: int) -> LogProbs:
@@ -106,28 +109,23 @@ def load(run: Path, tokenizer: Path | None = None, device: str = "cpu") -> Predi
 
 
 @contextmanager
-def _threads(count: int):
-    """Run with `count` threads: how sums are split between them decides their last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _coding(title: str, tokens: int, threads: int):
+    """Yield on_pass(count), which moves a progress bar over `tokens`. Within, torch has `threads`
+    threads: how a sum is split between them decides its last bit.
+    """
+    before, done = torch.get_num_threads(), 0
+    torch.set_num_threads(threads)
     try:
-        yield
+        with bar(title, "tokens") as progress:
+
+            def on_pass(count: int) -> None:
+                nonlocal done
+                done += count
+                progress.update(done, tokens)
+
+            yield on_pass
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _watched(title: str, tokens: int, threads: int):
-    """Yield on_pass(count) that moves a bar over `tokens`, running with `threads` threads."""
-    with _threads(threads), bar(title, "tokens") as progress:
-        done = 0
-
-        def on_pass(count: int) -> None:
-            nonlocal done
-            done += count
-            progress.update(done, tokens)
-
-        yield on_pass
 
 
 def _digest(data: bytes) -> bytes:
@@ -144,31 +142,28 @@ def pack(data: bytes, model: Predictor, order: str = "left-to-right") -> tuple[b
             " split the file"
         )
     plan, threads = model.plan(ROWS, order), min(torch.get_num_threads(), MAX_THREADS)
-    content = byte_tokens.encode(data, model.tokenizer)
-    tokens = len(content.ids)
-    with _watched("compress", tokens, threads) as on_pass:
-        words, bits = coder.encode(model.log_probs, content.ids, plan, model.device, on_pass)
+    ids, raw = byte_tokens.encode(data, model.tokenizer)
+    with _coding("compress", len(ids), threads) as on_pass:
+        words, bits = coder.encode(model.log_probs, ids, plan, model.device, on_pass)
     packed = file_format.pack(
         file_format.Stream(
             order,
             ROWS,
             threads,
-            model.needs(),
+            model.fingerprint(),
             _digest(data),
             len(data),
-            tokens,
-            content.raw,
+            len(ids),
+            raw,
             words,
         )
     )
-    windows = sum(count for _, count, _ in coder.batches(tokens, plan))
-    chunks = {"model": windows, "raw": len(content.raw)}
-    raw_bytes = len(file_format.pack_raw(content.raw)) if content.raw else 0
+    windows = sum(count for _, count, _ in coder.batches(len(ids), plan))
     return packed, {
-        "tokens": tokens,
+        "tokens": len(ids),
         "chain_rule_bits": bits,
-        "chunks": chunks,
-        "raw_bytes": raw_bytes,
+        "chunks": {"model": windows, "raw": len(raw)},
+        "raw_bytes": len(file_format.pack_raw(raw)) if raw else 0,
     }
 
 
@@ -176,19 +171,14 @@ def unpack(stream: file_format.Stream, model: Predictor, where: str = "stream") 
     """Return the text of a stream; one that pack() did not write here is an InputError, never other
     text.
     """
-    check(
-        stream.needs,
-        model.needs(),
-        machine(model.device, model.recipe.training.compute_dtype),
-        where,
-    )
+    check(stream.fingerprint, model.fingerprint(), model.machine, where)
     if stream.threads > MAX_THREADS:
         raise InputError(
             f"{where}: expected at most {MAX_THREADS} threads, found {stream.threads}; the file is"
             " damaged"
         )
-    with _watched("decompress", stream.tokens, stream.threads) as on_pass:
-        plan = model.plan(stream.rows, stream.order)
+    plan = model.plan(stream.rows, stream.order)
+    with _coding("decompress", stream.tokens, stream.threads) as on_pass:
         try:
             ids = coder.decode(
                 model.log_probs, stream.words, stream.tokens, plan, model.device, on_pass
@@ -209,22 +199,20 @@ def _read(file: Path, most: int) -> bytes:
     return bounded.read(file, most, "bytes", "split the file")
 
 
-def _target(out: Path | None, usual: Path, file: Path) -> Path:
-    """Return where to write: `out` where named (a file there is replaced), else the usual name if
-    nothing is there yet.
-    """
-    target = out or usual
-    if target.is_dir() or (target.exists() and file.exists() and target.samefile(file)):
-        found = "a folder" if target.is_dir() else "the input itself"
+def _output_path(out: Path | None, default: Path, file: Path) -> Path:
+    """Return `out`, which may be replaced, or the default, which may not."""
+    path = out or default
+    if path.is_dir() or (path.exists() and file.exists() and path.samefile(file)):
+        problem = "a folder" if path.is_dir() else "the input itself"
         raise InputError(
-            f"{target}: expected a file to write, found {found}; name another with --out"
+            f"{path}: expected a file to write, found {problem}; name another with --out"
         )
-    if out is None and usual.exists():
+    if out is None and path.exists():
         raise InputError(
-            f"{usual}: expected no file of that name yet, found one; name the output with --out,"
+            f"{path}: expected no file of that name yet, found one; name the output with --out,"
             " which replaces it"
         )
-    return target
+    return path
 
 
 def compress(
@@ -240,19 +228,19 @@ def compress(
     the file back.
     """
     began = time.perf_counter()
-    target = _target(out, file.with_name(file.name + SUFFIX), file)
+    out = _output_path(out, file.with_name(file.name + SUFFIX), file)
     data, model = _read(file, file_format.MAX_BYTES), load(run, tokenizer, device)
     packed, took = pack(data, model, order)
     if verify:
-        unpack(file_format.unpack(packed, str(target)), model, str(target))
-    write_atomic(target, packed)
-    ratio = 8 * len(packed) / len(data) if data else None
-    sizes = {"bytes_in": len(data), "bytes_out": len(packed), "bits_per_byte": ratio}
+        unpack(file_format.unpack(packed, str(out)), model, str(out))
+    write_atomic(out, packed)
     return {
         "file": str(file),
-        "out": str(target),
+        "out": str(out),
         "order": order,
-        **sizes,
+        "bytes_in": len(data),
+        "bytes_out": len(packed),
+        "bits_per_byte": 8 * len(packed) / len(data) if data else None,
         **took,
         "seconds": time.perf_counter() - began,
     }
@@ -274,16 +262,17 @@ def decompress(
             f"{file}: expected a name that ends in {SUFFIX}, found {file.name!r}; name the output"
             " with --out"
         )
-    target = _target(out, file.with_suffix(""), file)
+    out = _output_path(out, file.with_suffix(""), file)
     packed = _read(file, 8 * file_format.MAX_BYTES)
     stream = file_format.unpack(packed, str(file))
     data = unpack(stream, load(run, tokenizer, device), str(file))
-    write_atomic(target, data)
-    sizes = {"bytes_in": len(packed), "bytes_out": len(data), "tokens": stream.tokens}
+    write_atomic(out, data)
     return {
         "file": str(file),
-        "out": str(target),
+        "out": str(out),
         "order": stream.order,
-        **sizes,
+        "bytes_in": len(packed),
+        "bytes_out": len(data),
+        "tokens": stream.tokens,
         "seconds": time.perf_counter() - began,
     }

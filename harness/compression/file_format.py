@@ -1,5 +1,5 @@
-"""The file that `maskgolf compress` writes: what it depends on, its sizes, raw spans, code words,
-and a checksum over all of it.
+"""The file that `maskgolf compress` writes: a fingerprint of what it depends on, sizes, raw spans,
+code words, and a checksum over all of it.
 
 magic, then FIXED, then varints: bytes of text, tokens, bytes of the raw part (and, where there is
 one, its codec and stored size); the raw part; the code words; CRC-32 of everything before. Numbers
@@ -12,7 +12,7 @@ import zlib
 from typing import NamedTuple
 
 from harness.compression.coder import ORDERS
-from harness.compression.requirements import Needs
+from harness.compression.fingerprint import Fingerprint
 from reference.recipe import InputError
 
 MAGIC = b"mgz\x01"  # the last byte is the version
@@ -23,12 +23,12 @@ FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 6}]
 
 
 class Stream(NamedTuple):
-    """One compressed file, taken apart."""
+    """The parts of a compressed file."""
 
     order: str
     rows: int
     threads: int
-    needs: Needs
+    fingerprint: Fingerprint
     digest: bytes  # first 8 bytes of the text's SHA-256
     size: int  # bytes of text
     tokens: int
@@ -45,20 +45,19 @@ def _varint(value: int) -> bytes:
 
 
 class _Reader:
-    """Takes fields from the front; whatever does not fit is an InputError."""
+    """Reads fields one after the other; a malformed one is an InputError."""
 
     def __init__(self, data: bytes, where: str):
-        self.data, self.place, self.where = data, 0, where
+        self.data, self.offset, self.where = data, 0, where
 
     def damaged(self, expected: object, found: object) -> InputError:
         return InputError(f"{self.where}: expected {expected}, found {found}; the file is damaged")
 
     def take(self, count: int) -> bytes:
-        left = len(self.data) - self.place
-        if count > left:
-            raise self.damaged(f"{count} bytes more", left)
-        self.place += count
-        return self.data[self.place - count : self.place]
+        if count > len(self.data) - self.offset:
+            raise self.damaged(f"{count} bytes more", len(self.data) - self.offset)
+        self.offset += count
+        return self.data[self.offset - count : self.offset]
 
     def varint(self, most: int, what: str) -> int:
         value = shift = 0
@@ -73,25 +72,24 @@ class _Reader:
 
 
 def pack_raw(raw: list[tuple[int, bytes]]) -> bytes:
-    """Return the raw part: spans as (tokens since the last span, length) and then their bytes;
-    stored or under lzma, the smaller.
+    """Return the raw part: (tokens since the last span, length) of each span, then the bytes of
+    all; as it is or under lzma, the smaller.
     """
     if not raw:
         return _varint(0)
-    befores = [0, *(before for before, _ in raw)]
-    table = b"".join(
-        _varint(before - last) + _varint(len(part))
-        for last, (before, part) in zip(befores, raw, strict=False)
-    )
-    plain = _varint(len(raw)) + table + b"".join(part for _, part in raw)
+    plain, last = _varint(len(raw)), 0
+    for before, part in raw:
+        plain += _varint(before - last) + _varint(len(part))
+        last = before
+    plain += b"".join(part for _, part in raw)
     coded = {STORED: plain, LZMA: lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)}
     codec = min(coded, key=lambda codec: len(coded[codec]))
     return _varint(len(plain)) + bytes([codec]) + _varint(len(coded[codec])) + coded[codec]
 
 
 def _unpack_raw(reader: _Reader, size: int, tokens: int) -> list[tuple[int, bytes]]:
-    # A span of n bytes takes n + 2, and one more for every 64 tokens before it or bytes in it at
-    # the most.
+    # A span of n bytes takes n + 2, and at most one more for every 64 tokens before it or bytes in
+    # it.
     plain_bytes = reader.varint(4 * size + 64, "bytes of raw spans")
     if not plain_bytes:
         return []
@@ -115,31 +113,23 @@ def _unpack_raw(reader: _Reader, size: int, tokens: int) -> list[tuple[int, byte
     for gap, length in table:
         before += gap
         raw.append((before, spans.take(length)))
-    if spans.place != plain_bytes or before > tokens or not all(part for _, part in raw):
+    if spans.offset != plain_bytes or before > tokens or not all(part for _, part in raw):
         raise reader.damaged("raw spans within the text", "others")
     return raw
 
 
 def pack(stream: Stream) -> bytes:
     """Return the bytes of a file."""
-    fixed = FIXED.pack(
-        ORDERS.index(stream.order), stream.rows, stream.threads, *stream.needs, stream.digest
+    order = ORDERS.index(stream.order)
+    body = MAGIC + FIXED.pack(
+        order, stream.rows, stream.threads, *stream.fingerprint, stream.digest
     )
-    body = (
-        MAGIC
-        + fixed
-        + _varint(stream.size)
-        + _varint(stream.tokens)
-        + pack_raw(stream.raw)
-        + stream.words
-    )
+    body += _varint(stream.size) + _varint(stream.tokens) + pack_raw(stream.raw) + stream.words
     return body + struct.pack("<I", zlib.crc32(body))
 
 
 def unpack(data: bytes, where: str) -> Stream:
-    """Return the parts of a file; anything that pack() did not write is an InputError that names
-    it.
-    """
+    """Return the parts of a file; one that pack() did not write is an InputError."""
     reader = _Reader(data[:-4], where)
     if data[:3] != MAGIC[:3]:
         raise InputError(
@@ -154,13 +144,15 @@ def unpack(data: bytes, where: str) -> Stream:
     if len(data) < 8 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise reader.damaged("a file whose checksum fits", "another")
     reader.take(len(MAGIC))
-    order, rows, threads, *needs, digest = FIXED.unpack(reader.take(FIXED.size))
+    order, rows, threads, *prints, digest = FIXED.unpack(reader.take(FIXED.size))
     if order >= len(ORDERS) or not rows or not threads:
         raise reader.damaged("an order, rows and threads", (order, rows, threads))
     size = reader.varint(MAX_BYTES, "bytes of text")
     tokens = reader.varint(2 * size + 16, "tokens")
     raw = _unpack_raw(reader, size, tokens)
-    words = reader.take(len(reader.data) - reader.place)
+    words = reader.take(len(reader.data) - reader.offset)
     if len(words) % 4:
         raise reader.damaged("whole code words of 4 bytes", f"{len(words)} bytes")
-    return Stream(ORDERS[order], rows, threads, Needs(*needs), digest, size, tokens, raw, words)
+    return Stream(
+        ORDERS[order], rows, threads, Fingerprint(*prints), digest, size, tokens, raw, words
+    )

@@ -14,7 +14,7 @@ HOLDOUT = 10  # every tenth document is validation
 
 
 class Corpus(NamedTuple):
-    """Documents of both splits, and the name their shards carry."""
+    """Documents of both splits, and the name of their shards."""
 
     name: str
     train: list[str]
@@ -49,9 +49,9 @@ def split_documents(name: str, documents: Sequence[str], holdout: int = HOLDOUT)
     held_out = set(validation)
     train = [document for document in train if document not in held_out]
     if not train or not validation:
-        found = f"{len(documents)} documents with {sum(map(len, documents))} characters"
+        size = f"{len(documents)} documents with {sum(map(len, documents))} characters"
         raise InputError(
-            f"text {name}: expected text for a training and a validation split, found {found}; add"
+            f"text {name}: expected text for a training and a validation split, found {size}; add"
             " text"
         )
     return Corpus(name, train, validation)
@@ -67,7 +67,7 @@ def cut(document: str, holdout: int) -> tuple[str, str]:
             match.end() for match in re.finditer(border, document) if match.end() < len(document)
         ]
         nearest = min(cuts, key=lambda cut: abs(cut - target), default=0)
-        # A border far from the target would leave one split without text worth the name.
+        # A border far from the target would leave one split with hardly any text.
         if nearest and abs(nearest - target) <= len(document) // (2 * holdout):
             return document[:nearest], document[nearest:]
     return document[:target], document[target:]
@@ -89,9 +89,9 @@ def read_documents(files: Sequence[str | Path]) -> list[str]:
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
-            found = f"byte 0x{data[error.start]:02x} at offset {error.start} of {len(data)}"
             raise InputError(
-                f"text {path}: expected UTF-8, found {found}; convert the file to UTF-8"
+                f"text {path}: expected UTF-8, found byte 0x{data[error.start]:02x} at offset"
+                f" {error.start} of {len(data)}; convert the file to UTF-8"
             ) from None
         if not text.strip():
             raise InputError(
@@ -113,10 +113,9 @@ def _json_lines(path: Path, text: str) -> list[str]:
             document = json.loads(line)["text"]
             document.encode("utf-8")  # JSON can spell lone surrogates, which are not text
         except (ValueError, KeyError, TypeError, AttributeError):
-            found = repr(line[:60])
             raise InputError(
-                f'text {path}, line {number}: expected {{"text": "..."}}, found {found}; fix or'
-                " remove the line"
+                f'text {path}, line {number}: expected {{"text": "..."}}, found {line[:60]!r};'
+                " fix or remove the line"
             ) from None
         documents.append(document)
     return documents

@@ -20,8 +20,7 @@ def fetch_fineweb(out_dir: str | Path, train_shards: int = 1, vocab: int = 1024)
     """Download the first train_shards training shards, all validation shards and the tokenizer;
     return out_dir.
 
-    Files that are there and well formed are kept, so an interrupted download goes on where it
-    stopped.
+    Existing well-formed files are kept, so that an interrupted download resumes.
     """
     out_dir = Path(out_dir)
     if train_shards < 0:
@@ -67,7 +66,7 @@ def _read_manifest(path: Path) -> dict:
 
 
 def _fetch(relative: str, out_dir: Path) -> Path:
-    """Return the local file; a download lands in out_dir/.download and moves into place once it is
+    """Return the local file; a download is written to out_dir/.download and moved when it is
     complete.
     """
     target = out_dir / relative
@@ -96,9 +95,9 @@ def _fetch(relative: str, out_dir: Path) -> Path:
     # the hub client raises what its HTTP library raises, which differs between its versions
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        where = f"{REPOSITORY}/{ROOT}/{relative}"
         raise InputError(
-            f"fineweb {where}: expected to download it to {target}, found: {reason}; "
+            f"fineweb {REPOSITORY}/{ROOT}/{relative}: expected to download it to {target},"
+            f" found: {reason}; "
             "check the network and run again"
         ) from None
     return target

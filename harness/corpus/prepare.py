@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,13 +47,11 @@ TRAINER = {
 
 
 def default_cache() -> Path:
-    """Return where built corpora are kept: $MASKGOLF_CACHE, $XDG_CACHE_HOME/maskgolf or
+    """Return the directory of built corpora: $MASKGOLF_CACHE, $XDG_CACHE_HOME/maskgolf or
     ~/.cache/maskgolf.
     """
-    if os.environ.get("MASKGOLF_CACHE"):
-        return Path(os.environ["MASKGOLF_CACHE"])
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "maskgolf"
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MASKGOLF_CACHE") or Path(base) / "maskgolf")
 
 
 def train_tokenizer(documents: Sequence[str], vocab: int) -> bytes:
@@ -135,7 +132,6 @@ def encode_documents(documents: Sequence[str], tokenizer: Tokenizer) -> np.ndarr
 
 def _key(corpus: Corpus, vocab: int, model: bytes | None) -> str:
     """Return the hash of everything that decides the built files."""
-    digest = hashlib.sha256()
     settings = [
         corpus.name,
         vocab,
@@ -143,26 +139,23 @@ def _key(corpus: Corpus, vocab: int, model: bytes | None) -> str:
         sentencepiece.__version__,
         hashlib.sha256(model).hexdigest() if model else None,
     ]
-    digest.update(json.dumps([settings, len(corpus.train), len(corpus.validation)]).encode())
+    counts = [len(corpus.train), len(corpus.validation)]
+    digest = hashlib.sha256(json.dumps([settings, *counts]).encode())
     for document in (*corpus.train, *corpus.validation):
-        data = document.encode("utf-8")
+        data = document.encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 
 
-def _write(corpus: Corpus, vocab: int, model: bytes | None, key: str, home: Path) -> None:
-    tokenizers, shards = home / "tokenizers", home / "datasets" / f"{corpus.name}_sp{vocab}"
-    tokenizers.mkdir(parents=True)
-    shards.mkdir(parents=True)
-    path = tokenizers / f"{corpus.name}_{vocab}_bpe.model"
+def _write(corpus: Corpus, vocab: int, model: bytes | None, key: str, folder: Path) -> None:
+    path = folder / "tokenizers" / f"{corpus.name}_{vocab}_bpe.model"
+    path.parent.mkdir()
     path.write_bytes(model or train_tokenizer(corpus.train, vocab))
     tokenizer = load_tokenizer(path, expect_vocab=vocab)
-    write_shard(
-        shards / f"{corpus.name}_train_000000.bin", encode_documents(corpus.train, tokenizer)
-    )
-    write_shard(
-        shards / f"{corpus.name}_val_000000.bin", encode_documents(corpus.validation, tokenizer)
-    )
+    shards = folder / "datasets" / f"{corpus.name}_sp{vocab}"
+    for split, documents in (("train", corpus.train), ("val", corpus.validation)):
+        ids = encode_documents(documents, tokenizer)
+        write_shard(shards / f"{corpus.name}_{split}_000000.bin", ids)
     manifest = {
         "key": key,
         "name": corpus.name,
@@ -172,70 +165,66 @@ def _write(corpus: Corpus, vocab: int, model: bytes | None, key: str, home: Path
         "train_documents": len(corpus.train),
         "validation_documents": len(corpus.validation),
     }
-    (home / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _is_built(home: Path, key: str) -> bool:
+def _is_built(folder: Path, key: str) -> bool:
     try:
-        if json.loads((home / MANIFEST).read_text(encoding="utf-8"))["key"] != key:
-            return False
-        layout = find_layout(home)
-        return bool(layout.train and layout.validation and layout.tokenizer)
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return manifest["key"] == key and all(find_layout(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _model(tokenizer: str | Path | None, vocab: int) -> bytes | None:
-    return (
-        load_tokenizer(tokenizer, expect_vocab=vocab).path.read_bytes()
-        if tokenizer is not None
-        else None
-    )
-
-
 def build(
-    corpus: Corpus, out_dir: str | Path, vocab: int, tokenizer: str | Path | None = None
+    corpus: Corpus,
+    out_dir: str | Path | None,
+    vocab: int,
+    tokenizer: str | Path | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Path:
-    """Build a corpus into out_dir, complete or not at all, and return it; what was built there from
-    the same text stays.
+    """Build a corpus into out_dir, or without one into a directory of its own in the cache, and
+    return it: complete or not at all. What was built there from the same text stays.
 
     tokenizer: an existing SentencePiece model; without one, a model of `vocab` pieces is trained on
     the training split.
     """
-    out_dir = Path(out_dir)
-    model = _model(tokenizer, vocab)
+    model = None
+    if tokenizer is not None:
+        model = load_tokenizer(tokenizer, expect_vocab=vocab).path.read_bytes()
     key = _key(corpus, vocab, model)
+    if out_dir is None:
+        out_dir = Path(cache_dir or default_cache()) / f"{corpus.name}-{key[:16]}"
+    out_dir = Path(out_dir)
     if _is_built(out_dir, key):
         return out_dir
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        found = "other files" if out_dir.is_dir() else "a file"
+        content = "other files" if out_dir.is_dir() else "a file"
         raise InputError(
-            f"output {out_dir}: expected a new or empty directory, found {found}; choose another or"
-            " remove it"
+            f"output {out_dir}: expected a new or empty directory, found {content}; choose another"
+            " or remove it"
         )
-    temporary = None
     try:
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
-        os.chmod(temporary, 0o755)
-        _write(corpus, vocab, model, key, temporary)
-        os.replace(temporary, out_dir)
+        with tempfile.TemporaryDirectory(
+            dir=out_dir.parent, prefix=f".{out_dir.name}.", ignore_cleanup_errors=True
+        ) as temporary:
+            os.chmod(temporary, 0o755)
+            _write(corpus, vocab, model, key, Path(temporary))
+            os.replace(temporary, out_dir)
     except OSError as error:
-        # Another process may have finished the same corpus first; its result is ours.
+        # Another process may have built the same corpus first.
         if not _is_built(out_dir, key):
             raise InputError(
                 f"output {out_dir}: expected to write shards there, found: {error.strerror}; "
                 "free space or choose another"
             ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
     return out_dir
 
 
 def embedded(cache_dir: str | Path | None = None, vocab: int = 1024) -> Path:
     """Return the directory of the built embedded corpus; only the first call builds it."""
-    return _cached(embedded_corpus(), cache_dir, vocab, None)
+    return build(embedded_corpus(), None, vocab, cache_dir=cache_dir)
 
 
 def from_text(
@@ -248,21 +237,4 @@ def from_text(
     """Return the directory of the corpus built from UTF-8 files (see read_documents): out_dir or,
     without one, in the cache.
     """
-    corpus = split_documents("text", read_documents(files), holdout)
-    return (
-        _cached(corpus, None, vocab, tokenizer)
-        if out_dir is None
-        else build(corpus, out_dir, vocab, tokenizer)
-    )
-
-
-def _cached(
-    corpus: Corpus, cache_dir: str | Path | None, vocab: int, tokenizer: str | Path | None
-) -> Path:
-    cache = default_cache() if cache_dir is None else Path(cache_dir)
-    return build(
-        corpus,
-        cache / f"{corpus.name}-{_key(corpus, vocab, _model(tokenizer, vocab))[:16]}",
-        vocab,
-        tokenizer,
-    )
+    return build(split_documents("text", read_documents(files), holdout), out_dir, vocab, tokenizer)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
     from fast.bytes import Tokenizer
     from fast.data import Layout, Tokens
 
-SAMPLE = 2**20  # tokens of a split that tell it from others, beside their number
+SAMPLE = 2**20  # tokens of a split that are hashed to identify it
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,19 @@ class Source:
 
     def describe(self) -> dict:
         """Return the plain, absolute form that recipe.json keeps."""
-        absolute = {"data": self.data, "tokenizer": self.tokenizer}
-        return {name: str(path.resolve()) if path else None for name, path in absolute.items()} | {
-            "text": [str(path.resolve()) for path in self.text]
+        return {
+            "data": self.data and str(self.data.resolve()),
+            "tokenizer": self.tokenizer and str(self.tokenizer.resolve()),
+            "text": [str(path.resolve()) for path in self.text],
         }
 
     def flags(self) -> list[str]:
         """Return the flags of a command that mean this source."""
-        named = [
-            word
-            for name, path in (("--data", self.data), ("--tokenizer", self.tokenizer))
-            if path
-            for word in (name, str(path))
-        ]
-        return named + (["--text", *map(str, self.text)] if self.text else [])
+        paths = {"--data": [self.data], "--tokenizer": [self.tokenizer], "--text": self.text}
+        flags = []
+        for flag, values in paths.items():
+            flags += [flag, *map(str, values)] if any(values) else []
+        return flags
 
     @staticmethod
     def restore(described: dict) -> "Source":
@@ -68,54 +67,44 @@ class Dataset:
     tokenizer: "Tokenizer"
 
     def identity(self) -> dict:
-        """Return what tells this data from other data, wherever it lies: the tokenizer, and size
-        and beginning of both splits.
+        """Return what tells this data from other data, wherever it is stored: the tokenizer's
+        SHA-256, and of both splits the number of tokens and the SHA-256 of the first ones.
         """
-        splits = {"training": self.train, "validation": self.validation}
-        return {"tokenizer_sha256": self.tokenizer.sha256} | {
-            f"{name}_{what}": value
-            for name, tokens in splits.items()
-            for what, value in (
-                ("tokens", len(tokens)),
-                (
-                    "sha256",
-                    hashlib.sha256(tokens.read(0, min(len(tokens), SAMPLE)).tobytes()).hexdigest(),
-                ),
-            )
-        }
+        identity = {"tokenizer_sha256": self.tokenizer.sha256}
+        for name, tokens in (("training", self.train), ("validation", self.validation)):
+            first = tokens.read(0, min(len(tokens), SAMPLE)).tobytes()
+            identity[f"{name}_tokens"] = len(tokens)
+            identity[f"{name}_sha256"] = hashlib.sha256(first).hexdigest()
+        return identity
 
 
 def layout_of(source: Source, vocab: int) -> "Layout":
-    """Return where the shards and the tokenizer of a source are, building them first where
-    needed.
-    """
-    from fast import data
+    """Return the shards and the tokenizer of a source, which are built where they are not yet."""
+    from fast.data import find_layout
     from harness.corpus import prepare
 
     if source.data and source.text:
         raise InputError("--data and --text: expected one of them, found both; drop one")
     if source.text:
-        return data.find_layout(prepare.from_text(source.text, None, vocab, source.tokenizer))
+        return find_layout(prepare.from_text(source.text, None, vocab, source.tokenizer))
     if source.data:
-        return data.find_layout(source.data, source.tokenizer)
-    return data.find_layout(prepare.embedded(vocab=vocab))
+        return find_layout(source.data, source.tokenizer)
+    return find_layout(prepare.embedded(vocab=vocab))
 
 
 def open_dataset(source: Source, vocab: int, length: int) -> Dataset:
-    """Open (building it first where needed) the dataset; InputError if either split is shorter than
-    one window.
+    """Return the opened dataset of a source; InputError if either split is shorter than one
+    window.
     """
-    from fast import bytes as byte_counts
-    from fast import data
+    from fast.bytes import load_tokenizer
+    from fast.data import Tokens
 
     layout = layout_of(source, vocab)
-    train, validation = data.Tokens(layout.train), data.Tokens(layout.validation)
+    train, validation = Tokens(layout.train), Tokens(layout.validation)
     for split, tokens in (("training", train), ("validation", validation)):
         if len(tokens) < length:
             raise InputError(
                 f"{split} split: expected at least one window of {length:,} tokens, found"
                 f" {len(tokens):,}; add text or lower --model.length"
             )
-    return Dataset(
-        train, validation, byte_counts.load_tokenizer(layout.tokenizer, expect_vocab=vocab)
-    )
+    return Dataset(train, validation, load_tokenizer(layout.tokenizer, expect_vocab=vocab))

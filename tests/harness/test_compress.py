@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fast import artifact, likelihood, transformer
 from fast.bytes import load_tokenizer, token_bytes
 from harness import cli
-from harness.compression import byte_tokens, coder, compress, file_format, requirements
+from harness.compression import byte_tokens, coder, compress, file_format, fingerprint
 from harness.corpus import prepare
 from harness.corpus.shards import raw_text
 from reference.recipe import TINY, InputError, Model
@@ -422,8 +422,8 @@ def test_refusal_names_what_differs(packed, models, monkeypatch):
     }
     for name, said in messages.items():
         other = stream._replace(
-            needs=stream.needs._replace(
-                **{name: bytes(byte ^ 1 for byte in getattr(stream.needs, name))}
+            fingerprint=stream.fingerprint._replace(
+                **{name: bytes(byte ^ 1 for byte in getattr(stream.fingerprint, name))}
             )
         )
         with pytest.raises(InputError, match=f"{name} {said}") as refusal:
@@ -431,7 +431,7 @@ def test_refusal_names_what_differs(packed, models, monkeypatch):
         assert ";" not in str(refusal.value).split("; this is")[0]
     with pytest.raises(InputError, match="artifact of SHA-256 abababab"):
         compress.unpack(stream, replace(model, sha256="cd" * 32))
-    monkeypatch.setattr(requirements, "_processor", lambda: "another processor")
+    monkeypatch.setattr(fingerprint, "_processor", lambda: "another processor")
     with pytest.raises(InputError, match="this is .*another processor"):
         compress.unpack(stream, model)
 

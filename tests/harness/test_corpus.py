@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from fast.bytes import load_tokenizer, token_bytes
 from fast.data import Tokens, find_layout, read_shard, write_shard
+from harness import cli
 from harness.compression.compressors import baselines
 from harness.corpus import documents, prepare, shards
 from harness.corpus.fineweb import REPOSITORY, fetch_fineweb
@@ -307,9 +308,13 @@ def test_a_given_tokenizer_must_have_the_vocabulary(tmp_path, embedded_layout):
     assert not (tmp_path / "cache").exists()
 
 
-def test_build_report_describes_every_shard(tmp_path, embedded_layout):
+def test_build_report_describes_every_shard(tmp_path, embedded_layout, capsys):
     (tmp_path / "a.txt").write_text(POEM)
-    report = shards.build([tmp_path / "a.txt"], tmp_path / "out", 1024, embedded_layout.tokenizer)
+    arguments = [str(tmp_path / "a.txt"), "--out", str(tmp_path / "out"), "--json", "-"]
+    assert (
+        cli.main(["data", "build", *arguments, "--tokenizer", str(embedded_layout.tokenizer)]) == 0
+    )
+    report = json.loads(capsys.readouterr().out)
     assert report == shards.describe(tmp_path / "out")
     train, val = report["shards"]
     assert (train["split"], val["split"]) == ("train", "val")
@@ -324,7 +329,6 @@ def test_build_report_describes_every_shard(tmp_path, embedded_layout):
     assert single["tokenizer"] == report["tokenizer"] and single["shards"] == [
         {**val, "split": None}
     ]
-    json.dumps(report)
 
 
 def test_description_counts_real_shards_in_chunks(layout, monkeypatch):
