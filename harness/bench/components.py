@@ -184,11 +184,10 @@ def orthogonalizations(recipe: Recipe, grads: dict) -> tuple[Callable, Callable]
     """
     optimizer = recipe.optimizer
     dtype = getattr(torch, optimizer.muon_dtype)
-    settings = optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
     stacks = [grad.to(dtype) for name, grad in grads.items() if train.is_matrix(name)]
     matrices = [matrix for stack in stacks for matrix in stack.unbind(0)]
     return (
-        lambda: [plain.newton_schulz(matrix, *settings) for matrix in matrices],
+        lambda: [plain.newton_schulz(matrix, optimizer) for matrix in matrices],
         lambda: muon.orthogonalize(stacks, optimizer),
     )
 

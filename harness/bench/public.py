@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from fast import masking, schedule, train, transformer
+from harness.bench.measure import compiler
 from harness.parity import plain
-from reference.recipe import Model, Recipe
+from reference.recipe import Model, Optimizer, Recipe
 
 
 class Block(nn.Module):
@@ -151,6 +152,28 @@ def rotated(x: torch.Tensor, cos_Lh: torch.Tensor, sin_Lh: torch.Tensor) -> torc
     )
 
 
+def torch_adam(
+    params: dict[str, nn.Parameter], first: dict, second: dict, count: int, optimizer: Optimizer
+) -> torch.optim.Adam:
+    """Return torch's Adam for the parameters that have moments, after so many steps; each group
+    holds its rate as base_lr.
+    """
+    vectors = [params[name] for name in first if name != "embedding"]
+    groups = [
+        {"params": [params["embedding"]], "base_lr": optimizer.embedding_lr},
+        {"params": vectors, "base_lr": optimizer.vector_lr},
+    ]
+    betas = (optimizer.adam_beta1, optimizer.adam_beta2)
+    adam = torch.optim.Adam(groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, fused=True)
+    for name, moment in first.items():
+        adam.state[params[name]] = {
+            "step": torch.tensor(float(count), device=moment.device),
+            "exp_avg": moment,
+            "exp_avg_sq": second[name],
+        }
+    return adam
+
+
 class PublicStep:
     """The step of fast.train.Stepper on its own copy of a state, as a public script takes it."""
 
@@ -174,42 +197,10 @@ class PublicStep:
             recipe, weights, dtype or getattr(torch, recipe.training.compute_dtype)
         )
         self.params = dict(self.network.named_parameters())
-        compile = (
-            partial(torch.compile, dynamic=False, fullgraph=True)
-            if compiled
-            else (lambda function: function)
-        )
+        compile = compiler(compiled)
         self.loss, self.nats = compile(self.network), torch.no_grad()(compile(self.network.nats))
-        self.orthogonalized = compile(
-            partial(
-                plain.newton_schulz,
-                steps=optimizer.muon_steps,
-                coefficients=optimizer.muon_coefficients,
-                eps=optimizer.muon_eps,
-            )
-        )
-        self.adam = self._adam()
-
-    def _adam(self) -> torch.optim.Adam:
-        """Return Adam for everything but the matrices of blocks, its moments those of the state."""
-        optimizer = self.recipe.optimizer
-        groups = [
-            {"params": [self.params["embedding"]], "base_lr": optimizer.embedding_lr},
-            {
-                "params": [self.params[name] for name in self.first if name != "embedding"],
-                "base_lr": optimizer.vector_lr,
-            },
-        ]
-        betas = (optimizer.adam_beta1, optimizer.adam_beta2)
-        adam = torch.optim.Adam(groups, lr=0.0, betas=betas, eps=optimizer.adam_eps, fused=True)
-        for name in self.first:
-            count = torch.tensor(float(self.count), device=self.device)
-            adam.state[self.params[name]] = {
-                "step": count,
-                "exp_avg": self.first[name],
-                "exp_avg_sq": self.second[name],
-            }
-        return adam
+        self.orthogonalized = compile(partial(plain.newton_schulz, optimizer=optimizer))
+        self.adam = torch_adam(self.params, self.first, self.second, self.count, optimizer)
 
     def gradients(self, batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, gradients) of the global batch: the weights' .grad, added up over

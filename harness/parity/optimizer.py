@@ -73,7 +73,7 @@ def newton_schulz(seed: int, shape: list[int], scale: float, rank: int) -> Compa
     def compare(setting: Setting) -> list[Difference]:
         given = setting.tensor(matrix, setting.dtype)
         found = setting.run(lambda matrix: fast.muon.newton_schulz(matrix, *SCHULZ), given)
-        return twice(setting, found, exact, lambda: plain.newton_schulz(given, *SCHULZ, True))
+        return twice(setting, found, exact, lambda: plain.newton_schulz(given, OPTIMIZER, True))
 
     return compare
 

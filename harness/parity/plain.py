@@ -17,20 +17,25 @@ from reference import masking
 from reference.recipe import Model, Optimizer, Recipe
 
 
+def accurate(dtype: torch.dtype) -> torch.dtype:
+    """Return float32, or the dtype where it is wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 def rounded_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """Return rmsnorm in float32, rounded to the dtype of x."""
-    wide = x.float()
+    """Return rmsnorm in float32 or better, rounded to the dtype of x."""
+    wide = x.to(accurate(x.dtype))
     return (wide / ((wide * wide).flip(-1).mean(-1, keepdim=True) + eps).sqrt()).to(x.dtype)
 
 
 def rotated(x_BLHh: torch.Tensor, base: float) -> torch.Tensor:
-    """Return RoPE with float32 angles, pair by pair, rounded to the dtype of x."""
-    half = x_BLHh.shape[-1] // 2
+    """Return RoPE with angles in float32 or better, pair by pair, rounded to the dtype of x."""
+    half, wide = x_BLHh.shape[-1] // 2, x_BLHh.to(accurate(x_BLHh.dtype))
     pairs = []
-    position = torch.arange(x_BLHh.shape[1], dtype=torch.float32, device=x_BLHh.device)[:, None]
+    position = torch.arange(x_BLHh.shape[1], dtype=wide.dtype, device=x_BLHh.device)[:, None]
     for j in range(half):
         angle = position * base ** (-j / half)
-        one, two = x_BLHh[..., j].float(), x_BLHh[..., j + half].float()
+        one, two = wide[..., j], wide[..., j + half]
         pairs.append((one * angle.cos() + two * angle.sin(), two * angle.cos() - one * angle.sin()))
     return torch.stack([one for one, _ in pairs] + [two for _, two in pairs], dim=-1).to(
         x_BLHh.dtype
@@ -87,7 +92,7 @@ def block_weights(params: dict, i: int, dtype: torch.dtype) -> dict[str, torch.T
 def forward(
     params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype: torch.dtype
 ) -> torch.Tensor:
-    """Return float32 logits_BLV of float32 weights, all products in dtype."""
+    """Return logits_BLV in float32 or better, all products in dtype."""
     x = x0 = rounded_norm(params["embedding"][ids_BL], model.norm_eps).to(dtype)
     outputs, half = [], model.layers // 2
     for i in range(model.layers):
@@ -97,7 +102,7 @@ def forward(
         outputs.append(x)
     logits = torch.einsum(
         "bld,vd->blv", rounded_norm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype)
-    ).float()
+    ).to(accurate(dtype))
     return model.softcap * torch.tanh(logits / model.softcap)
 
 
@@ -124,25 +129,20 @@ def batch_loss(
     logits_BLV = forward(params, torch.from_numpy(inputs_BL).to(device), model, dtype)
     target_BL1 = ids_BS[:, 1:, None]
     nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, target_BL1)[..., 0]
-    return (nats_BL * torch.from_numpy(weight_BL).to(device).float()).flip(0).sum()
+    return (nats_BL * torch.from_numpy(weight_BL).to(nats_BL)).flip(0).sum()
 
 
 def newton_schulz(
-    matrix: torch.Tensor,
-    steps: int,
-    coefficients: tuple[float, float, float],
-    eps: float,
-    other_order: bool = False,
+    matrix: torch.Tensor, optimizer: Optimizer, other_order: bool = False
 ) -> torch.Tensor:
     """Return one matrix orthogonalised, in its dtype: (b A + c A A) X with A = X X', as public
     scripts have it; other_order: b A X + c A (A X).
     """
-    a, b, c = coefficients
+    a, b, c = optimizer.muon_coefficients
     x = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    norm = wide.square().sum().sqrt() if other_order else x.norm()
-    x = x / (norm + eps).to(x.dtype)
-    for _ in range(steps):
+    norm = x.to(accurate(x.dtype)).square().sum().sqrt() if other_order else x.norm()
+    x = x / (norm + optimizer.muon_eps).to(x.dtype)
+    for _ in range(optimizer.muon_steps):
         gram = x @ x.mT
         if other_order:
             once = gram @ x
@@ -167,8 +167,7 @@ def muon_step(
     """
     buffer = momentum * buffer + grad
     nesterov = (grad + momentum * buffer).to(dtype or grad.dtype)
-    settings = optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
-    update = newton_schulz(nesterov, *settings, other_order).to(weight.dtype)
+    update = newton_schulz(nesterov, optimizer, other_order).to(weight.dtype)
     rows, columns = weight.shape
     return weight - lr * math.sqrt(max(1.0, rows / columns)) * update, buffer
 

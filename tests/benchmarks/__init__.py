@@ -2,18 +2,18 @@
 checked before they are timed.
 
 make bench times them; make test runs every body once. Groups share inputs; `implementation` names
-who computes.
+who computes. What `maskgolf bench` measures too comes from harness/bench.
 """
 
 from collections.abc import Callable
 
-import torch
+import pytest
+
+from harness.bench.measure import compiler
 
 
 def implementations(*names: str):
     """Return the parametrisation of a group: who computes."""
-    import pytest
-
     return pytest.mark.parametrize("implementation", names)
 
 
@@ -21,6 +21,4 @@ def compiled(benchmark, function: Callable) -> Callable:
     """Return the function through torch.compile, as production runs it; as it is where nothing is
     timed, since compiling takes long.
     """
-    return (
-        function if benchmark.disabled else torch.compile(function, dynamic=False, fullgraph=True)
-    )
+    return compiler(not benchmark.disabled)(function)

@@ -2,6 +2,9 @@
 parity suite.
 """
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ import fast.transformer
 import reference.masking
 import reference.train
 import reference.transformer
+from harness.bench import attention
 from harness.parity import plain
 from harness.parity.compare import ALGORITHM, Setting, rms, unit_roundoff
 from harness.parity.network import SMALL, random_params
@@ -65,29 +69,14 @@ def test_sdpa(benchmark, implementation):
     """softmax(q k' / sqrt(h)) v and its gradients: torch's chosen kernel, its plain one, and the
     formula; rms as above.
     """
-    shape = (ROWS, MODEL.heads, MODEL.length, MODEL.d // MODEL.heads)
-    q, k, v, g = (
-        torch.from_numpy(np.random.default_rng(i).standard_normal(shape))
-        .float()
-        .requires_grad_(i < 3)
-        for i in range(4)
-    )
-
-    def eager(q, k, v):
-        return torch.softmax(q @ k.mT / q.shape[-1] ** 0.5, -1) @ v
-
-    def math(q, k, v):
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-            return F.scaled_dot_product_attention(q, k, v)
-
-    way = {"fast": F.scaled_dot_product_attention, "math": math, "eager": eager}[implementation]
-    exact = torch.autograd.grad(eager(q.double(), k.double(), v.double()), (q, k, v), g.double())
-    rough = torch.autograd.grad(eager(q, k, v), (q, k, v), g)
-    for found, wanted, plainly in zip(
-        torch.autograd.grad(way(q, k, v), (q, k, v), g), exact, rough, strict=True
-    ):
-        assert rms(found - wanted) <= 2 * max(rms(plainly - wanted), FLOAT32 * rms(wanted))
-    benchmark(lambda: torch.autograd.grad(way(q, k, v), (q, k, v), g))
+    given = attention.inputs(replace(MODEL, kv_heads=MODEL.heads), ROWS, "cpu", torch.float32)
+    way = {
+        "fast": attention.attend,
+        "math": functools.partial(attention.attend, kernel="math"),
+        "eager": attention.formula,
+    }[implementation]
+    assert attention.excess(given, way) <= 1
+    benchmark(attention.both_ways, way, given)
 
 
 @pytest.mark.benchmark(group="diffusion loss 16 x 128 x 1024")

@@ -16,6 +16,7 @@ import reference.ema
 import reference.muon
 from fast import transformer
 from fast.train import is_matrix
+from harness.bench import muon, public
 from harness.parity import plain
 from harness.parity.compare import joined, rms, unit_roundoff
 from reference.recipe import DEMO, GOLF
@@ -24,28 +25,19 @@ from tests.benchmarks import compiled, implementations
 OPTIMIZER = GOLF.optimizer
 SCHULZ = (OPTIMIZER.muon_steps, OPTIMIZER.muon_coefficients, OPTIMIZER.muon_eps)
 FLOAT32 = unit_roundoff(torch.float32)
-LR, MOMENTUM, STEP = 0.02, 0.95, 5
+LR, STEP = 0.02, 5
 
 
 @functools.cache
-def golf(place: int) -> dict[str, np.ndarray]:
+def golf(seed: int) -> dict[str, np.ndarray]:
     """Return normal arrays of the golf preset's shapes with two layers, 5.3 M numbers, made
     once.
     """
-    rng, model = np.random.default_rng(place), replace(GOLF.model, layers=2)
+    rng, model = np.random.default_rng(seed), replace(GOLF.model, layers=2)
     return {
         name: rng.standard_normal(shape, dtype=np.float32)
         for name, shape in transformer.shapes(model).items()
     }
-
-
-def drawn(shapes: dict, count: int) -> list[dict[str, np.ndarray]]:
-    """Return `count` dicts of float32 normal arrays."""
-    rng = np.random.default_rng(0)
-    return [
-        {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-        for _ in range(count)
-    ]
 
 
 def tensors(values: dict) -> dict[str, torch.Tensor]:
@@ -55,97 +47,27 @@ def tensors(values: dict) -> dict[str, torch.Tensor]:
 
 def doubles(values: dict) -> dict[str, np.ndarray]:
     """Return copies in float64."""
-    return {name: value.astype(np.float64) for name, value in values.items()}
+    return {name: np.asarray(value, np.float64) for name, value in values.items()}
 
 
 @pytest.mark.benchmark(group="muon step, demo shapes")
 @implementations("reference", "fast", "compiled", "torch.optim.Muon")
 def test_muon(benchmark, implementation):
-    """One step from a momentum buffer; the update's rms error is at most twice that of a plain
-    bfloat16 iteration, torch's dtype.
+    """One step of the two sides of `maskgolf bench muon`, which holds them to a plain step's error
+    first; so does the reference's here.
     """
-    weight, grad, buffer = drawn(
-        {name: shape for name, shape in transformer.shapes(DEMO.model).items() if is_matrix(name)},
-        3,
-    )
-    wide = [doubles(each) for each in (weight, grad, buffer)]
+    inputs = [doubles(plain.unstacked(group)) for group in muon.drawn(DEMO.model, "cpu")]
+    compiles = implementation == "compiled" and not benchmark.disabled
+    theirs, ours = muon.sides("demo", DEMO.model, OPTIMIZER, "cpu", compiles)
 
     def exact_step():
+        settings = muon.LR, muon.MOMENTUM, OPTIMIZER
         return {
-            name: reference.muon.muon_step(*(each[name] for each in wide), LR, MOMENTUM, OPTIMIZER)[
-                0
-            ]
-            for name in weight
+            name: reference.muon.muon_step(*(group[name] for group in inputs), *settings)[0]
+            for name in inputs[0]
         }
 
-    exact = exact_step()
-    moved = joined(exact) - joined(weight)
-    rough = {
-        name: plain.muon_step(
-            *(torch.from_numpy(each[name]) for each in (weight, grad, buffer)),
-            LR,
-            MOMENTUM,
-            OPTIMIZER,
-            torch.bfloat16,
-            True,
-        )[0]
-        for name in weight
-    }
-    limit = 2 * rms(joined(rough) - joined(exact)) / rms(moved)
-    stacked = [stacks(each) for each in (weight, grad, buffer)]
-
-    def step():
-        return {
-            kind: fast.muon.muon_step(
-                *(each[kind] for each in stacked), LR, MOMENTUM, OPTIMIZER, torch.float32
-            )[0]
-            for kind in stacked[0]
-        }
-
-    params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
-    peer = torch.optim.Muon(
-        params.values(),
-        lr=LR,
-        weight_decay=0.0,
-        momentum=MOMENTUM,
-        nesterov=True,
-        eps=OPTIMIZER.muon_eps,
-    )
-    for name, param in params.items():
-        param.grad = torch.from_numpy(grad[name].copy())
-        peer.state[param]["momentum_buffer"] = (1 - MOMENTUM) * torch.from_numpy(
-            buffer[name]
-        )  # torch averages where we sum
-
-    def torch_step():
-        peer.step()
-        return {name: param.detach() for name, param in params.items()}
-
-    ways = {
-        "reference": exact_step,
-        "fast": step,
-        "compiled": compiled(benchmark, step),
-        "torch.optim.Muon": torch_step,
-    }
-    run = ways[implementation]
-    found = run()
-    found = {
-        name: found[name] if name in found else found[name.split(".")[2]][int(name.split(".")[1])]
-        for name in weight
-    }
-    assert rms(joined(found) - joined(exact)) <= limit * rms(moved)
-    benchmark(run)
-
-
-def stacks(values: dict) -> dict[str, torch.Tensor]:
-    """Return {kind: (layers, rows, columns)}."""
-    kinds = dict.fromkeys(name.split(".")[2] for name in values)
-    return {
-        kind: torch.stack(
-            [value for name, value in tensors(values).items() if name.endswith(f".{kind}")]
-        )
-        for kind in kinds
-    }
+    benchmark({"reference": exact_step, "torch.optim.Muon": theirs}.get(implementation, ours))
 
 
 @pytest.mark.benchmark(group="newton-schulz 8 x 576 x 288")
@@ -162,11 +84,13 @@ def test_newton_schulz(benchmark, implementation):
         ),
         "fast": lambda: fast.muon.newton_schulz(tensor, *SCHULZ),
         "compiled": compiled(benchmark, lambda: fast.muon.newton_schulz(tensor, *SCHULZ)),
-        "plain": lambda: torch.stack([plain.newton_schulz(each, *SCHULZ, True) for each in tensor]),
+        "plain": lambda: torch.stack(
+            [plain.newton_schulz(each, OPTIMIZER, True) for each in tensor]
+        ),
     }[implementation]
     one = reference.muon.newton_schulz(wide[0], *SCHULZ)
     limit = 2 * max(
-        rms(plain.newton_schulz(tensor[0], *SCHULZ, True).double().numpy() - one),
+        rms(plain.newton_schulz(tensor[0], OPTIMIZER, True).double().numpy() - one),
         FLOAT32 * rms(one),
     )
     assert rms(np.asarray(run()[0], np.float64) - one) <= limit
@@ -179,46 +103,35 @@ def test_adam(benchmark, implementation):
     """One step from moments; entries differ by float32 rounding of the weight and of an update of a
     dozen operations.
     """
-    weight, grad, first, second = drawn(
+    rng, shapes = np.random.default_rng(0), transformer.shapes(DEMO.model).items()
+    weight, grad, first, second = (
         {
-            name: shape
-            for name, shape in transformer.shapes(DEMO.model).items()
+            name: rng.standard_normal(shape, np.float32)
+            for name, shape in shapes
             if not is_matrix(name)
-        },
-        4,
+        }
+        for _ in range(4)
     )
     second = {name: value**2 + np.float32(1e-3) for name, value in second.items()}
-    wide, narrow = (
-        [convert(each) for each in (weight, grad, first, second)] for convert in (doubles, tensors)
-    )
+    inputs = weight, grad, first, second
+    wide, narrow = list(map(doubles, inputs)), list(map(tensors, inputs))
     controls = torch.tensor([STEP, LR], dtype=torch.float64)
 
-    def step():
+    def step_of(half, inputs, step, lr):
         return {
-            name: fast.adam.adam_step(
-                *(each[name] for each in narrow), controls[0], controls[1], OPTIMIZER
-            )[0]
+            name: half.adam_step(*(group[name] for group in inputs), step, lr, OPTIMIZER)[0]
             for name in weight
         }
 
-    def exact():
-        return {
-            name: reference.adam.adam_step(*(each[name] for each in wide), STEP, LR, OPTIMIZER)[0]
-            for name in weight
-        }
-
-    params = {name: torch.nn.Parameter(value) for name, value in tensors(weight).items()}
-    betas = (OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2)
-    peer = torch.optim.Adam(
-        params.values(), lr=LR, betas=betas, eps=OPTIMIZER.adam_eps, foreach=True
-    )
+    exact = functools.partial(step_of, reference.adam, wide, STEP, LR)
+    step = functools.partial(step_of, fast.adam, narrow, *controls)
+    weights, grads, *moments = map(tensors, inputs)
+    params = {name: torch.nn.Parameter(value) for name, value in weights.items()}
+    peer = public.torch_adam(params, *moments, STEP - 1, OPTIMIZER)
+    for group in peer.param_groups:
+        group["lr"] = LR
     for name, param in params.items():
-        param.grad = torch.from_numpy(grad[name].copy())
-        moments = {
-            "exp_avg": torch.from_numpy(first[name].copy()),
-            "exp_avg_sq": torch.from_numpy(second[name].copy()),
-        }
-        peer.state[param] = {"step": torch.tensor(float(STEP - 1)), **moments}
+        param.grad = grads[name]
 
     def torch_step():
         peer.step()

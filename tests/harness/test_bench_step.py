@@ -39,6 +39,11 @@ def plainly(recipe, state):
     return started(way, state)
 
 
+def yardstick(recipe, state):
+    """Return what parity measures rounding by: the plain step with its sums in another order."""
+    return plain.PlainStep(recipe, state, dtype=torch.float64, other_order=True)
+
+
 def publicly(recipe, state):
     """Return the public step in float64, nothing compiled, from a state of the reference."""
     quick = fast.train.initial_state(recipe, dtype=torch.float64)
@@ -55,7 +60,7 @@ def started(way, state):
     return way
 
 
-@pytest.mark.parametrize("baseline", [plainly, publicly])
+@pytest.mark.parametrize("baseline", [plainly, yardstick, publicly])
 @pytest.mark.parametrize(("clip", "averaging"), [(0.3, True), (0.3, False), (100.0, True)])
 def test_the_baselines_are_the_reference(baseline, clip, averaging):
     """Three float64 steps in two micro-batches, clipped and not, against the reference's."""

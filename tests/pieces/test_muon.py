@@ -128,7 +128,7 @@ def test_low_precision_errs_at_most_twice_as_much_as_the_other_association(dtype
     exact = reference.muon.newton_schulz(matrix.double().numpy(), *SETTING)
     found = fast.muon.newton_schulz(matrix, *SETTING)
     assert found.dtype == dtype
-    limit = 2 * rms(plain.newton_schulz(matrix, *SETTING, True).double().numpy() - exact)
+    limit = 2 * rms(plain.newton_schulz(matrix, OPTIMIZER, True).double().numpy() - exact)
     assert 0 < limit < 0.2 * rms(exact)
     assert rms(found.double().numpy() - exact) <= limit
 
@@ -224,7 +224,7 @@ def test_torch_optim_muon(shape, momentum):
         plainly = (
             -0.02
             * math.sqrt(max(1, shape[0] / shape[1]))
-            * plain.newton_schulz(nesterov, *SETTING, True).double().numpy()
+            * plain.newton_schulz(nesterov, OPTIMIZER, True).double().numpy()
         )
         limit = 2 * rms(plainly - moved) + 2 * u * rms(weight)  # and the weights' own rounding
         assert limit < 0.1 * rms(moved)
