@@ -18,24 +18,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from fast.errors import PeerFailed, PeerLost
 from reference.recipe import InputError, Recipe
 
 # On gloo, for a rank that validates or compiles; a rank that dies is noticed at once.
 PATIENCE = timedelta(hours=1)
 NOTICE = timedelta(seconds=45)  # on NCCL, where nothing but time tells that a rank is gone
-
-
-class PeerLost(RuntimeError):
-    """Another rank is gone, and with it the step."""
-
-
-class PeerFailed(Exception):
-    """Another rank has failed and says why."""
-
-    def __init__(self, rank: int):
-        """Keep which."""
-        super().__init__(f"rank {rank} has failed")
-        self.rank = rank
 
 
 @dataclass

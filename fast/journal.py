@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fast import checkpoint
-from fast.train import Interrupted, State
+from fast.errors import Interrupted
+from fast.train import State
 from reference.recipe import InputError, Recipe
 
 

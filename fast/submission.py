@@ -19,13 +19,14 @@ import torch
 from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.data import Layout, Tokens
-from fast.distributed import PeerFailed, PeerLost, World
+from fast.distributed import World
+from fast.errors import PeerFailed, PeerLost, TrainingError
 from fast.evaluate import Effort
 from fast.journal import Follower
 from fast.likelihood import Score
 from fast.log import Log
 from fast.packed import CODEC, RECIPE
-from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
+from fast.train import State, Stepper, deterministic, initial_state, train
 from reference.recipe import InputError, Recipe, check
 
 ARTIFACT = "final_model.mgolf"

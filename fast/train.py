@@ -19,17 +19,10 @@ import torch
 
 from fast import adam, distributed, ema, masking, muon, schedule, transformer
 from fast.distributed import World
+from fast.errors import TrainingError
 from reference.recipe import Recipe, Training
 
 GROUPS = ("params", "buffers", "first", "second", "shadow")
-
-
-class TrainingError(RuntimeError):
-    """The run cannot go on: names the step and the tensor."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
 
 
 @dataclass

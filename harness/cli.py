@@ -9,24 +9,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Union
 
 import tyro
 
-from harness import ranks
-from harness.commands.bench import Bench
-from harness.commands.compress import Compress
-from harness.commands.data import Data
-from harness.commands.decompress import Decompress
-from harness.commands.demo import Demo
-from harness.commands.eval import Eval
-from harness.commands.import_ import Import
-from harness.commands.pack import Pack
-from harness.commands.parity import Parity
-from harness.commands.report import Report
-from harness.commands.sample import Sample
-from harness.commands.train import Train
-from harness.commands.validate import Validate
+from harness import commands, ranks
+from harness.errors import Stopped, code_and_message
 from reference.recipe import PRESETS, InputError
 
 SPELLINGS = tyro.constructors.ConstructorRegistry()
@@ -53,25 +41,17 @@ def _boolean(info):
     )
 
 
-def _command(preset: str):
-    sub = tyro.conf.subcommand
-    recipe = PRESETS[preset]
-    return Annotated[
-        Annotated[Demo, sub("demo", default=Demo(recipe))]
-        | Annotated[Train, sub("train", default=Train(recipe))]
-        | Annotated[Eval, sub("eval")]
-        | Annotated[Parity, sub("parity")]
-        | Annotated[Bench, sub("bench")]
-        | Annotated[Sample, sub("sample")]
-        | Annotated[Report, sub("report")]
-        | Annotated[Compress, sub("compress")]
-        | Annotated[Decompress, sub("decompress")]
-        | Annotated[Pack, sub("pack")]
-        | Annotated[Validate, sub("validate")]
-        | Annotated[Import, sub("import")]
-        | Annotated[Data, sub("data")],
-        tyro.conf.OmitSubcommandPrefixes,
-    ]
+def _command(chosen: str, preset: str):
+    """Return the type of all commands: the arguments of the chosen one, the names of the others."""
+    choices = []
+    for name in commands.NAMES:
+        kind, default = commands.listed(name), {}
+        if name == chosen:
+            kind = commands.load(name)
+            if "recipe" in kind.__dataclass_fields__:
+                default = {"default": kind(PRESETS[preset])}
+        choices.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
+    return Annotated[Union[tuple(choices)], tyro.conf.OmitSubcommandPrefixes]  # noqa: UP007
 
 
 def _preset(arguments: list[str]) -> str:
@@ -92,7 +72,7 @@ def _emit(result, show, path: str | None) -> None:
     """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the
     table.
     """
-    from fast.checkpoint import write_atomic
+    from fast.checkpoint import write_atomic  # here: it loads torch
 
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if path == "-":
@@ -109,12 +89,11 @@ def _emit(result, show, path: str | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; bad input is one message on stderr."""
-    from harness.errors import Stopped, code_and_message
-
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         with SPELLINGS, ranks.one_voice():
-            command = tyro.cli(_command(_preset(arguments)), prog="maskgolf", args=arguments)
+            kind = _command((*arguments, "")[0], _preset(arguments))
+            command = tyro.cli(kind, prog="maskgolf", args=arguments)
         try:
             result, show, *passed = command.run()
         except Stopped as stopped:

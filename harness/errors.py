@@ -5,6 +5,7 @@ else is a bug and keeps its traceback.
 import errno
 import signal
 
+from fast.errors import Interrupted, PeerFailed, PeerLost, TrainingError
 from reference.recipe import InputError
 
 REFUSED = (  # what a path or a disk of the person's own can cause
@@ -37,9 +38,6 @@ def code_and_message(error: BaseException) -> tuple[int, str | None]:
     """Return (exit code, message); the message is None for an error that is nobody's input: let it
     show its traceback.
     """
-    from fast.distributed import PeerFailed, PeerLost
-    from fast.train import Interrupted, TrainingError
-
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, TrainingError | CheckFailed | PeerLost | PeerFailed):

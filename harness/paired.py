@@ -13,7 +13,7 @@ import numpy as np
 from fast import chain, data, evaluate, likelihood
 from fast.bytes import token_bytes
 from harness.corpus.sources import Source
-from harness.overview import check_image
+from harness.overview import check_image, figure
 from harness.progress import bar
 from harness.scoring import Estimate, effort_of, opened
 from reference.recipe import InputError
@@ -148,8 +148,6 @@ def plot(result: dict, path: Path) -> None:
     """Write bits per byte by position of both artifacts to an image (matplotlib, the plot
     extra).
     """
-    from harness.overview import figure
-
     with figure(path) as axes:
         last = [entry["last"] for entry in result["positions"]]
         for name in ("a", "b"):

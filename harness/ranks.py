@@ -4,7 +4,10 @@ other rank only what it alone knows.
 
 import contextlib
 import os
+import sys
 import time
+
+from fast.errors import Interrupted, PeerFailed, PeerLost, TrainingError
 
 # seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has
 # ended
@@ -26,26 +29,22 @@ def silent(error: BaseException) -> bool:
     """Return whether another rank says what this error is: what was known before the ranks met, or
     what stopped all of them together.
     """
-    from torch.distributed import is_initialized
+    known = (PeerFailed, PeerLost, Interrupted, TrainingError)
+    return rank() > 0 and (isinstance(error, known) or not _joined())
 
-    from fast.distributed import PeerFailed, PeerLost
-    from fast.train import Interrupted, TrainingError
 
-    return rank() > 0 and (
-        isinstance(error, PeerFailed | PeerLost | Interrupted | TrainingError)
-        or not is_initialized()
-    )
+def _joined() -> bool:
+    """Return whether this process and others have met; without torch they cannot have."""
+    return "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized()
 
 
 def give_way(error: BaseException | None = None) -> None:
     """Let the rank that speaks end first: the first exit code that torchrun sees is the one it
     reports, and it ends all others at once.
     """
-    from torch.distributed import is_initialized
+    if _joined():
+        from fast.distributed import wait_for_end_of
 
-    from fast.distributed import PeerFailed, wait_for_end_of
-
-    if is_initialized():
         wait_for_end_of(error.rank if isinstance(error, PeerFailed) else 0)
     else:
         time.sleep(UNTIL_ENDED)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fast.artifact import LIMIT
+
 # A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
 console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
 BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
@@ -142,8 +144,6 @@ def summary(result: dict, out: Path, sizes: list[dict]) -> None:
     """Print a finished run: its scores beside the compressors on the same text, then the artifact's
     sizes (rows of fast.artifact.size_report).
     """
-    from fast.artifact import LIMIT
-
     names = {"zlib": "zlib 9", "bz2": "bz2 9", "lzma": "lzma 9", "uniform": "uniform predictor"}
     scored = [(*_score_cells(score), f"{score['bytes']:,} bytes") for score in result["scores"]]
     baselines = [

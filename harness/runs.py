@@ -17,13 +17,15 @@ import torch
 
 from fast import artifact, data, distributed, evaluate, log, transformer
 from fast.checkpoint import NAME, write_atomic
-from fast.distributed import PeerLost, World
+from fast.distributed import World
+from fast.errors import PeerLost, TrainingError
 from fast.journal import Follower, Journal, restore
-from fast.train import State, Stepper, TrainingError, deterministic, initial_state, train
+from fast.train import State, Stepper, deterministic, initial_state, train
 from harness import parity
 from harness.compression.compressors import baselines
+from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.shards import raw_text
-from harness.corpus.sources import Dataset, Source, open_dataset
+from harness.corpus.sources import Source
 from harness.packaging import size
 from harness.progress import bar
 from reference.recipe import InputError, Recipe, check

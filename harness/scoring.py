@@ -5,51 +5,21 @@ weights never come here.
 import hashlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
+from fast import artifact, data, evaluate
+from fast.evaluate import Effort
+from harness import report
+from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.sources import Source
 from harness.errors import Stopped
-from reference.recipe import InputError, Order
-
-if TYPE_CHECKING:  # torch takes seconds to import; the command line should not
-    from harness.corpus.sources import Dataset
-    from reference.recipe import Recipe
+from harness.estimate import Estimate
+from harness.partial import Partial, merge
+from harness.progress import bar
+from reference.recipe import InputError, Recipe
 
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Which bits per byte: the estimator, its order and its effort."""
-
-    estimator: Literal["nelbo", "nelbo-grid", "chain"] = "nelbo"
-    """nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
-    exact, one pass per token.
-    A causal model is always scored by its one exact pass."""
-    order: Order | None = None
-    """Evaluation order of chain (default left-to-right)."""
-    draws: int = 16  # nelbo: masks per window
-    points: int = 256  # nelbo-grid: times
-    step: int = 1  # chain: positions revealed per pass
-    block: int = 32  # chain along block: tokens per block
-    positions: int | None = None
-    """chain along left-to-right, right-to-left or random: estimate from this many drawn
-    positions per window, with an error bar.
-    """
-    trailing: int | None = None
-    """chain left-to-right: mask tokens kept behind the queried position (default: to the end
-    of the window).
-    """
-    from_: Annotated[int, tyro.conf.arg(name="from")] = 0  # first window
-    sequences: int | None = None  # how many windows (default: all)
-    first_token: Literal["stream", "control"] = "stream"
-    """Token before the first window's first token: the true one, or treated as a control token."""
-    seed: int = 0  # of masks and random orders
-    batch_rows: int = 64  # windows per forward pass
 
 
 def locate(run: Path) -> tuple[Path, dict]:
@@ -78,13 +48,10 @@ def locate(run: Path) -> tuple[Path, dict]:
     return run, {}
 
 
-def opened(run: Path, source: Source) -> tuple[Path, dict, "Recipe", "Dataset"]:
+def opened(run: Path, source: Source) -> tuple[Path, dict, Recipe, Dataset]:
     """Return (artifact file, tensors, recipe, dataset) of a run or an artifact; the data is the
     run's own where source names none.
     """
-    from fast import artifact
-    from harness.corpus.sources import open_dataset
-
     file, described = locate(run)
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
@@ -111,10 +78,6 @@ def score(
     partial: a file that keeps what is known, from earlier calls too; the score covers all its
     windows. Ctrl-C raises Stopped with the score so far.
     """
-    from fast import evaluate
-    from harness import report
-    from harness.partial import Partial
-
     file, params, recipe, dataset = opened(run, source)
     model = recipe.model
     effort = effort_of(estimate, model.causal, recipe.diffusion.epsilon)
@@ -155,8 +118,6 @@ def every(
     """Return the scores of several runs; Ctrl-C raises Stopped with those that are there, the last
     one so far.
     """
-    from harness import report
-
     if not runs:
         raise InputError(
             "eval: expected at least one run directory or artifact file, found none; name one, such"
@@ -202,8 +163,6 @@ def _check_one_text(first: dict, other: dict) -> None:
 
 def merged(files, runs=(), partial: Path | None = None) -> dict:
     """Return the score of all windows in several partial files."""
-    from harness.partial import merge
-
     if runs or partial:
         raise InputError(
             "--merge: expected partial files alone, found"
@@ -216,8 +175,6 @@ def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
     """Return the Effort that an Estimate means for a model; InputError for what does not go
     together or is out of range.
     """
-    from fast.evaluate import Effort
-
     if estimate.batch_rows < 1:
         raise InputError(
             f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it"
@@ -253,9 +210,6 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device, clo
     nelbo's plan comes from the first windows of the split, whatever the range, so that ranges
     scored apart add up.
     """
-    from fast import data, evaluate
-    from harness.progress import bar
-
     validation, table = dataset.validation, dataset.tokenizer.table
     first = data.evaluation_windows(
         validation, model.length, model.vocab, estimate.from_, estimate.sequences

@@ -135,19 +135,73 @@ def test_forbidden_imports_are_seen(half, file, source, bad):
     assert broken_imports(half, file, source) == bad
 
 
+# What harness/ may import inside functions: where, what, why.
+LATE = {
+    "harness/commands/": {"*"},  # run() loads torch; arguments and --help do without
+    "harness/cli.py": {"fast.checkpoint"},  # loads torch
+    "harness/ranks.py": {"fast.distributed"},  # loads torch
+    "harness/corpus/fineweb.py": {"huggingface_hub"},  # an extra
+    "harness/overview.py": {"matplotlib"},  # an extra
+    "harness/importers/archive.py": {"compression", "zstandard"},  # one of them may be there
+    "harness/lower/": {"triton", "harness.lower"},  # Linux, and a CUDA build of torch
+    "harness/corpus/documents.py": {"pydoc_data.topics"},  # left out of some Pythons
+    "harness/bench/": {"*"},
+    "harness/validate/": {"*"},
+}
+
+
+def imports_in_functions(tree: ast.Module) -> set[str]:
+    """Return the modules that functions import."""
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    bodies = [node for node in ast.walk(tree) if isinstance(node, functions)]
+    return {
+        name
+        for body in bodies
+        for node in ast.walk(body)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+
+
+def late(file: str, source: str) -> set[str]:
+    """Return the imports inside functions that no line of the table allows."""
+    allowed = {name for where, names in LATE.items() if file.startswith(where) for name in names}
+    return {
+        name
+        for name in imports_in_functions(ast.parse(source))
+        if not any(word in ("*", name) or name.startswith(f"{word}.") for word in allowed)
+    }
+
+
+@pytest.mark.parametrize("path", FILES["harness"], **names)
+def test_the_harness_imports_at_the_top(path):
+    assert late(path.relative_to(ROOT).as_posix(), path.read_text()) == set()
+
+
+def test_a_late_import_is_seen():
+    source = "class A:\n    def f(self):\n        import torch.nn\n        from fast import data"
+    assert late("harness/scoring.py", source) == {"torch.nn", "fast"}
+    assert late("harness/overview.py", "def f():\n    from matplotlib import pyplot") == set()
+
+
 # What each part of harness/ (a package or a module) may import of the others; one that is not here,
 # nothing. A new word is a decision.
 MAY_IMPORT = {
     "__main__": "cli",
     "cli": "commands errors ranks",
     "commands": (
-        "bench compression corpus importers overview packaging paired parity progress report runs"
-        " samples scoring stats validate"
+        "bench compression corpus estimate importers overview packaging paired parity progress"
+        " report runs samples scoring stats validate"
     ),
     "bench": "corpus errors parity progress report runs scoring",
     "lower": "bench",
     "runs": "compression corpus packaging parity progress",
-    "scoring": "corpus errors partial progress report",
+    "scoring": "corpus errors estimate partial progress report",
     "paired": "corpus overview progress scoring",
     "samples": "compression corpus",
     "compression": "bounded corpus progress scoring",

@@ -15,7 +15,8 @@ from fast import artifact, data, evaluate
 from harness import scoring
 from harness.bench import designs
 from harness.bench.measure import as_rate, compared, on_machine, row, turns, waiting
-from harness.corpus.sources import Source, open_dataset
+from harness.corpus.dataset import open_dataset
+from harness.corpus.sources import Source
 from harness.progress import bar
 from reference.recipe import InputError
 

@@ -8,7 +8,7 @@ import tyro
 
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
-from harness.scoring import Estimate
+from harness.estimate import Estimate
 
 
 @dataclass(frozen=True)

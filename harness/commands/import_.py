@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from harness.commands.flags import Flat, Json
-from harness.importers import Assume
+from harness.importers.assume import Assume
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Import:
 
     def run(self):
         """Return what was found in the file."""
-        from harness import importers, report
+        from harness import report
+        from harness.importers import convert
 
-        imported = importers.convert(self.file, self.out, self.assume)
+        imported = convert.convert(self.file, self.out, self.assume)
         return imported, lambda: report.imported(imported)

@@ -17,7 +17,8 @@ from fast.likelihood import LogProbs
 from harness import bounded
 from harness.compression import byte_tokens, coder, file_format
 from harness.compression.fingerprint import Fingerprint, check, describe_machine, fingerprint_of
-from harness.corpus.sources import Source, layout_of
+from harness.corpus.dataset import layout_of
+from harness.corpus.sources import Source
 from harness.progress import bar
 from harness.scoring import locate
 from reference.recipe import InputError, Recipe

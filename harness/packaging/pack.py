@@ -21,7 +21,8 @@ from fast.journal import restore
 from fast.likelihood import Score
 from fast.train import State
 from harness import runs
-from harness.corpus.sources import Source, open_dataset
+from harness.corpus.dataset import open_dataset
+from harness.corpus.sources import Source
 from harness.overview import summaries
 from harness.packaging import bundle, readme
 from harness.scoring import locate

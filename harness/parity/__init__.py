@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from fast.train import TrainingError
+from fast.errors import TrainingError
 from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
 from harness.parity.compare import Setting
 from harness.parity.suite import Piece, Row, examine, literal

@@ -80,9 +80,9 @@ def model(submission: Submission) -> Model:
             recipe = artifact.recipe_of(header, name)
             _check_shapes(params, recipe, name)
         else:
-            from harness import importers
+            from harness.importers import convert
 
-            header, (recipe, params) = {}, importers.load(submission.path(name))
+            header, (recipe, params) = {}, convert.load(submission.path(name))
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     named = header.get("tokenizer_sha256")

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from fast import artifact, transformer
-from harness import cli, importers
-from harness.importers import Assume, archive, naming, pickles
+from harness import cli
+from harness.importers import archive, convert, naming, pickles
+from harness.importers.assume import Assume
 from reference.recipe import InputError
 from tests.support import published
 
@@ -42,7 +43,7 @@ def refused(folder, data: bytes, assume: Assume = LENGTH) -> str:
     """Return the message about a file that must be refused; it names the file."""
     path = written(folder, data)
     with pytest.raises(InputError) as caught:
-        importers.load(path, assume)
+        convert.load(path, assume)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)
 
@@ -75,7 +76,7 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
         tmp_path,
         published.saved(value, "lzma" if "fp8" in file else "zlib" if "int" in file else "none"),
     )
-    recipe, params = importers.load(path, LENGTH)
+    recipe, params = convert.load(path, LENGTH)
     vocab, layers, width, heads, shared, multiple, causal = SHAPES[kind]
     model = recipe.model
     assert (
@@ -101,7 +102,7 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
     assert expected.std() > 1  # logits that say something
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
-    importers.convert(path, tmp_path / "artifact.mgolf", LENGTH)
+    convert.convert(path, tmp_path / "artifact.mgolf", LENGTH)
     header, kept = artifact.read(tmp_path / "artifact.mgolf")
     assert artifact.recipe_of(header) == recipe and all(
         torch.equal(kept[name], values) for name, values in params.items()
@@ -112,7 +113,7 @@ def test_fp8_stays_one_byte_a_weight(tmp_path):
     path = written(
         tmp_path, published.saved(published.mode(network().state_dict(), "fp8")[0], "zlib")
     )
-    imported = importers.convert(path, tmp_path / "artifact.mgolf", LENGTH)
+    imported = convert.convert(path, tmp_path / "artifact.mgolf", LENGTH)
     matrices = sum(values.numel() for values in published.parts(network().state_dict())[0].values())
     assert imported["formats"]["e4m3"] == matrices and set(imported["formats"]) == {
         "e4m3",
@@ -122,9 +123,9 @@ def test_fp8_stays_one_byte_a_weight(tmp_path):
 
 def test_large_models_are_packed_by_the_quick_codec(tmp_path, monkeypatch):
     path = written(tmp_path, published.saved(network().state_dict()))
-    importers.convert(path, tmp_path / "best.mgolf", LENGTH)
-    monkeypatch.setattr(importers, "MOST_SEARCHED", 1 << 10)
-    importers.convert(path, tmp_path / "quick.mgolf", LENGTH)
+    convert.convert(path, tmp_path / "best.mgolf", LENGTH)
+    monkeypatch.setattr(convert, "MOST_SEARCHED", 1 << 10)
+    convert.convert(path, tmp_path / "quick.mgolf", LENGTH)
     (best, weights), (quick, same) = (
         artifact.read(tmp_path / name) for name in ("best.mgolf", "quick.mgolf")
     )
@@ -137,7 +138,7 @@ def test_safetensors_give_the_same_numbers(tmp_path):
     state = network().state_dict()
     half = {name: values.bfloat16() for name, values in state.items()}
     for tensors, metadata in ((state, None), (half, {"format": "pt"})):
-        _, params = importers.load(
+        _, params = convert.load(
             written(tmp_path, published.safetensors(tensors, metadata), "model.safetensors"), LENGTH
         )
         found = {naming.their_name(name): value.tolist() for name, value in params.items()}
@@ -151,7 +152,7 @@ def test_prefixes_parameters_and_views_are_read(tmp_path):
     state = network().state_dict()
     expected = {
         name: values.tolist()
-        for name, values in importers.load(written(tmp_path, published.saved(state)), LENGTH)[
+        for name, values in convert.load(written(tmp_path, published.saved(state)), LENGTH)[
             1
         ].items()
     }
@@ -169,9 +170,9 @@ def test_prefixes_parameters_and_views_are_read(tmp_path):
     torch.save(state, newer, pickle_protocol=5)
     prefixed = {f"module._orig_mod.{name}": values for name, values in state.items()}
     for value in (prefixed, dict(network().named_parameters()), transposed, shared):
-        _, params = importers.load(written(tmp_path, published.saved(value)), LENGTH)
+        _, params = convert.load(written(tmp_path, published.saved(value)), LENGTH)
         assert {name: values.tolist() for name, values in params.items()} == expected
-    _, params = importers.load(written(tmp_path, newer.getvalue()), LENGTH)
+    _, params = convert.load(written(tmp_path, newer.getvalue()), LENGTH)
     assert {name: values.tolist() for name, values in params.items()} == expected
     assert "twice" in refused(tmp_path, published.saved(state | prefixed))
 
@@ -202,8 +203,8 @@ def test_a_tied_head_saved_beside_its_embedding_is_the_embedding(tmp_path):
     """
     state = network().state_dict()
     embedding = state["tok_emb.weight"]
-    expected = importers.load(written(tmp_path, published.saved(state)), LENGTH)[1]
-    _, params = importers.load(
+    expected = convert.load(written(tmp_path, published.saved(state)), LENGTH)[1]
+    _, params = convert.load(
         written(tmp_path, published.saved(state | {"lm_head.weight": embedding})), LENGTH
     )
     assert params.keys() == expected.keys() and all(
@@ -248,7 +249,7 @@ def test_shapes_of_other_networks_are_refused(tmp_path):
 
 def test_the_rows_of_the_embedding_tell_the_kind_of_model_or_a_flag_does(tmp_path):
     def kind(rows: int, **assume):
-        return importers.load(
+        return convert.load(
             written(tmp_path, changed(tok_emb__weight=torch.randn(rows, 32))),
             replace(LENGTH, **assume),
         )[0].model
@@ -329,7 +330,7 @@ def test_damaged_files_are_refused_and_nothing_else_happens(tmp_path, name):
         for place in draw.choices(range(len(data)), k=draw.choice((1, 1, 3))):
             spoilt[place] = draw.randrange(256)
         try:
-            importers.load(written(tmp_path, bytes(spoilt)), LENGTH)
+            convert.load(written(tmp_path, bytes(spoilt)), LENGTH)
         except InputError:
             pass
 
@@ -489,7 +490,7 @@ def test_what_is_no_weight_file_is_refused(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     assert "zstd, found none" in refused(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(20))
     with pytest.raises(InputError, match="expected a readable file"):
-        importers.load(tmp_path / "absent")
+        convert.load(tmp_path / "absent")
     assert pickles.show([[]]) == "list"
 
 
@@ -588,7 +589,7 @@ def test_the_file_that_is_read_is_not_the_one_that_is_written(tmp_path):
     path = written(tmp_path, published.saved(network().state_dict()))
     before = path.read_bytes()
     with pytest.raises(InputError, match="another file than the one that is read"):
-        importers.convert(path, tmp_path / "." / path.name, LENGTH)
+        convert.convert(path, tmp_path / "." / path.name, LENGTH)
     assert path.read_bytes() == before
 
 

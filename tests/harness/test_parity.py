@@ -14,7 +14,7 @@ import fast.ema
 import fast.fp8
 import fast.muon
 import fast.transformer
-from fast.train import TrainingError
+from fast.errors import TrainingError
 from harness import cli, parity
 from harness.parity.compare import ALGORITHM, Difference, Setting, relative, same, twice, within
 from harness.parity.suite import Piece, examine, literal

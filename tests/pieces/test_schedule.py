@@ -12,6 +12,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import fast.errors
 import fast.schedule
 import fast.train
 import reference.schedule
@@ -343,7 +344,7 @@ def test_a_run_that_is_killed_and_resumed_keeps_its_budget(drawn, place):
     whole, left_alone = simulate(durations, recipe)
     kept = 1 + int(place * (whole.step - 1))
     state, first = blank_state(), Metronome(durations)
-    with pytest.raises(fast.train.Interrupted):
+    with pytest.raises(fast.errors.Interrupted):
         fast.train.train(None, recipe, state, first, Hooks(stop_after=kept), lambda: first.now)
     resumed, second = (
         fast.train.State(**state.tensors(), **state.progress()),
@@ -363,7 +364,7 @@ class Hooks:
     def step_done(self, state, loss, norm, remaining):
         """Return the seconds that do not count as training."""
         if state.step == self.stop_after:
-            raise fast.train.Interrupted("asked")
+            raise fast.errors.Interrupted("asked")
         if self.off_clock and state.step % 5 == 0:
             self.clock_of().now += self.off_clock
             return self.off_clock
@@ -386,7 +387,7 @@ def test_resuming_goes_on_with_the_same_budget(stop_after):
     _, whole = simulate(itertools.repeat(0.5), recipe)
     state = blank_state()
     first, second = Metronome(itertools.repeat(0.5)), Metronome(itertools.repeat(0.5), origin=1e6)
-    with pytest.raises(fast.train.Interrupted):
+    with pytest.raises(fast.errors.Interrupted):
         fast.train.train(
             None, recipe, state, first, Hooks(stop_after=stop_after), lambda: first.now
         )

@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fast.errors
 import fast.train
 import reference.train
 from fast import checkpoint, journal, masking, transformer
@@ -302,14 +303,14 @@ class StopAfter:
             checkpoint.save(
                 self.folder / "checkpoint", state.tensors(), state.progress(), self.recipe
             )
-            raise fast.train.Interrupted("asked")
+            raise fast.errors.Interrupted("asked")
         return 0.0
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, stop):
     whole, losses = fast.train.train(batch, SHORT)
-    with pytest.raises(fast.train.Interrupted):
+    with pytest.raises(fast.errors.Interrupted):
         fast.train.train(batch, SHORT, hooks=StopAfter(tmp_path, stop, SHORT))
     state = journal.restore(tmp_path, SHORT)
     assert state.step == stop

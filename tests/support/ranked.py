@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fast import distributed, masking, train
+from fast import distributed, errors, masking, train
 from fast.journal import Follower
 from reference.recipe import TINY, InputError
 
@@ -129,7 +129,7 @@ def stopped(world) -> str:
     try:
         with distributed.stop_everywhere(world) as stop:
             train.train(batch, SHORT, hooks=Asked(stop), world=world)
-    except train.Interrupted as error:
+    except errors.Interrupted as error:
         return str(error)
     return "went on"
 

@@ -1,0 +1,117 @@
+"""Runs from elsewhere: the challenge's weight files read without running anything, as a recipe and
+our tensors.
+"""
+
+import hashlib
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from fast import container, quantize
+from fast.checkpoint import write_atomic
+from fast.codec import available
+from harness.importers import archive, layouts, naming, pickles, safetensors
+from harness.importers.assume import Assume
+from reference.recipe import InputError, Recipe
+
+MOST_SEARCHED = (
+    1 << 25
+)  # bytes before compression up to which every codec is tried; zlib and lzma take minutes above
+
+
+def state_of(data: bytes, where: str) -> tuple[dict[str, torch.Tensor], str]:
+    """Return ({name: tensor}, layout) of a weight file's bytes; InputError says what is wrong with
+    them.
+    """
+    content, codec = archive.decompress(data, where)
+    packed = f", {codec}" if codec != "none" else ""
+    if content.startswith(archive.ZIP):
+        state, layout = layouts.tensors(archive.Torch(content, where))
+        return state, layout + packed
+    if safetensors.is_safetensors(content):
+        return safetensors.read(content, where), "safetensors" + packed
+    found = f"{len(content):,} bytes starting {content[:8]!r}"
+    if content.startswith(b"\x80"):
+        pickles.read(content, where)
+        found = "a bare pickle"
+    expected = "torch.save's zip or safetensors, plain or in zlib, lzma or zstd"
+    raise InputError(
+        f"{where}: expected {expected}, found {found}; save model.state_dict() with torch 1.6 or"
+        " newer"
+    )
+
+
+def load(path: Path, assume: Assume = Assume()) -> tuple[Recipe, dict[str, torch.Tensor]]:  # noqa: B008
+    """Return (recipe, float32 tensors under our names) of a weight file; nothing in it is
+    ever run.
+    """
+    state, _ = state_of(archive.read(Path(path)), str(path))
+    return naming.adopt(state, assume, str(path))
+
+
+def exact_format(values: torch.Tensor, name: str) -> str:
+    """Return the smallest storage format that gives the values back unchanged; float32 always
+    does.
+    """
+    shape = tuple(values.shape)
+    for format in sorted(
+        quantize.FORMATS, key=lambda format: quantize.encoded_bytes(shape, format)
+    ):
+        pieces = (
+            (values[:8], values) if len(shape) > 1 else (values,)
+        )  # a few rows rule most formats out
+        if all(_keeps(piece, format, name) for piece in pieces):
+            return format
+    return "float32"
+
+
+def _keeps(values: torch.Tensor, format: str, name: str) -> bool:
+    try:
+        return torch.equal(
+            quantize.from_bytes(
+                quantize.to_bytes(values, format, name), tuple(values.shape), format, name
+            ),
+            values,
+        )
+    except InputError:  # out of the format's range
+        return False
+
+
+def convert(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: B008
+    """Write a weight file as an artifact whose tensors are the same numbers; return what was found
+    in it.
+    """
+    data = archive.read(Path(path))
+    if Path(out).exists() and Path(out).samefile(path):
+        raise InputError(
+            f"{out}: expected another file than the one that is read; choose another name for the"
+            " artifact"
+        )
+    state, layout = state_of(data, str(path))
+    recipe, params = naming.adopt(state, assume, str(path))
+    formats = {name: exact_format(values, name) for name, values in params.items()}
+    origin = {"file": Path(path).name, "sha256": hashlib.sha256(data).hexdigest(), "layout": layout}
+    raw = sum(
+        quantize.encoded_bytes(tuple(values.shape), formats[name])
+        for name, values in params.items()
+    )
+    codec = "entropy" if raw > MOST_SEARCHED and "entropy" in available() else "best"
+    packed = container.pack(params, formats, {"imported": origin, "recipe": asdict(recipe)}, codec)
+    write_atomic(Path(out), packed)
+    stored = {
+        format: sum(math.prod(params[name].shape) for name in params if formats[name] == format)
+        for format in sorted(set(formats.values()))
+    }
+    return {
+        "file": str(path),
+        "out": str(out),
+        "layout": layout,
+        "parameters": sum(value.numel() for value in params.values()),
+        "model": asdict(recipe.model),
+        "compute_dtype": recipe.training.compute_dtype,
+        "formats": stored,
+        "bytes_in": len(data),
+        "bytes_out": len(packed),
+    }
