@@ -12,7 +12,7 @@ import torch
 from fast import container, quantize
 from fast.checkpoint import write_atomic
 from fast.codec import available
-from harness.importers import archive, layouts, naming, pickles, safetensors
+from harness.importers import archive, layouts, naming, safetensors, torch_file
 from harness.importers.assume import Assume
 from reference.recipe import InputError, Recipe
 
@@ -27,14 +27,14 @@ def state_of(data: bytes, where: str) -> tuple[dict[str, torch.Tensor], str]:
     """
     content, codec = archive.decompress(data, where)
     packed = f", {codec}" if codec != "none" else ""
-    if content.startswith(archive.ZIP):
-        state, layout = layouts.tensors(archive.Torch(content, where))
+    if content.startswith(torch_file.ZIP):
+        state, layout = layouts.tensors(where, torch_file.read(content, where))
         return state, layout + packed
     if safetensors.is_safetensors(content):
         return safetensors.read(content, where), "safetensors" + packed
     found = f"{len(content):,} bytes starting {content[:8]!r}"
     if content.startswith(b"\x80"):
-        pickles.read(content, where)
+        torch_file.unpickle(content, where)
         found = "a bare pickle"
     expected = "torch.save's zip or safetensors, plain or in zlib, lzma or zstd"
     raise InputError(

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import torch
 
 from fast import fp8
-from harness.importers import pickles
-from harness.importers.archive import Torch
+from harness.importers.torch_file import show
 from reference.recipe import InputError
 
 OFFICIAL = "int8_clean_per_row_v1"
@@ -22,19 +21,19 @@ NORMED = (
 class Entry:
     """One quantised tensor of a file: its fields by name, each checked as it is taken."""
 
-    def __init__(self, file: Torch, name: str, fields: object) -> None:
+    def __init__(self, where: str, name: str, fields: object) -> None:
         """Keep the fields; InputError where they are no mapping."""
         if not isinstance(fields, dict):
             raise InputError(
-                f"{file.where}: {name}: expected the fields of a quantised tensor, found"
+                f"{where}: {name}: expected the fields of a quantised tensor, found"
                 f" {type(fields).__name__}"
             )
-        self.file, self.name, self.fields = file, name, fields
+        self.where, self.name, self.fields = where, name, fields
 
     def wrong(self, expected: str, found: object) -> InputError:
         """Return the error for a field that is not as its layout says."""
         return InputError(
-            f"{self.file.where}: {self.name}: expected {expected}, found {found}; the file is"
+            f"{self.where}: {self.name}: expected {expected}, found {found}; the file is"
             " damaged or of another layout"
         )
 
@@ -42,7 +41,7 @@ class Entry:
         """Return a tensor of one of the dtypes."""
         if field not in self.fields:
             raise self.wrong(f"the field {field}", ", ".join(map(str, self.fields))[:200])
-        values = self.file.tensor(self.fields[field], f"{self.name}.{field}")
+        values = tensor(self.where, f"{self.name}.{field}", self.fields[field])
         if values.dtype not in dtypes:
             raise self.wrong(
                 f"{field} of {' or '.join(str(dtype) for dtype in dtypes)}", values.dtype
@@ -53,7 +52,7 @@ class Entry:
         """Return an integer within a range."""
         value = self.fields.get(field)
         if type(value) is not int or not least <= value <= most:
-            raise self.wrong(f"{field} in {least} ... {most}", pickles.show(value))
+            raise self.wrong(f"{field} in {least} ... {most}", show(value))
         return value
 
     def shape(self, count: int) -> tuple[int, ...]:
@@ -64,15 +63,25 @@ class Entry:
             or not all(type(size) is int and size >= 0 for size in shape)
             or math.prod(shape) != count
         ):
-            raise self.wrong(f"a shape of {count:,} elements", pickles.show(shape))
+            raise self.wrong(f"a shape of {count:,} elements", show(shape))
         return tuple(shape)
 
     def word(self, field: str, *words: str) -> str:
         """Return a string that is one of the words."""
         value = self.fields.get(field)
         if value not in words:
-            raise self.wrong(f"{field} {' or '.join(words)}", pickles.show(value))
+            raise self.wrong(f"{field} {' or '.join(words)}", show(value))
         return value
+
+
+def tensor(where: str, name: str, value: object) -> torch.Tensor:
+    """Return a value that must be a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise InputError(
+            f"{where}: {name}: expected a tensor, found {type(value).__name__}; save tensors under"
+            " plain names"
+        )
+    return value
 
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -148,68 +157,70 @@ MODES = {
 }
 
 
-def section(file: Torch, name: str) -> dict:
+def section(where: str, value: dict, name: str) -> dict:
     """Return a mapping inside the file's value; InputError where there is none."""
-    found = file.value.get(name)
+    found = value.get(name)
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise InputError(
-            f"{file.where}: expected a mapping {name} of names, found {type(found).__name__}; the"
+            f"{where}: expected a mapping {name} of names, found {type(found).__name__}; the"
             " file is of another layout"
         )
     return found
 
 
-def modal(file: Torch) -> dict[str, torch.Tensor]:
+def modal(where: str, value: dict) -> dict[str, torch.Tensor]:
     """Return the tensors of a __quant_mode__ file as its script uses them: rounded to bfloat16, in
     float32 here.
     """
-    mode = file.value["__quant_mode__"]
+    mode = value["__quant_mode__"]
     if isinstance(mode, str) and mode in NORMED:
         raise InputError(
-            f"{file.where}: expected a mode of {', '.join(MODES)}, "
+            f"{where}: expected a mode of {', '.join(MODES)}, "
             f"found {mode}: its models normalise before their projections"
         )
     if not isinstance(mode, str) or mode not in MODES:
         raise InputError(
-            f"{file.where}: expected a __quant_mode__ of {', '.join(MODES)}, "
-            f"found {pickles.show(mode)}; its script must say how to read it"
+            f"{where}: expected a __quant_mode__ of {', '.join(MODES)}, "
+            f"found {show(mode)}; its script must say how to read it"
         )
-    quantised, rest = section(file, "entries"), section(file, "passthrough")
-    check_apart(file, quantised, rest)
-    values = {name: MODES[mode](Entry(file, name, fields)) for name, fields in quantised.items()}
-    values |= {name: file.tensor(node, name) for name, node in rest.items()}
+    quantised, rest = section(where, value, "entries"), section(where, value, "passthrough")
+    check_apart(where, quantised, rest)
+    values = {name: MODES[mode](Entry(where, name, fields)) for name, fields in quantised.items()}
+    values |= {name: tensor(where, name, node) for name, node in rest.items()}
     return {
         name: value.to(torch.bfloat16).float() if value.is_floating_point() else value
         for name, value in values.items()
     }
 
 
-def official(file: Torch) -> dict[str, torch.Tensor]:
+def official(where: str, value: dict) -> dict[str, torch.Tensor]:
     """Return the tensors of the challenge's int8 layout: rows times their scales, in the dtype that
     each one names.
     """
-    found = file.value["__quant_format__"]
+    found = value["__quant_format__"]
     if found != OFFICIAL:
         raise InputError(
-            f"{file.where}: expected the __quant_format__ {OFFICIAL}, "
-            f"found {pickles.show(found)}; its script must say how to read it"
+            f"{where}: expected the __quant_format__ {OFFICIAL}, "
+            f"found {show(found)}; its script must say how to read it"
         )
-    quantised, rest = section(file, "quantized"), section(file, "passthrough")
-    scales, dtypes = section(file, "scales"), section(file, "dtypes")
+    quantised, rest = section(where, value, "quantized"), section(where, value, "passthrough")
+    scales, dtypes = section(where, value, "scales"), section(where, value, "dtypes")
     originals = (
-        section(file, "passthrough_orig_dtypes") if "passthrough_orig_dtypes" in file.value else {}
+        section(where, value, "passthrough_orig_dtypes")
+        if "passthrough_orig_dtypes" in value
+        else {}
     )
-    check_apart(file, quantised, rest)
+    check_apart(where, quantised, rest)
     if not set(quantised) == set(scales) == set(dtypes):
         odd = sorted(set(quantised) ^ set(scales) | set(quantised) ^ set(dtypes))
         raise InputError(
-            f"{file.where}: expected codes, scale and dtype of each tensor, found some without:"
+            f"{where}: expected codes, scale and dtype of each tensor, found some without:"
             f" {', '.join(odd):.400}"
         )
     state = {}
     for name in quantised:
         entry = Entry(
-            file, name, {"q": quantised[name], "scale": scales[name], "dtype": dtypes[name]}
+            where, name, {"q": quantised[name], "scale": scales[name], "dtype": dtypes[name]}
         )
         scale = entry.tensor("scale", *FLOATS)
         values = scaled(entry, entry.tensor("q", torch.int8), scale, per_row=scale.dim() > 0)
@@ -217,8 +228,8 @@ def official(file: Torch) -> dict[str, torch.Tensor]:
             getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))
         ).float()
     for name, node in rest.items():
-        entry = Entry(file, name, {"dtype": originals.get(name, "float32")})
-        state[name] = file.tensor(node, name)
+        entry = Entry(where, name, {"dtype": originals.get(name, "float32")})
+        state[name] = tensor(where, name, node)
         if name in originals:
             state[name] = (
                 state[name]
@@ -228,31 +239,30 @@ def official(file: Torch) -> dict[str, torch.Tensor]:
     return state
 
 
-def check_apart(file: Torch, quantised: dict, rest: dict) -> None:
+def check_apart(where: str, quantised: dict, rest: dict) -> None:
     """Raise InputError for a tensor that is there twice, once quantised and once as it is."""
     both = sorted(set(quantised) & set(rest))
     if both:
         raise InputError(
-            f"{file.where}: expected each tensor once, "
+            f"{where}: expected each tensor once, "
             f"found some quantised and plain: {', '.join(both):.400}; the file is damaged"
         )
 
 
-def tensors(file: Torch) -> tuple[dict[str, torch.Tensor], str]:
+def tensors(where: str, value: object) -> tuple[dict[str, torch.Tensor], str]:
     """Return ({name: tensor}, layout) of what torch.save wrote: a quantised layout or a plain
     state_dict.
     """
-    value = file.value
     if not isinstance(value, dict) or not value:
         raise InputError(
-            f"{file.where}: expected a state_dict or a quantised layout, "
+            f"{where}: expected a state_dict or a quantised layout, "
             f"found {type(value).__name__}; save model.state_dict()"
         )
     if "__quant_mode__" in value:
-        return modal(file), f"__quant_mode__ {value['__quant_mode__']}"
+        return modal(where, value), f"__quant_mode__ {value['__quant_mode__']}"
     if "__quant_format__" in value:
-        return official(file), f"__quant_format__ {value['__quant_format__']}"
+        return official(where, value), f"__quant_format__ {value['__quant_format__']}"
     names = [name if isinstance(name, str) else repr(name) for name in value]
     return {
-        name: file.tensor(node, name) for name, node in zip(names, value.values(), strict=True)
+        name: tensor(where, name, node) for name, node in zip(names, value.values(), strict=True)
     }, "state_dict"

@@ -17,7 +17,7 @@ import torch
 
 from fast import artifact, transformer
 from harness import cli
-from harness.importers import archive, convert, naming, pickles
+from harness.importers import archive, convert, naming, torch_file
 from harness.importers.assume import Assume
 from reference.recipe import InputError
 from tests.support import published
@@ -288,7 +288,7 @@ def test_a_pickle_that_runs_code_is_named_and_not_run(tmp_path, codec):
     for value in (Harmful(mark), state | {"tok_emb.weight": Harmful(mark)}, quantised):
         message = refused(tmp_path, published.saved(value, codec))
         assert (
-            f"GLOBAL {open.__module__}.open at byte" in message
+            f"found GLOBAL {open.__module__}.open;" in message
             and "nothing in it was run" in message
         )
     assert not mark.exists()
@@ -296,8 +296,8 @@ def test_a_pickle_that_runs_code_is_named_and_not_run(tmp_path, codec):
 
 def test_a_bare_pickle_is_named_too(tmp_path):
     mark = tmp_path / "mark"
-    for protocol, opcode in ((2, "GLOBAL"), (4, "STACK_GLOBAL")):
-        assert f"{opcode} {open.__module__}.open at byte" in refused(
+    for protocol in (2, 4):
+        assert f"found GLOBAL {open.__module__}.open;" in refused(
             tmp_path, pickle.dumps(Harmful(mark), protocol)
         )
     assert "GLOBAL posix.system" in refused(
@@ -369,7 +369,7 @@ def test_pickles_that_would_take_for_ever_are_read_at_once(tmp_path):
         b"r" + (i).to_bytes(4, "little") + b"j" + i.to_bytes(4, "little") + b"\x86"
         for i in range(60)
     )
-    assert "a tuple as a name" in refused(tmp_path, b"\x80\x02}" + pairs + b"K\x00s.")
+    assert "unhashable" in refused(tmp_path, b"\x80\x02}" + pairs + b"K\x00s.")
     assert "a bare pickle" in refused(tmp_path, b"\x80\x02" + pairs + b".")
     assert "a bare pickle" in refused(tmp_path, b"\x80\x02" + b"(" * 100_000 + b"t" * 99_999 + b".")
     assert "a bare pickle" in refused(tmp_path, b"\x80\x02Nr\xff\xff\xff\x7f.")
@@ -416,12 +416,12 @@ def test_declared_sizes_must_be_those_of_the_file(tmp_path):
         [],
     ):
         head = json.dumps({"a": row}).encode()
-        assert "a: expected" in refused(
+        assert "expected a whole safetensors file" in refused(
             tmp_path, len(head).to_bytes(8, "little") + head + bytes(24)
         )
     twice = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
     assert "occurs twice" in refused(tmp_path, len(twice).to_bytes(8, "little") + twice + b"\0")
-    assert "at most" in refused(tmp_path, (1 << 39).to_bytes(8, "little") + b"{}")
+    assert "header too large" in refused(tmp_path, (1 << 39).to_bytes(8, "little") + b"{}")
 
 
 def spoilt(name: str, **changes) -> bytes:
@@ -491,7 +491,7 @@ def test_what_is_no_weight_file_is_refused(tmp_path, monkeypatch):
     assert "zstd, found none" in refused(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(20))
     with pytest.raises(InputError, match="expected a readable file"):
         convert.load(tmp_path / "absent")
-    assert pickles.show([[]]) == "list"
+    assert torch_file.show([[]]) == "list"
 
 
 @pytest.fixture(scope="module")
