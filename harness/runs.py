@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from fast import artifact, data, distributed, evaluate, log, transformer
+from fast import artifact, data, distributed, evaluate, transformer
 from fast.checkpoint import NAME, write_atomic
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
 from fast.journal import Follower, Journal, restore
+from fast.ship import log
 from fast.train import State, Stepper, deterministic, initial_state, train
 from harness import parity
 from harness.compression.compressors import baselines

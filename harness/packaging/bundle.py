@@ -1,4 +1,4 @@
-"""One self-contained train_gpt.py: what fast/submission.py reaches, as it is written, a section per
+"""One self-contained train_gpt.py: what fast/ship/submission.py reaches, as it is written, a section per
 module.
 
 Modules are joined in the order of their imports. `masking.loss` becomes `loss`: no two modules
@@ -20,8 +20,8 @@ from harness.packaging.names import ASKS, asked, bound, codes, compiled, instruc
 from reference.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
-ENTRY = "fast.submission"
-PACKED = "fast.packed"
+ENTRY = "fast.ship.submission"
+PACKED = "fast.ship.packed"
 SCRIPT = "train_gpt.py"
 OURS = ("fast", "reference")
 GIVEN = {*dir(builtins), "__file__", "__name__", "__annotations__"}
@@ -78,7 +78,7 @@ def literal(value: object, indent: str = "") -> str:
 
 
 def packed_source(recipe: Recipe, codec: str) -> str:
-    """Return the source of fast/packed.py that holds a run's recipe and codec."""
+    """Return the source of fast/ship/packed.py that holds a run's recipe and codec."""
     values = [recipe, *(getattr(recipe, one.name) for one in fields(recipe))]
     parts = sorted({type(value).__name__ for value in values if is_dataclass(value)})
     head = '"""The recipe of the packed run, and the codec of its artifact."""\n\n'

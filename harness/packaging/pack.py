@@ -14,11 +14,12 @@ from datetime import date as day
 from importlib.metadata import version
 from pathlib import Path
 
-from fast import artifact, log
+from fast import artifact
 from fast.checkpoint import differences
 from fast.config import recipe_from_dict
 from fast.journal import restore
 from fast.likelihood import Score
+from fast.ship import log
 from fast.train import State
 from harness import runs
 from harness.corpus.dataset import open_dataset

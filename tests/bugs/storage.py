@@ -343,14 +343,14 @@ BUGS = [
     ),
     Bug(
         "submission-ships-live-weights",
-        "fast.submission.run",
+        "fast.ship.submission.run",
         name("shadow", to="params"),
         "what maskgolf train does right, train_gpt.py may do wrong",
         ("tests/harness/test_bundle.py::test_the_average_ships",),
     ),
     Bug(
         "submission-scores-its-own-rank",
-        "fast.submission.score_tokens",
+        "fast.ship.submission.score_tokens",
         call("evaluation_windows", by=argument(-1, lambda share: share // 2)),
         "a share of the windows that is cut twice leaves windows that nobody scores",
         ("tests/harness/test_bundle.py::test_a_program_scores_every_window",),

@@ -21,7 +21,7 @@ import fast.artifact
 import fast.data
 import fast.evaluate
 import fast.likelihood
-import fast.submission
+import fast.ship.submission
 import fast.train
 import fast.transformer
 from fast.bytes import ByteTable
@@ -338,13 +338,13 @@ def program(monkeypatch, corpus, tmp_path, capsys):
     """Return a function that runs the program here with some variables, and gives (exit code,
     stdout, stderr).
     """
-    monkeypatch.setattr(fast.submission, "RECIPE", RUN)
+    monkeypatch.setattr(fast.ship.submission, "RECIPE", RUN)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, **variables):
         for name, value in (environment(corpus) | variables).items():
             monkeypatch.setenv(name, value)
-        code = fast.submission.main(list(arguments))
+        code = fast.ship.submission.main(list(arguments))
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -352,13 +352,13 @@ def program(monkeypatch, corpus, tmp_path, capsys):
 
 
 def test_the_average_ships(program, monkeypatch, tmp_path):
-    states, plain = [], fast.submission.train_model
+    states, plain = [], fast.ship.submission.train_model
 
     def watched(*arguments):
         states.append(plain(*arguments))
         return states[0]
 
-    monkeypatch.setattr(fast.submission, "train_model", watched)
+    monkeypatch.setattr(fast.ship.submission, "train_model", watched)
     code, _, err = program()
     assert code == 0 and not err
     sha = fast.artifact.read(tmp_path / "final_model.mgolf")[0]["tokenizer_sha256"]
@@ -399,7 +399,7 @@ def test_clock_binds_and_the_log_says_so(program, tmp_path):
 
 def test_causal_runs_are_scored_by_their_exact_pass(program, monkeypatch):
     monkeypatch.setattr(
-        fast.submission, "RECIPE", replace(RUN, model=replace(RUN.model, causal=True))
+        fast.ship.submission, "RECIPE", replace(RUN, model=replace(RUN.model, causal=True))
     )
     code, out, err = program()
     assert (
@@ -449,7 +449,9 @@ def test_bad_artifacts_are_one_message(program, packed, tmp_path):
 
 def test_a_diverging_run_ends_with_its_step(program, monkeypatch):
     monkeypatch.setattr(
-        fast.submission, "RECIPE", replace(RUN, optimizer=replace(RUN.optimizer, embedding_lr=1e38))
+        fast.ship.submission,
+        "RECIPE",
+        replace(RUN, optimizer=replace(RUN.optimizer, embedding_lr=1e38)),
     )
     code, _, err = program()
     assert code == 1 and re.search(r"step \d+: .* is not finite", err)
@@ -459,7 +461,7 @@ def test_an_interrupted_run_says_so(program, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fast.submission, "train_model", interrupted)
+    monkeypatch.setattr(fast.ship.submission, "train_model", interrupted)
     code, _, err = program()
     assert code == 130 and err == "submission.py: interrupted\n"
 
@@ -622,7 +624,7 @@ def test_comments_and_what_nobody_needs():
         ("str(nothing)\n", "nothing is not defined"),
         (
             "from fast import a\n\n\ndef f(one):\n    return a.one\n\n\nf(1)\n",
-            "fast.submission, f: a local variable has the name of what another module defines, one",
+            "fast.ship.submission, f: a local variable has the name of what another module defines, one",
         ),
         (
             "from fast import a\n\n\ndef f():\n    return [a.one for one in ()]\n\n\nf()\n",
@@ -638,7 +640,7 @@ def test_comments_and_what_nobody_needs():
             marks=pytest.mark.skipif(sys.version_info >= (3, 12), reason="its parts are tokens"),
         ),
         ("from fast import a\n\none = 2\nstr(a.one)\n", "one is defined in fast.a and again in"),
-        ("one = 2\nstr(one)\none = 3\n", "one is defined in fast.submission and again in"),
+        ("one = 2\nstr(one)\none = 3\n", "one is defined in fast.ship.submission and again in"),
         ("from fast import b\n\nstr = b.np_of\nstr()\n", "str is defined in Python and again in"),
         ("import math as np\nfrom fast import b\n\nstr((np, b.np_of()))\n", "np is defined in"),
     ],

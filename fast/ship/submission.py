@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fast import artifact, data, distributed, evaluate, log, transformer
+from fast import artifact, data, distributed, evaluate, transformer
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.data import Layout, Tokens
 from fast.distributed import World
@@ -24,8 +24,9 @@ from fast.errors import PeerFailed, PeerLost, TrainingError
 from fast.evaluate import Effort
 from fast.journal import Follower
 from fast.likelihood import Score
-from fast.log import Log
-from fast.packed import CODEC, RECIPE
+from fast.ship import log
+from fast.ship.log import Log
+from fast.ship.packed import CODEC, RECIPE
 from fast.train import State, Stepper, deterministic, initial_state, train
 from reference.recipe import InputError, Recipe, check
 
