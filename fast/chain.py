@@ -15,11 +15,9 @@ import torch
 from fast import orders, philox
 from fast.likelihood import LogProbs, _batches, _ids
 from fast.row_predictor import RowPredictor
-from reference.recipe import InputError, Stream
+from fast.sizes import GRID
+from reference.recipe import EVALUATION_STEPS, InputError, Stream
 
-DRAWS = 2**24  # values of a draw of 24 bits
-# Philox step of the drawn positions; the masks of the other estimators use other steps
-POSITIONS = 0xFFFFFFE0
 BUCKETS = 2  # shapes of a compiled pass whose number of rows or tokens changes
 
 
@@ -42,10 +40,11 @@ def draw_positions(seed: int, rows, length: int, count: int) -> tuple[np.ndarray
     """
     edges_K = np.arange(count + 1) * length // count
     size_K = np.diff(edges_K)
-    draws_NK = philox.words(seed, Stream.EVALUATION, POSITIONS, rows, count).numpy() >> 8
-    place_NK = draws_NK * size_K // DRAWS
-    share_NK = -(-(place_NK + 1) * DRAWS // size_K) + (-place_NK * DRAWS // size_K)
-    return edges_K[:-1] + place_NK, DRAWS / share_NK
+    step = EVALUATION_STEPS["positions"][0]
+    draws_NK = philox.words(seed, Stream.EVALUATION, step, rows, count).numpy() >> 8
+    place_NK = draws_NK * size_K // GRID
+    share_NK = -(-(place_NK + 1) * GRID // size_K) + (-place_NK * GRID // size_K)
+    return edges_K[:-1] + place_NK, GRID / share_NK
 
 
 class _Every:
@@ -154,7 +153,7 @@ def _bucket(needed: int, length: int) -> int:
 
 
 @torch.no_grad()
-def chain_by_rows(
+def chain(
     log_probs: LogProbs | RowPredictor,
     ids_NL,
     vocab: int,
@@ -168,8 +167,10 @@ def chain_by_rows(
     device=None,
     on_pass: Callable[[int], None] | None = None,
 ) -> np.ndarray:
-    """Return nats_NL (float64), what likelihood.chain returns, asking only for the rows that the
-    order needs.
+    """Return nats_NL (float64): the cost of every token by the chain rule along an order, `step`
+    positions revealed per pass. Exact.
+
+    Asks only for the rows that the order needs. on_pass(windows) is called after each pass.
     """
     orders.check_order(order)
     ask, (count, length) = _asker(log_probs), ids_NL.shape

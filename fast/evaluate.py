@@ -357,8 +357,7 @@ def _estimate(log_probs, group, vocab, effort, plan, first_row, settings):
     elif effort.trailing is not None:
         nats = chain.trailing(log_probs, ids_NL, vocab, effort.trailing, **settings)
     else:
-        along = chain.chain_by_rows if isinstance(log_probs, RowPredictor) else likelihood.chain
-        nats = along(
+        nats = chain.chain(
             log_probs,
             ids_NL,
             vocab,

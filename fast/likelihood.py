@@ -13,10 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fast import masking, orders, philox, sizes
-from reference.recipe import Stream
-
-GRID_STEP = 0x80000000  # Philox step of nelbo-grid's first time; the masks of nelbo count from 0
+from fast import masking, philox, sizes
+from reference.recipe import EVALUATION_STEPS, Stream
 
 LogProbs = Callable[[torch.Tensor], torch.Tensor]
 
@@ -73,53 +71,6 @@ def fixed_mask(words_BL: torch.Tensor, size_B: torch.Tensor) -> torch.Tensor:
     return torch.zeros_like(words_BL, dtype=torch.bool).scatter(
         1, order_BL, rank_L < size_B[:, None]
     )
-
-
-@torch.no_grad()
-def chain(
-    log_probs: LogProbs,
-    ids_NL,
-    vocab: int,
-    order: str,
-    seed: int,
-    step: int,
-    block: int,
-    first_row: int = 0,
-    *,
-    batch_rows: int = 64,
-    device=None,
-    on_pass: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Return nats_NL (float64): the cost of every token by the chain rule along an order, `step`
-    positions revealed per pass. Exact.
-
-    on_pass(windows) is called after each forward pass. Nothing is read back from the device before
-    a batch of windows is done.
-    """
-    orders.check_order(order)
-    count, length = ids_NL.shape
-    nats_NL = np.empty((count, length))
-    for indices, kept in _batches(count, min(batch_rows, count)):
-        ids_BL = _ids(ids_NL, indices, device)
-        priority_BL = orders.priorities(
-            order, seed, first_row + indices, length, block, device=ids_BL.device
-        )
-        current_BL = torch.full_like(ids_BL, vocab)
-        masked_BL = torch.ones_like(ids_BL, dtype=torch.bool)
-        nats_BL = torch.zeros_like(ids_BL, dtype=torch.float64)
-        for done in range(0, length, step):
-            log_probs_BLV = log_probs(current_BL)
-            chosen_BK = orders.next_positions(
-                order, log_probs_BLV, masked_BL, priority_BL, min(step, length - done)
-            )
-            nats_BL.scatter_(1, chosen_BK, _target_nll(log_probs_BLV, ids_BL).gather(1, chosen_BK))
-            # A new tensor: a compiled log_probs may still hold the old one.
-            current_BL = current_BL.scatter(1, chosen_BK, ids_BL.gather(1, chosen_BK))
-            masked_BL.scatter_(1, chosen_BK, False)
-            if on_pass:
-                on_pass(kept)
-        nats_NL[indices[:kept]] = nats_BL[:kept].cpu().numpy()
-    return nats_NL
 
 
 @torch.no_grad()
@@ -181,7 +132,12 @@ def pilot(
             ids_BL = _ids(ids_NL, others[indices * len(others) // passes], device)
             size_B = drawn_P[indices].to(ids_BL.device)
             words_BL = philox.words(
-                seed, Stream.EVALUATION, sizes.PILOT + fold, indices, length, device=ids_BL.device
+                seed,
+                Stream.EVALUATION,
+                EVALUATION_STEPS["pilot"][fold],
+                indices,
+                length,
+                device=ids_BL.device,
             )
             loss_B = nll(log_probs, ids_BL, fixed_mask(words_BL, size_B), vocab).sum(dim=1) / size_B
             losses_P[indices[:kept]] = loss_B[:kept].cpu().numpy()
@@ -229,7 +185,8 @@ def nelbo(
         columns = []
         for k in range(draws):
             size_B = size_BK[:, k]
-            words_BL = philox.words(seed, Stream.EVALUATION, k, rows_B, length, device=device)
+            step = EVALUATION_STEPS["nelbo"][k]
+            words_BL = philox.words(seed, Stream.EVALUATION, step, rows_B, length, device=device)
             loss_B = nll(log_probs, ids_BL, fixed_mask(words_BL, size_B), vocab).sum(dim=1) / size_B
             at_B1 = size_B[:, None] - 1
             excess_B = (loss_B - curve_BL.gather(1, at_B1)[:, 0]) * weight_BL.gather(1, at_B1)[:, 0]
@@ -274,7 +231,7 @@ def nelbo_grid(
             words_BL = philox.words(
                 seed,
                 Stream.EVALUATION,
-                GRID_STEP + k,
+                EVALUATION_STEPS["nelbo-grid"][k],
                 first_row + indices,
                 length,
                 device=ids_BL.device,

@@ -9,11 +9,9 @@ import numpy as np
 import torch
 
 from fast import masking, philox
-from reference.recipe import Stream
+from reference.recipe import EVALUATION_STEPS, Stream
 
 GRID = 2**24
-ROTATIONS = 0xFFFFFFFF  # Philox step of the grid's random rotations; masks use the steps below
-PILOT = 0xFFFFFFF0  # Philox step of the pilot's masks for fold 0; fold 1 follows
 
 
 class Plan(NamedTuple):
@@ -42,7 +40,8 @@ def offset(seed: int, index, column: int) -> np.ndarray:
     """Return points `index` (1-D) of a randomly rotated van der Corput sequence on the grid, int64
     below 2**24.
     """
-    rotation = int(philox.words(seed, Stream.EVALUATION, ROTATIONS, [0], 4)[0, column]) >> 8
+    step = EVALUATION_STEPS["rotations"][0]
+    rotation = int(philox.words(seed, Stream.EVALUATION, step, [0], 4)[0, column]) >> 8
     return (rotation + np.floor(masking.radical_inverse(index) * GRID).astype(np.int64)) & (
         GRID - 1
     )

@@ -63,7 +63,7 @@ def per_token(
             if model.causal:
                 nats_NL = likelihood.causal_nll(predict, ids_NL, previous_N, **settings)
             else:
-                nats_NL = chain.chain_by_rows(
+                nats_NL = chain.chain(
                     predict,
                     ids_NL,
                     model.vocab,

@@ -1,15 +1,34 @@
-"""Chain rule on a budget: few positions of an order known in advance, or few mask tokens behind the
-position that is asked for.
+"""Chain rule along an evaluation order, and on a budget: few positions of an order known in
+advance, or few mask tokens behind the position that is asked for.
 """
 
 import numpy as np
 
 from reference import orders, philox
-from reference.recipe import InputError, Stream
+from reference.recipe import EVALUATION_STEPS, InputError, Stream
+from reference.sizes import GRID
 
-DRAWS = 2**24  # values of a draw of 24 bits
-# Philox step of the drawn positions; the masks of the other estimators use other steps
-POSITIONS = 0xFFFFFFE0
+
+def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):
+    """Return nats_NL: the cost of every token by the chain rule along an order, `step` positions
+    revealed per pass. Exact.
+
+    With step > 1 the positions of a pass are coded independently: still a code, looser. Row n draws
+    as row first_row + n.
+    """
+    orders.check_order(order)
+    nats_NL = np.zeros(ids_NL.shape)
+    priority_NL = orders.priorities(
+        order, seed, first_row + np.arange(len(ids_NL)), ids_NL.shape[1], block
+    )
+    for n, ids_L in enumerate(ids_NL):
+        masked_L = np.ones(len(ids_L), bool)
+        while masked_L.any():
+            log_probs_LV = log_probs(np.where(masked_L, vocab, ids_L)[None])[0]
+            for i in orders.next_positions(order, log_probs_LV, masked_L, priority_NL[n], step):
+                nats_NL[n, i] = -log_probs_LV[i, ids_L[i]]
+                masked_L[i] = False
+    return nats_NL
 
 
 def check_fixed(order):
@@ -33,16 +52,17 @@ def draw_positions(seed, rows, length, count):
     hold the exact shares.
     """
     drawn_NK, weight_NK = np.zeros((len(rows), count), np.int64), np.zeros((len(rows), count))
-    draws_NK = philox.words(seed, Stream.EVALUATION, POSITIONS, rows, count).astype(np.int64) >> 8
+    step = EVALUATION_STEPS["positions"][0]
+    draws_NK = philox.words(seed, Stream.EVALUATION, step, rows, count).astype(np.int64) >> 8
     for k in range(count):
         first, size = k * length // count, (k + 1) * length // count - k * length // count
         begins = np.array(
-            [-(-j * DRAWS // size) for j in range(size + 1)]
+            [-(-j * GRID // size) for j in range(size + 1)]
         )  # draws below begins[j + 1] belong to places 0..j
         for n in range(len(rows)):
             j = int((begins[1:] <= draws_NK[n, k]).sum())
             drawn_NK[n, k] = first + j
-            weight_NK[n, k] = DRAWS / (begins[j + 1] - begins[j])
+            weight_NK[n, k] = GRID / (begins[j + 1] - begins[j])
     return drawn_NK, weight_NK
 
 

@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference import masking, orders, philox, sizes
-from reference.recipe import Stream
-
-GRID_STEP = 0x80000000  # Philox step of nelbo-grid's first time; the masks of nelbo count from 0
+from reference import masking, philox, sizes
+from reference.recipe import EVALUATION_STEPS, Stream
 
 
 class Score(NamedTuple):
@@ -48,28 +46,6 @@ def fixed_mask(words_L, size):
     return np.isin(np.arange(len(words_L)), np.argsort(words_L, kind="stable")[:size])
 
 
-def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):
-    """Return nats_NL: the cost of every token by the chain rule along an order, `step` positions
-    revealed per pass. Exact.
-
-    With step > 1 the positions of a pass are coded independently: still a code, looser. Row n draws
-    as row first_row + n.
-    """
-    orders.check_order(order)
-    nats_NL = np.zeros(ids_NL.shape)
-    priority_NL = orders.priorities(
-        order, seed, first_row + np.arange(len(ids_NL)), ids_NL.shape[1], block
-    )
-    for n, ids_L in enumerate(ids_NL):
-        masked_L = np.ones(len(ids_L), bool)
-        while masked_L.any():
-            log_probs_LV = log_probs(np.where(masked_L, vocab, ids_L)[None])[0]
-            for i in orders.next_positions(order, log_probs_LV, masked_L, priority_NL[n], step):
-                nats_NL[n, i] = -log_probs_LV[i, ids_L[i]]
-                masked_L[i] = False
-    return nats_NL
-
-
 def causal_nll(log_probs, ids_NL, previous_N):
     """Return nats_NL of a causal model, one pass per window: position 0 is predicted from the token
     before the window.
@@ -97,7 +73,8 @@ def pilot(log_probs, ids_NL, vocab, passes, seed, first_row=0):
         drawn_P, losses_P = np.zeros(passes, np.int64), np.zeros(passes)
         for i in range(passes):
             drawn_P[i] = sizes.draw_sizes(even_in_log_L, sizes.offset(seed, i, 2 + fold), 1)[0]
-            words_L = philox.words(seed, Stream.EVALUATION, sizes.PILOT + fold, [i], length)[0]
+            step = EVALUATION_STEPS["pilot"][fold]
+            words_L = philox.words(seed, Stream.EVALUATION, step, [i], length)[0]
             ids_L = ids_NL[others[i * len(others) // passes]]
             losses_P[i] = (
                 nll(log_probs, ids_L, fixed_mask(words_L, drawn_P[i]), vocab).sum() / drawn_P[i]
@@ -122,7 +99,8 @@ def nelbo(log_probs, ids_NL, vocab, draws, plan, seed, first_row=0):
         for k, size in enumerate(
             sizes.draw_sizes(cumulative_L, sizes.offset(seed, row // 2, row % 2), draws)
         ):
-            words_L = philox.words(seed, Stream.EVALUATION, k, [row], len(ids_L))[0]
+            step = EVALUATION_STEPS["nelbo"][k]
+            words_L = philox.words(seed, Stream.EVALUATION, step, [row], len(ids_L))[0]
             loss = nll(log_probs, ids_L, fixed_mask(words_L, size), vocab).sum() / size
             nats_NK[n, k] = (loss - curve_L[size - 1]) * sizes.GRID / count_L[
                 size - 1
@@ -142,9 +120,8 @@ def nelbo_grid(log_probs, ids_NL, vocab, points, epsilon, forced_below, seed, fi
     for n, ids_L in enumerate(ids_NL):
         for k in range(points):
             t = epsilon + (1 - epsilon) * k / (points - 1)
-            words_L = philox.words(
-                seed, Stream.EVALUATION, GRID_STEP + k, [first_row + n], len(ids_L)
-            )[0]
+            step = EVALUATION_STEPS["nelbo-grid"][k]
+            words_L = philox.words(seed, Stream.EVALUATION, step, [first_row + n], len(ids_L))[0]
             masked_L = (words_L >> 8) < masking.thresholds(t)
             masked_L[0] |= t < forced_below
             nats_NK[n, k] = (1 - epsilon) / t * nll(log_probs, ids_L, masked_L, vocab).sum()

@@ -18,14 +18,23 @@ class Stream(IntEnum):
     word.
     """
 
-    TIME = 0
-    MASK = 1
-    ORDER = 2
-    DATA = 3
-    INIT = 4
-    EVALUATION = 5
-    SAMPLING = 6
+    TIME = 0  # the third word, step: the optimizer step
+    MASK = 1  # the optimizer step
+    ORDER = 2  # 0
+    DATA = 3  # the epoch
+    INIT = 4  # 0
+    EVALUATION = 5  # see EVALUATION_STEPS
+    SAMPLING = 6  # the position
 
+
+# The steps of each use of the stream EVALUATION; the other streams have one use each.
+EVALUATION_STEPS = {
+    "nelbo": range(0x80000000),  # draws
+    "nelbo-grid": range(0x80000000, 0xFFFFFFE0),  # times
+    "positions": range(0xFFFFFFE0, 0xFFFFFFE1),
+    "pilot": range(0xFFFFFFF0, 0xFFFFFFF2),  # folds
+    "rotations": range(0xFFFFFFFF, 0x100000000),
+}
 
 # Evaluation orders; each has its rule in both orders.py.
 Order = Literal[

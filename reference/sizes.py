@@ -10,11 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from reference import masking, philox
-from reference.recipe import Stream
+from reference.recipe import EVALUATION_STEPS, Stream
 
 GRID = 2**24
-ROTATIONS = 0xFFFFFFFF  # Philox step of the grid's random rotations; masks use the steps below
-PILOT = 0xFFFFFFF0  # Philox step of the pilot's masks for fold 0; fold 1 follows
 
 
 class Plan(NamedTuple):
@@ -41,7 +39,8 @@ def offset(seed, index, column):
     """Return point number `index` of a randomly rotated van der Corput sequence on the grid, an
     integer below 2**24.
     """
-    rotation = int(philox.words(seed, Stream.EVALUATION, ROTATIONS, [0], 4)[0, column]) >> 8
+    step = EVALUATION_STEPS["rotations"][0]
+    rotation = int(philox.words(seed, Stream.EVALUATION, step, [0], 4)[0, column]) >> 8
     return (rotation + int(masking.radical_inverse(index)[0] * GRID)) % GRID
 
 

@@ -149,16 +149,16 @@ def speed(query, as_written, ids_NL, vocab: int, pairs: int, batch: int = 64) ->
     ids_NL = np.resize(ids_NL, (batch, length))
     cached = min(batch, query.most_rows(length))
 
-    def clock(chain: Callable, model, rows: int, passes: int) -> float:
+    def clock(model, rows: int, passes: int) -> float:
         given = model, ids_NL, vocab, "left-to-right", 0, 1, 1
-        once = partial(chain, *given, batch_rows=batch, device=device)
+        once = partial(fast.chain.chain, *given, batch_rows=batch, device=device)
         return seconds_per_window(once, rows, min(passes, length - 1), waiting(device))
 
     timed = turns(
         pairs,
-        partial(clock, fast.likelihood.chain, as_written, batch, 8),
-        partial(clock, fast.likelihood.chain, query, batch, 8),
-        partial(clock, fast.chain.chain_by_rows, query, cached, 8 * batch // cached),
+        partial(clock, as_written.__call__, batch, 8),
+        partial(clock, query.__call__, batch, 8),
+        partial(clock, query, cached, 8 * batch // cached),
     )
     return [
         as_rate(compared(f"chain left-to-right / {name}", [(one[i], one[2]) for one in timed]), 1)

@@ -201,7 +201,7 @@ def _query(recipe: Recipe, mode: FakeTensorMode) -> FirstPass:
 
 def _chain(recipe: Recipe, mode: FakeTensorMode, order: str) -> None:
     ids_NL, vocab = windows(recipe, WINDOWS), recipe.model.vocab
-    chain.chain_by_rows(_query(recipe, mode), ids_NL, vocab, order, SEED, 1, 32)
+    chain.chain(_query(recipe, mode), ids_NL, vocab, order, SEED, 1, 32)
 
 
 def _nelbo(recipe: Recipe, mode: FakeTensorMode) -> None:

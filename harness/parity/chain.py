@@ -11,7 +11,6 @@ import fast.chain
 import fast.row_predictor
 import fast.sample
 import reference.chain
-import reference.likelihood
 import reference.masking
 import reference.sample
 import reference.transformer
@@ -75,7 +74,7 @@ def queried(
     passes of the whole network.
     """
     params, ids_NL = random_params(model, seed), windows(seed, model.vocab, model.length, count)
-    exact = reference.likelihood.chain(
+    exact = reference.chain.chain(
         _reference_log_probs(params, model),
         ids_NL,
         model.vocab,
@@ -93,7 +92,7 @@ def queried(
         where = {"batch_rows": batch_rows, "device": setting.device}
         return [
             relative(
-                fast.chain.chain_by_rows(
+                fast.chain.chain(
                     asked, ids_NL, model.vocab, order, seed, step, block, first_row, **where
                 ),
                 exact,

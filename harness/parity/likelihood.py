@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 import fast.bytes
+import fast.chain
 import fast.data
 import fast.evaluate
 import fast.likelihood
 import fast.orders
 import fast.sizes
 import reference.bytes
+import reference.chain
 import reference.likelihood
 import reference.orders
 import reference.sizes
@@ -146,7 +148,7 @@ def chain(
     numbers bit for bit.
     """
     model, ids_NL = table(seed, vocab, length, tied), windows(seed, vocab, length, count)
-    exact = reference.likelihood.chain(
+    exact = reference.chain.chain(
         model.reference, ids_NL, vocab, order, seed, step, block, first_row
     )
     rows = np.arange(first_row, first_row + 5)
@@ -163,7 +165,7 @@ def chain(
     )
 
     def compare(setting: Setting) -> list[Difference]:
-        found = fast.likelihood.chain(
+        found = fast.chain.chain(
             model.fast(setting),
             ids_NL,
             vocab,
@@ -368,9 +370,7 @@ def _reference_part(
     still_N = np.zeros(len(ids_NL))
     if estimator == "chain":
         return (
-            reference.likelihood.chain(log_probs, ids_NL, vocab, order, seed, 2, 2, row).sum(
-                axis=1
-            ),
+            reference.chain.chain(log_probs, ids_NL, vocab, order, seed, 2, 2, row).sum(axis=1),
             still_N,
         )
     if estimator == "causal":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fast import likelihood
+from fast import chain, likelihood
 from fast.data import Windows
 from fast.likelihood import LogProbs
 
@@ -123,7 +123,7 @@ def chain_scorer(
 
     def score(ids_NL: np.ndarray) -> Scored:
         recorder = Recorder(log_probs, vocab)
-        nats_NL = likelihood.chain(
+        nats_NL = chain.chain(
             recorder, ids_NL, vocab, order, seed, 1, block, batch_rows=len(ids_NL)
         )
         place_NL, rows_NLV = recorder.read()

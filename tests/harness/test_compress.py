@@ -16,7 +16,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fast import artifact, likelihood, transformer
+from fast import artifact, chain, transformer
 from fast.bytes import load_tokenizer, token_bytes
 from harness import cli
 from harness.compression import byte_tokens, coder, compress, file_format, fingerprint
@@ -233,7 +233,7 @@ def test_size_is_the_code_length(order, spread, tokenizers):
     vocab = model.tokenizer.vocab
     ids = byte_tokens.encode(data, model.tokenizer).ids
     nats = sum(
-        likelihood.chain(model.log_probs, group, vocab, order, 0, 1, 1).sum()
+        chain.chain(model.log_probs, group, vocab, order, 0, 1, 1).sum()
         for group in windows_of(ids)
     )
     # float32 conditionals: a batch of another shape may move each by some units of 2**-24 relative

@@ -14,9 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fast.chain
-import fast.likelihood
 import reference.chain
-import reference.likelihood
 import reference.masking
 import reference.transformer
 from fast.bytes import byte_table
@@ -24,7 +22,7 @@ from fast.data import Windows
 from fast.evaluate import Effort, evaluate, measure, predictor, total
 from fast.row_predictor import RowPredictor
 from reference.orders import FIXED, ORDERS
-from reference.recipe import TINY, InputError
+from reference.recipe import EVALUATION_STEPS, TINY, InputError
 from tests.support.compare import ALGORITHM, assert_same_algorithm, rms
 from tests.support.halves import EXACT, halves, log_probs
 from tests.support.strategies import models, random_ids, random_params, rngs, tensors
@@ -131,11 +129,9 @@ def test_chain_of_queries_is_the_chain_of_whole_passes(order, step):
     """
     query, plain = network()
     ids_NL = np.random.default_rng(2).integers(0, NETWORK.vocab, (5, NETWORK.length))
-    expected = reference.likelihood.chain(plain, ids_NL, NETWORK.vocab, order, 3, step, 2, 7)
+    expected = reference.chain.chain(plain, ids_NL, NETWORK.vocab, order, 3, step, 2, 7)
     for model in (query, query.__call__):
-        found = fast.chain.chain_by_rows(
-            model, ids_NL, NETWORK.vocab, order, 3, step, 2, 7, batch_rows=3
-        )
+        found = fast.chain.chain(model, ids_NL, NETWORK.vocab, order, 3, step, 2, 7, batch_rows=3)
         np.testing.assert_allclose(found, expected, rtol=ALGORITHM)
 
 
@@ -153,7 +149,7 @@ def test_chain_of_queries_chooses_alike_where_everything_ties():
     ids_NL = np.zeros((1, NETWORK.length), np.int64)
     for order in ("confidence", "entropy", "margin", "block"):
         seen.clear()
-        fast.chain.chain_by_rows(query, ids_NL, NETWORK.vocab, order, 0, 1, 2)
+        fast.chain.chain(query, ids_NL, NETWORK.vocab, order, 0, 1, 2)
         assert [row[0] for row in seen] == [
             [place >= done for place in range(NETWORK.length)] for done in range(NETWORK.length)
         ]
@@ -172,9 +168,9 @@ def test_every_pass_runs_one_compiled_graph(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     ids_NL = np.random.default_rng(2).integers(0, NETWORK.vocab, (5, NETWORK.length))
     for name, arguments, expected in (
-        ("chain_by_rows", ("random", 0, 1, 2), 1),
-        ("chain_by_rows", ("margin", 0, 1, 2), 2),
-        ("chain_by_rows", ("block", 0, 4, 2), 2),
+        ("chain", ("random", 0, 1, 2), 1),
+        ("chain", ("margin", 0, 1, 2), 2),
+        ("chain", ("block", 0, 4, 2), 2),
         ("sampled", ("left-to-right", 0, 3), 1),
         ("trailing", (1,), 2),
     ):
@@ -182,7 +178,7 @@ def test_every_pass_runs_one_compiled_graph(monkeypatch):
         query, plain = network(compiled=True)
         fast_one = getattr(fast.chain, name)(query, ids_NL, NETWORK.vocab, *arguments, batch_rows=2)
         assert len(graphs) == expected, name
-        slow = getattr(reference.chain, name, reference.likelihood.chain)
+        slow = getattr(reference.chain, name)
         np.testing.assert_allclose(
             fast_one, slow(plain, ids_NL, NETWORK.vocab, *arguments), rtol=ALGORITHM
         )
@@ -196,14 +192,14 @@ def test_compiled_passes_err_at_most_twice_as_much_as_plain_ones():
     params = {name: value.float() for name, value in exact.params.items()}
     ids_NL = np.random.default_rng(4).integers(0, NETWORK.vocab, (4, NETWORK.length))
     arguments = (ids_NL, NETWORK.vocab, "random", 0, 1, 2)
-    truth = fast.chain.chain_by_rows(
+    truth = fast.chain.chain(
         RowPredictor(
             {name: value.double() for name, value in params.items()}, NETWORK, torch.float64
         ),
         *arguments,
     )
-    eager = fast.likelihood.chain(RowPredictor(params, NETWORK, torch.float32), *arguments)
-    found = fast.chain.chain_by_rows(
+    eager = fast.chain.chain(RowPredictor(params, NETWORK, torch.float32).__call__, *arguments)
+    found = fast.chain.chain(
         RowPredictor(params, NETWORK, torch.float32, compiled=True), *arguments
     )
     assert rms(found - truth) <= 2 * rms(eager - truth) + 2.0**-24 * rms(truth)
@@ -237,7 +233,7 @@ def plant(patch, half, draws_K):
     original = CHAIN[half].philox.words
 
     def words(seed, stream, step, rows, columns, **keywords):
-        if step != reference.chain.POSITIONS:
+        if step != EVALUATION_STEPS["positions"][0]:
             return original(seed, stream, step, rows, columns, **keywords)
         planted = np.tile(np.array(draws_K, np.int64) << 8, (len(rows), 1))
         return planted.astype(np.uint32) if half == "reference" else torch.from_numpy(planted)
@@ -250,7 +246,7 @@ def plant(patch, half, draws_K):
 def test_drawn_positions_are_unbiased_by_enumeration(monkeypatch, half, order):
     """Over all draws, each with its probability, the estimate's mean is the chain rule."""
     model, ids_1L, count = TableModel(2, 5), np.array([[1, 0, 1, 1, 0]]), 2
-    exact = reference.likelihood.chain(model.numpy, ids_1L, 2, order, 9, 1, 1, 3).sum()
+    exact = reference.chain.chain(model.numpy, ids_1L, 2, order, 9, 1, 1, 3).sum()
     mean, chance = 0.0, 0.0
     for places in itertools.product(range(2), range(3)):  # five places in strata of two and three
         with pytest.MonkeyPatch.context() as patch:
@@ -292,7 +288,7 @@ def test_drawn_positions_of_the_twins_agree_and_all_of_them_are_the_chain(
         expected,
         **EXACT,
     )
-    exact = reference.likelihood.chain(model.numpy, *arguments, 1, 1, first_row).sum(axis=1)
+    exact = reference.chain.chain(model.numpy, *arguments, 1, 1, first_row).sum(axis=1)
     np.testing.assert_allclose(
         fast.chain.sampled(model.torch, *arguments, length, first_row).sum(axis=1), exact, **EXACT
     )
@@ -360,7 +356,7 @@ def test_trailing_masks_of_the_twins_agree_and_all_of_them_are_the_chain(masks):
             expected,
             rtol=ALGORITHM,
         )
-    whole = reference.likelihood.chain(plain, ids_NL, NETWORK.vocab, "left-to-right", 0, 1, 1)
+    whole = reference.chain.chain(plain, ids_NL, NETWORK.vocab, "left-to-right", 0, 1, 1)
     # With L - 2 only position 0 misses a mask, and where nothing but masks is visible any number of
     # them says the same.
     assert (np.abs(expected - whole).max() < 1e-12) == (masks >= NETWORK.length - 2)

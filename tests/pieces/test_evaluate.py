@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import fast.chain
 import fast.likelihood
 from fast.bytes import byte_table
 from fast.data import Windows
@@ -177,7 +178,7 @@ def test_scores_are_what_the_estimators_give():
         )
         deviation = math.sqrt(fast.likelihood.mask_variance(nats_NK).sum())
         assert score.stderr_masks == pytest.approx(deviation / math.log(2) / total, rel=1e-12)
-    nats_NL = fast.likelihood.chain(model.torch, group.ids_NL, 3, "block", 3, 2, 3)
+    nats_NL = fast.chain.chain(model.torch, group.ids_NL, 3, "block", 3, 2, 3)
     score = evaluate(model.torch, [group], TABLE, "chain", "block", **settings)
     assert score.bpb == pytest.approx(nats_NL.sum() / math.log(2) / total, rel=1e-12)
     assert score.stderr_masks == 0

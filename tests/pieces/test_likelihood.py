@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import fast.chain
 import fast.likelihood
+import reference.chain
 import reference.likelihood
 import reference.masking
 import reference.sizes
 from reference.orders import ORDERS
+from reference.recipe import EVALUATION_STEPS
 from tests.support.halves import EXACT, halves, log_probs, of
 from tests.support.table_model import TableModel, uniform_model
 
@@ -42,13 +45,13 @@ def test_probabilities_sum_to_one_at_the_largest_size_enumerated(order):
     for step in (1, 2, 3, 4):
         if order == "random":
             nats_N = [
-                fast.likelihood.chain(model.torch, ids_1L, 3, order, 3, step, 2).sum()
+                fast.chain.chain(model.torch, ids_1L, 3, order, 3, step, 2).sum()
                 for ids_1L in model.sequences()[:, None]
             ]
         else:
-            nats_N = fast.likelihood.chain(
-                model.torch, model.sequences(), 3, order, 3, step, 3
-            ).sum(axis=1)
+            nats_N = fast.chain.chain(model.torch, model.sequences(), 3, order, 3, step, 3).sum(
+                axis=1
+            )
         assert abs(np.exp(-np.asarray(nats_N)).sum() - 1) < 1e-12, step
 
 
@@ -101,7 +104,7 @@ def plant_draws(monkeypatch, half, words_L, rotation=0):
     def planted(seed, stream, step, rows, columns, **_):
         words = (
             np.full((len(rows), columns), rotation << 8)
-            if step == reference.sizes.ROTATIONS
+            if step == EVALUATION_STEPS["rotations"][0]
             else np.tile(words_L, (len(rows), 1))
         )
         return (
@@ -203,7 +206,7 @@ def test_uniform_model_costs_log_v_per_token_in_every_estimator():
     expected = 16 * math.log(vocab)
     for order in ORDERS:
         for step in (1, 5):
-            nats_NL = fast.likelihood.chain(model, ids_NL, vocab, order, 0, step, 4)
+            nats_NL = fast.chain.chain(model, ids_NL, vocab, order, 0, step, 4)
             np.testing.assert_allclose(nats_NL, math.log(vocab), **EXACT)
     plan = fast.likelihood.pilot(model, ids_NL, vocab, 8, 0)
     nats_NK = fast.likelihood.nelbo(model, ids_NL, vocab, 4, plan, 0)
@@ -252,9 +255,9 @@ def test_true_model_of_a_markov_source_costs_the_same_along_every_order():
     flips_N = (ids_NL[:, 1:] != ids_NL[:, :-1]).sum(axis=1)
     exact_N = math.log(2) - flips_N * math.log(0.2) - (11 - flips_N) * math.log(0.8)
     for order in ORDERS:
-        nats_NL = fast.likelihood.chain(markov_model(0.2), ids_NL, 2, order, 1, 1, 4)
+        nats_NL = fast.chain.chain(markov_model(0.2), ids_NL, 2, order, 1, 1, 4)
         np.testing.assert_allclose(nats_NL.sum(axis=1), exact_N, **EXACT)
-        several = fast.likelihood.chain(markov_model(0.2), ids_NL, 2, order, 1, 4, 4).sum()
+        several = fast.chain.chain(markov_model(0.2), ids_NL, 2, order, 1, 4, 4).sum()
         assert several > exact_N.sum() + 5  # positions of one pass are coded independently: looser
     plan = fast.likelihood.pilot(markov_model(0.2), ids_NL, 2, 16, 1)
     nats_NK = fast.likelihood.nelbo(markov_model(0.2), ids_NL, 2, 64, plan, 1)
@@ -274,8 +277,6 @@ def test_no_model_beats_the_entropy_of_a_markov_source(flip):
     totals = {"nelbo": fast.likelihood.nelbo(model, ids_NL, 2, 4, plan, 2).mean(axis=1)}
     for order in ORDERS:
         for step in (1, 5):
-            totals[order, step] = fast.likelihood.chain(model, ids_NL, 2, order, 2, step, 4).sum(
-                axis=1
-            )
+            totals[order, step] = fast.chain.chain(model, ids_NL, 2, order, 2, step, 4).sum(axis=1)
     for name, nats_N in totals.items():
         assert nats_N.mean() > entropy - 4 * nats_N.std() / math.sqrt(len(nats_N)), name

@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fast.chain
 import fast.likelihood
 import fast.sizes
+import reference.chain
 import reference.likelihood
 from reference.orders import ORDERS
 from tests.support.compare import OnlyStableSorts
@@ -37,10 +39,10 @@ def test_twins_agree_on_the_same_draws(
 ):
     model = TableModel(vocab, length)
     ids_NL, batch = model.windows(count), {"batch_rows": batch_rows}
-    expected = reference.likelihood.chain(
+    expected = reference.chain.chain(
         model.numpy, ids_NL, vocab, order, seed, step, block, first_row
     )
-    found = fast.likelihood.chain(
+    found = fast.chain.chain(
         model.torch, ids_NL, vocab, order, seed, step, block, first_row, **batch
     )
     np.testing.assert_array_equal(found, expected)
@@ -106,9 +108,9 @@ def test_single_precision_costs_one_rounding_per_token():
     for order in (
         ORDERS
     ):  # the table's scores lie further apart than the rounding, so the orders are the same
-        expected = reference.likelihood.chain(model.numpy, ids_NL, 3, order, 2, 1, 2)
+        expected = reference.chain.chain(model.numpy, ids_NL, 3, order, 2, 1, 2)
         assert (
-            abs(fast.likelihood.chain(single, ids_NL, 3, order, 2, 1, 2) - expected)
+            abs(fast.chain.chain(single, ids_NL, 3, order, 2, 1, 2) - expected)
             <= 2.0**-24 * expected
         ).all()
     plan = reference.likelihood.pilot(model.numpy, ids_NL, 3, 8, 2)
@@ -129,7 +131,7 @@ def test_a_window_costs_the_same_in_any_batch():
     plan = fast.likelihood.pilot(model.torch, ids_NL, 3, 8, 9, 20)
 
     def chain(order):
-        return lambda ids_NL, row, **k: fast.likelihood.chain(
+        return lambda ids_NL, row, **k: fast.chain.chain(
             model.torch, ids_NL, 3, order, 9, 2, 2, row, **k
         )
 
@@ -164,7 +166,7 @@ def test_batches_keep_one_shape_and_copies_are_not_counted():
     plan = fast.likelihood.pilot(model.torch, ids_NL, 3, 6, 0, **settings)
     fast.likelihood.nelbo(model.torch, ids_NL, 3, 5, plan, 0, **settings)
     fast.likelihood.nelbo_grid(model.torch, ids_NL, 3, 5, 0.001, 0.01, 0, **settings)
-    fast.likelihood.chain(model.torch, ids_NL, 3, "entropy", 0, 3, 2, **settings)
+    fast.chain.chain(model.torch, ids_NL, 3, "entropy", 0, 3, 2, **settings)
     assert model.shapes == {(4, 4)}
     assert sum(passes) == 2 * 6 + 10 * 5 + 10 * 5 + 10 * 2 and set(passes) == {4, 2}
     assert model.calls > sum(passes)  # the filled-up batches did run
@@ -221,7 +223,7 @@ def test_every_estimator_stays_on_the_device_asked_for(monkeypatch):
             4,
         ),
         *(
-            (likelihood.chain(model, ids_NL, 3, order, 0, 3, 2, batch_rows=2, device="meta"), 4)
+            (fast.chain.chain(model, ids_NL, 3, order, 0, 3, 2, batch_rows=2, device="meta"), 4)
             for order in ORDERS
         ),
     ):
@@ -253,7 +255,7 @@ def test_no_estimator_records_a_graph():
     likelihood.nelbo(model, ids_NL, 3, 2, flat_plan(4), 0)
     likelihood.nelbo_grid(model, ids_NL, 3, 2, 0.001, 0.01, 0)
     likelihood.causal_nll(model, ids_NL, np.zeros(2, np.int64))
-    likelihood.chain(model, ids_NL, 3, "confidence", 0, 1, 1)
+    fast.chain.chain(model, ids_NL, 3, "confidence", 0, 1, 1)
 
 
 def test_sums_are_float64_whatever_the_model_returns():
@@ -273,7 +275,7 @@ def test_sums_are_float64_whatever_the_model_returns():
         lambda model: likelihood.nelbo(model, ids_NL, 3, 2, plan, 0),
         lambda model: likelihood.nelbo_grid(model, ids_NL, 3, 2, 0.001, 0.01, 0),
         lambda model: likelihood.causal_nll(model, ids_NL, np.zeros(4, np.int64)),
-        lambda model: likelihood.chain(model, ids_NL, 3, "left-to-right", 0, 5, 1),
+        lambda model: fast.chain.chain(model, ids_NL, 3, "left-to-right", 0, 5, 1),
         lambda model: likelihood.pilot(model, ids_NL, 3, 6, 0).curve_2L,
     ):
         assert score(narrow).dtype == np.float64

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import fast.chain
 import fast.likelihood
 import reference.philox
 from reference.orders import ORDERS
@@ -25,7 +26,7 @@ def reveal_order(model, ids_L, order, step=1):
         shown.append(ids_BL[0].clone())
         return model(ids_BL)
 
-    nats_L = fast.likelihood.chain(spy, ids_L[None], 3, order, 3, step, 2, 1)[0]
+    nats_L = fast.chain.chain(spy, ids_L[None], 3, order, 3, step, 2, 1)[0]
     hidden = [set(torch.nonzero(ids == 3)[:, 0].tolist()) for ids in shown] + [set()]
     for ids in shown:
         assert ((ids == 3) | (ids == torch.from_numpy(ids_L))).all()

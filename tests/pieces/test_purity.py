@@ -12,6 +12,7 @@ import torch
 from fast import (
     adam,
     bytes,
+    chain,
     container,
     ema,
     fp8,
@@ -93,7 +94,7 @@ def next_two(order: str) -> Callable:
 
 def along(order: str) -> Callable:
     """The chain rule along an order."""
-    return lambda ids_NL: likelihood.chain(log_probs, ids_NL, 5, order, 7, 3, 2, batch_rows=2)
+    return lambda ids_NL: chain.chain(log_probs, ids_NL, 5, order, 7, 3, 2, batch_rows=2)
 
 
 CALLS: dict[str, tuple[Callable, list]] = (

@@ -1,10 +1,21 @@
 """The recipe: SPEC's numbers, and every rule named when it is broken."""
 
+import itertools
 from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from reference.recipe import DEMO, GOLF, PRESETS, RANGES, TINY, InputError, Stream, check
+from reference.recipe import (
+    DEMO,
+    EVALUATION_STEPS,
+    GOLF,
+    PRESETS,
+    RANGES,
+    TINY,
+    InputError,
+    Stream,
+    check,
+)
 
 SPEC = {  # SPEC.md, sections 4 to 8
     "diffusion": {"epsilon": 0.001, "max_weight": 100.0},
@@ -190,6 +201,13 @@ def test_every_number_has_a_rule():
         "training.micro_batch_tokens",
     }  # bound to model.length, so to a multiple of it
     assert {name for _, _, names in RANGES for name in names} >= set(numbers(GOLF)) - elsewhere
+
+
+def test_no_two_uses_of_a_stream_share_a_step():
+    ranges = sorted(EVALUATION_STEPS.values(), key=lambda steps: steps.start)
+    assert all(len(steps) and steps.step == 1 for steps in ranges)
+    assert ranges[0].start >= 0 and ranges[-1].stop <= 2**32
+    assert all(one.stop <= two.start for one, two in itertools.pairwise(ranges))
 
 
 def test_streams_are_distinct_words():

@@ -8,7 +8,7 @@ import torch
 
 import fast.sample
 import reference.sample
-from reference.likelihood import chain
+from reference.chain import chain
 from reference.orders import ORDERS
 from reference.recipe import InputError
 from tests.support.table_model import TableModel

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import fast.likelihood
 import fast.sizes
 import reference.sizes
+from reference.recipe import EVALUATION_STEPS, Stream
 from tests.support.halves import EXACT, halves, log_probs, of
 from tests.support.table_model import TableModel, uniform_model
 
@@ -149,21 +150,32 @@ def test_each_fold_learns_from_the_other(half):
 @halves
 def test_no_two_uses_share_a_draw(monkeypatch, half):
     model, module = TableModel(3, 4), of(half, "philox")
-    words, used = module.words, []
+    words, used, counted = module.words, [], []
 
     def spy(seed, stream, step, rows, columns, **keywords):
         used.extend((int(stream), int(step), int(row)) for row in rows)
         return words(seed, stream, step, rows, columns, **keywords)
 
+    def steps_of(*uses):
+        """Return whether what was drawn since the last call is of these uses alone."""
+        steps = {step for stream, step, _ in used[len(counted) :] if stream == Stream.EVALUATION}
+        counted.extend(used[len(counted) :])
+        return steps and all(any(step in EVALUATION_STEPS[use] for use in uses) for step in steps)
+
     monkeypatch.setattr(module, "words", spy)
     ids_NL, keywords = model.windows(6), {} if half == "reference" else {"batch_rows": 3}
     likelihood, callable_ = of(half, "likelihood"), log_probs(model, half)
     plan = likelihood.pilot(callable_, ids_NL, 3, 6, 0, 2, **keywords)
+    assert steps_of("pilot", "rotations")
     likelihood.nelbo(callable_, ids_NL, 3, 4, plan, 0, 2, **keywords)
+    assert steps_of("nelbo", "rotations")
     likelihood.nelbo_grid(callable_, ids_NL, 3, 5, 0.001, 0.01, 0, 2, **keywords)
-    likelihood.chain(callable_, ids_NL, 3, "random", 0, 1, 1, 2, **keywords)
-    masks = [use for use in used if use[1] != reference.sizes.ROTATIONS]
-    assert len(masks) == len(set(masks)) == 2 * 6 + 6 * 4 + 6 * 5 + 6
+    assert steps_of("nelbo-grid")
+    of(half, "chain").sampled(callable_, ids_NL, 3, "left-to-right", 0, 2, 2, **keywords)
+    assert steps_of("positions")
+    of(half, "chain").chain(callable_, ids_NL, 3, "random", 0, 1, 1, 2, **keywords)
+    masks = [use for use in used if use[1] != EVALUATION_STEPS["rotations"][0]]
+    assert len(masks) == len(set(masks)) == 2 * 6 + 6 * 4 + 6 * 5 + 6 + 6
 
 
 @settings(max_examples=40)
