@@ -1,5 +1,5 @@
-"""The artifact file: magic, version, header length, canonical JSON header, payload. Nothing in it
-can execute.
+"""Reads the artifact file: magic, version, header length, canonical JSON header, payload. Nothing
+in it can execute.
 
 The header holds the caller's fields beside the tensor table, the codec, the sizes, and SHA-256 sums
 of the payload and of itself.
@@ -34,55 +34,10 @@ OWN_FIELDS = (
 
 
 def canonical_json(value: object) -> bytes:
-    """The one UTF-8 spelling of a JSON value: sorted keys, no spaces. What JSON cannot say (NaN,
-    other types and keys) is an InputError.
-    """
-    try:
-        text = json.dumps(
-            value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        if not has_string_keys(value):
-            raise ValueError("keys that are not strings")
-        return text.encode("utf-8")
-    except (TypeError, ValueError, RecursionError) as error:
-        found = str(error)[:200]
-        raise InputError(
-            f"header: expected plain JSON (string keys, finite numbers), found {found}; store"
-            " nothing else"
-        ) from error
-
-
-def has_string_keys(value: object) -> bool:
-    """Whether every key of every object inside a JSON value is a string: json would spell 1, None
-    and True as strings.
-    """
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(
-            map(has_string_keys, value.values())
-        )
-    return all(map(has_string_keys, value)) if isinstance(value, list | tuple) else True
-
-
-def tensor_table(shapes: dict[str, tuple[int, ...]], formats: dict[str, str]) -> list[dict]:
-    """Rows name, shape, format, offset, bytes for the tensors in order of their names, laid end to
-    end.
-    """
-    table, offset = [], 0
-    for name in sorted(shapes):
-        if name not in formats:
-            raise InputError(f"{name}: expected a storage format for every tensor, found none")
-        size = quantize.encoded_bytes(shapes[name], formats[name])
-        table.append(
-            {
-                "name": name,
-                "shape": list(map(int, shapes[name])),
-                "format": formats[name],
-                "offset": offset,
-                "bytes": size,
-            }
-        )
-        offset += size
-    return table
+    """The one UTF-8 spelling of a JSON value: sorted keys, no spaces."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode("utf-8")
 
 
 def seal(header: dict) -> bytes:
@@ -106,59 +61,38 @@ def expect(condition, rule):
         raise InputError(f"expected {rule}, found another; the file is damaged or not an artifact")
 
 
-def pack(
-    tensors: dict[str, np.ndarray], formats: dict[str, str], header: dict, codec: str = "best"
-) -> bytes:
-    """A container of the tensors (name -> array) in the named formats, with the caller's header
-    fields. Same input, same bytes.
+def check_table(table, raw_bytes):
+    """Raise InputError unless the table follows from its names, shapes and formats: in order of the
+    names, laid end to end, within the caps.
     """
+    names = [row["name"] for row in table]
     expect(
-        tensors and all(isinstance(name, str) for name in tensors),
+        names and all(isinstance(name, str) and name for name in names),
         "at least one tensor, each with a name",
     )
-    expect(not set(header) & set(OWN_FIELDS), f"header fields other than {', '.join(OWN_FIELDS)}")
-    table = tensor_table({name: np.shape(values) for name, values in tensors.items()}, formats)
-    raw = b"".join(
-        quantize.to_bytes(tensors[row["name"]], row["format"], row["name"]) for row in table
-    )
-    payload, name = codecs.compress(raw, boundaries(table), codec)
-    own = {
-        "codec": name,
-        "raw_bytes": len(raw),
-        "payload_bytes": len(payload),
-        "sha256": hashlib.sha256(payload).hexdigest(),
-    }
-    sealed = seal({**header, **own, "tensors": table})
-    data = PREFIX.pack(MAGIC, VERSION, len(sealed)) + sealed + payload
-    read(data)  # what may be written is what can be read
-    return data
-
-
-def check_table(table, raw_bytes):
-    """Raise InputError unless this is the table that tensor_table gives for its names, shapes and
-    formats, within the caps.
-    """
-    expect(table and all(row["name"] for row in table), "at least one tensor, each with a name")
+    expect(names == sorted(set(names)), "names in ascending order, each once")
+    again, offset = [], 0
     for row in table:
+        shape, format = row["shape"], row["format"]
         expect(
-            len(row["shape"]) <= MAX_AXES and all(0 <= n <= MAX_ELEMENTS for n in row["shape"]),
+            len(shape) <= MAX_AXES and all(0 <= n <= MAX_ELEMENTS for n in shape),
             f"at most {MAX_AXES} axes and a legal length",
         )
+        shape, size = list(map(int, shape)), quantize.encoded_bytes(shape, format)
+        again.append({**row, "shape": shape, "offset": offset, "bytes": size})
+        expect(set(row) == {"name", "shape", "format", "offset", "bytes"}, "five fields a tensor")
+        offset += size
     expect(
         sum(prod(max(n, 1) for n in row["shape"]) for row in table) <= MAX_ELEMENTS,
         f"at most {MAX_ELEMENTS} weights",
-    )
-    again = tensor_table(
-        {row["name"]: row["shape"] for row in table}, {row["name"]: row["format"] for row in table}
     )
     # As JSON, because Python holds 1, 1.0 and True for the same.
     expect(
         canonical_json(table) == canonical_json(again),
         "the tensor table that these shapes and formats give",
     )
-    size = sum(row["bytes"] for row in again)
     expect(
-        size <= MAX_RAW and canonical_json(raw_bytes) == canonical_json(size),
+        offset <= MAX_RAW and canonical_json(raw_bytes) == canonical_json(offset),
         f"the tensors' bytes in all, at most {MAX_RAW}",
     )
 
@@ -187,8 +121,8 @@ def read(data):
 
 
 def unpack(data: bytes, where: str = "container") -> tuple[dict, dict[str, np.ndarray]]:
-    """Inverse of pack: the whole header, and float32 arrays by name. Anything malformed is an
-    InputError that starts with `where`.
+    """The whole header, and float32 arrays by name. Anything malformed is an InputError that starts
+    with `where`.
     """
     try:
         header, payload = read(data)
