@@ -15,8 +15,7 @@ import torch
 from fast import orders, philox
 from fast.likelihood import LogProbs, _batches, _ids
 from fast.row_predictor import RowPredictor
-from fast.sizes import GRID
-from reference.recipe import EVALUATION_STEPS, InputError, Stream
+from reference.recipe import EVALUATION_STEPS, GRID, InputError, Stream
 
 BUCKETS = 2  # shapes of a compiled pass whose number of rows or tokens changes
 

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.recipe import InputError
+from reference.recipe import LZMA_MEMORY, InputError
 
-LZMA_MEMORY = 1 << 26  # bytes the decoder may take; preset 6 needs 9 MB
 STRIDES = (1, 2, 4)  # an entropy model per byte position in elements of one, two or four bytes
 # counts are scaled to about this sum: all sums are exact in float32, so that every machine builds
 # the same model

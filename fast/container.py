@@ -15,23 +15,18 @@ import torch
 
 from fast import codec as codecs
 from fast import quantize
-from reference.recipe import InputError
+from reference.recipe import (
+    MAGIC,
+    MAX_AXES,
+    MAX_ELEMENTS,
+    MAX_HEADER,
+    MAX_RAW,
+    OWN_FIELDS,
+    VERSION,
+    InputError,
+)
 
-MAGIC = b"MASKGOLF"
-VERSION = 1
 PREFIX = struct.Struct("<8sII")  # magic, version, header bytes
-MAX_HEADER = 1 << 20  # bytes; a golf header takes about 15 KB
-MAX_RAW = 1 << 28  # bytes of weights; 16 times the 16 MB that the challenge allows compressed
-MAX_ELEMENTS = 1 << 27  # weights; a 16 MB file of one-bit weights holds fewer
-MAX_AXES = 8  # of one tensor; the model has two
-OWN_FIELDS = (
-    "codec",
-    "header_sha256",
-    "payload_bytes",
-    "raw_bytes",
-    "sha256",
-    "tensors",
-)  # the rest of a header is the caller's
 
 
 def canonical_json(value: object) -> bytes:

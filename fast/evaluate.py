@@ -14,10 +14,9 @@ import torch
 from fast import chain, likelihood, masking, orders, transformer
 from fast.bytes import ByteTable, token_bytes
 from fast.data import Tokens, Windows, evaluation_windows
-from fast.likelihood import LogProbs, Score
+from fast.likelihood import LogProbs
 from fast.row_predictor import RowPredictor
-from fast.sizes import Plan
-from reference.recipe import InputError, Recipe
+from reference.recipe import InputError, Plan, Recipe, Score
 
 ESTIMATORS = ("nelbo", "nelbo-grid", "chain", "causal")
 FIRST_TOKENS = ("stream", "control")

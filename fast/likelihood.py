@@ -8,30 +8,14 @@ never cut, filled up or mixed, so a window's nats depend on its row alone.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from fast import masking, philox, sizes
-from reference.recipe import EVALUATION_STEPS, Stream
+from reference.recipe import EVALUATION_STEPS, GRID, Plan, Score, Stream
 
 LogProbs = Callable[[torch.Tensor], torch.Tensor]
-
-
-class Score(NamedTuple):
-    """One score as every command prints it; standard errors are in bits per byte."""
-
-    estimator: str
-    order: str | None
-    bpb: float
-    stderr_masks: float
-    stderr_sequences: float
-    nats_per_token: float
-    tokens: int
-    bytes: int
-    forwards: int
-    seconds: float
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -112,7 +96,7 @@ def pilot(
     batch_rows: int = 64,
     device=None,
     on_pass: Callable[[int], None] | None = None,
-) -> sizes.Plan:
+) -> Plan:
     """Return the Plan fitted to `passes` draws per fold, their sizes even in log l: what each fold
     learns from the other one.
 
@@ -144,7 +128,7 @@ def pilot(
             if on_pass:
                 on_pass(kept)
         fits.append(sizes.fit(drawn_P.numpy(), losses_P, length))
-    return sizes.Plan(*map(np.stack, zip(*fits, strict=True)))
+    return Plan(*map(np.stack, zip(*fits, strict=True)))
 
 
 @torch.no_grad()
@@ -153,7 +137,7 @@ def nelbo(
     ids_NL,
     vocab: int,
     draws: int,
-    plan: sizes.Plan,
+    plan: Plan,
     seed: int,
     first_row: int = 0,
     *,
@@ -179,7 +163,7 @@ def nelbo(
         cumulative_BL = torch.from_numpy(plan.cumulative_2L[fold_B]).to(device)
         curve_BL = torch.from_numpy(plan.curve_2L[fold_B]).to(device)
         size_BK = sizes.draw_sizes(cumulative_BL, torch.from_numpy(offset_B).to(device), draws)
-        weight_BL = sizes.GRID / cumulative_BL.diff(
+        weight_BL = GRID / cumulative_BL.diff(
             dim=1, prepend=torch.zeros_like(cumulative_BL[:, :1])
         ).to(torch.float64)
         columns = []

@@ -5,10 +5,8 @@ the rounding of log_probs.
 import torch
 
 from fast import philox
-from reference.recipe import ORDERS, InputError, Stream
+from reference.recipe import ORDERS, TIE, InputError, Stream
 
-# scores are rounded to multiples of this: what is equal but for rounding must tie on every device
-TIE = 2.0**-10
 LAST = torch.iinfo(torch.int64).max  # priority of a revealed position
 
 

@@ -3,24 +3,12 @@ the host in float64.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from fast import masking, philox
-from reference.recipe import EVALUATION_STEPS, Stream
-
-GRID = 2**24
-
-
-class Plan(NamedTuple):
-    """What a pilot learnt for windows of even (index 0) and odd (1) row: from windows of the other
-    parity.
-    """
-
-    cumulative_2L: np.ndarray  # int64: grid points of sizes 1..l, the last one 2**24
-    curve_2L: np.ndarray  # nats per hidden token to expect at each size: the control variate
+from reference.recipe import EVALUATION_STEPS, GRID, Stream
 
 
 def cumulative_counts(spread_L: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ import numpy as np
 
 from fast.checkpoint import write_atomic
 from fast.evaluate import Effort, Part, total
-from fast.sizes import Plan
-from reference.recipe import InputError
+from reference.recipe import InputError, Plan
 
 VERSION = 1
 COLUMNS = ("row", "nats", "variance", "tokens", "bytes")

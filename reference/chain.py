@@ -5,8 +5,7 @@ advance, or few mask tokens behind the position that is asked for.
 import numpy as np
 
 from reference import orders, philox
-from reference.recipe import EVALUATION_STEPS, InputError, Stream
-from reference.sizes import GRID
+from reference.recipe import EVALUATION_STEPS, GRID, InputError, Stream
 
 
 def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):

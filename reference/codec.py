@@ -5,10 +5,9 @@ these it has byte for byte.
 import lzma
 import zlib
 
-from reference.recipe import InputError
+from reference.recipe import LZMA_MEMORY, InputError
 
 CODECS = ("none", "zlib", "lzma")  # "best" tries them in this order; of equals the first wins
-LZMA_MEMORY = 1 << 26  # bytes the decoder may take; preset 6 needs 9 MB
 
 
 def _compress_one(raw: bytes, codec: str) -> bytes:

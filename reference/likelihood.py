@@ -8,27 +8,11 @@ al. 2024, RADD, eq. 3.4).
 
 from itertools import combinations, permutations
 from math import comb, factorial, log
-from typing import NamedTuple
 
 import numpy as np
 
 from reference import masking, philox, sizes
-from reference.recipe import EVALUATION_STEPS, Stream
-
-
-class Score(NamedTuple):
-    """One score as every command prints it; standard errors are in bits per byte."""
-
-    estimator: str
-    order: str | None
-    bpb: float
-    stderr_masks: float
-    stderr_sequences: float
-    nats_per_token: float
-    tokens: int
-    bytes: int
-    forwards: int
-    seconds: float
+from reference.recipe import EVALUATION_STEPS, GRID, Plan, Score, Stream
 
 
 def nll(log_probs, ids_L, masked_L, vocab):
@@ -80,7 +64,7 @@ def pilot(log_probs, ids_NL, vocab, passes, seed, first_row=0):
                 nll(log_probs, ids_L, fixed_mask(words_L, drawn_P[i]), vocab).sum() / drawn_P[i]
             )
         fits.append(sizes.fit(drawn_P, losses_P, length))
-    return sizes.Plan(*map(np.stack, zip(*fits, strict=True)))
+    return Plan(*map(np.stack, zip(*fits, strict=True)))
 
 
 def nelbo(log_probs, ids_NL, vocab, draws, plan, seed, first_row=0):
@@ -102,9 +86,7 @@ def nelbo(log_probs, ids_NL, vocab, draws, plan, seed, first_row=0):
             step = EVALUATION_STEPS["nelbo"][k]
             words_L = philox.words(seed, Stream.EVALUATION, step, [row], len(ids_L))[0]
             loss = nll(log_probs, ids_L, fixed_mask(words_L, size), vocab).sum() / size
-            nats_NK[n, k] = (loss - curve_L[size - 1]) * sizes.GRID / count_L[
-                size - 1
-            ] + curve_L.sum()
+            nats_NK[n, k] = (loss - curve_L[size - 1]) * GRID / count_L[size - 1] + curve_L.sum()
     return nats_NK
 
 

@@ -5,10 +5,7 @@ and never from the target.
 import numpy as np
 
 from reference import philox
-from reference.recipe import ORDERS, InputError, Stream
-
-# scores are rounded to multiples of this: what is equal but for rounding must tie on every device
-TIE = 2.0**-10
+from reference.recipe import ORDERS, TIE, InputError, Stream
 
 
 def _left_to_right(seed, rows, position_L, block):

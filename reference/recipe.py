@@ -1,12 +1,12 @@
-"""Every hyperparameter, with its unit and source, and the rules a recipe must keep. The one file
-that both halves read.
+"""Every hyperparameter, with its unit and source, the rules a recipe must keep, and the other
+constants and records that the halves share. The one file that both read.
 """
 
 import math
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import reduce
-from typing import Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 
 class InputError(ValueError):
@@ -36,11 +36,15 @@ EVALUATION_STEPS = {
     "rotations": range(0xFFFFFFFF, 0x100000000),
 }
 
+GRID = 2**24  # values of a draw's top bits: mask sizes and drawn positions take a share of them
+
 # Evaluation orders; each has its rule in both orders.py.
 Order = Literal[
     "left-to-right", "right-to-left", "random", "confidence", "entropy", "margin", "block"
 ]
 ORDERS: tuple[str, ...] = get_args(Order)
+# Scores are rounded to multiples of this: what is equal but for rounding must tie on every device.
+TIE = 2.0**-10
 
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "float32",
@@ -57,6 +61,41 @@ FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
 GROUP = 64  # neighbours along a row that share a scale in the formats "-group"
 # Last name component of tensors that steer others: stored in the small format.
 CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip")
+
+# The artifact file.
+MAGIC = b"MASKGOLF"
+VERSION = 1
+MAX_HEADER = 1 << 20  # bytes; a golf header takes about 15 KB
+MAX_RAW = 1 << 28  # bytes of weights; 16 times the 16 MB that the challenge allows compressed
+MAX_ELEMENTS = 1 << 27  # weights; a 16 MB file of one-bit weights holds fewer
+MAX_AXES = 8  # of one tensor; the model has two
+LZMA_MEMORY = 1 << 26  # bytes the decoder may take; preset 6 needs 9 MB
+# The rest of a header is the caller's.
+OWN_FIELDS = ("codec", "header_sha256", "payload_bytes", "raw_bytes", "sha256", "tensors")
+
+
+class Score(NamedTuple):
+    """One score as every command prints it; standard errors are in bits per byte."""
+
+    estimator: str
+    order: str | None
+    bpb: float
+    stderr_masks: float
+    stderr_sequences: float
+    nats_per_token: float
+    tokens: int
+    bytes: int
+    forwards: int
+    seconds: float
+
+
+class Plan(NamedTuple):
+    """What a pilot learnt for windows of even (index 0) and odd (1) row: from windows of the other
+    parity.
+    """
+
+    cumulative_2L: Any  # int64: grid points of sizes 1..l, the last one 2**24
+    curve_2L: Any  # nats per hidden token to expect at each size: the control variate
 
 
 @dataclass(frozen=True)

@@ -5,23 +5,10 @@ Sizes live on a grid of 2**24 points: a size's probability is its exact share of
 importance weights are exact too.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from reference import masking, philox
-from reference.recipe import EVALUATION_STEPS, Stream
-
-GRID = 2**24
-
-
-class Plan(NamedTuple):
-    """What a pilot learnt for windows of even (index 0) and odd (1) row: from windows of the other
-    parity.
-    """
-
-    cumulative_2L: np.ndarray  # int64: grid points of sizes 1..l, the last one 2**24
-    curve_2L: np.ndarray  # nats per hidden token to expect at each size: the control variate
+from reference.recipe import EVALUATION_STEPS, GRID, Stream
 
 
 def cumulative_counts(spread_L):

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from fast.journal import Journal
-from fast.likelihood import Score
 from fast.train import State, initial_state
-from reference.recipe import InputError, Recipe
+from reference.recipe import InputError, Recipe, Score
 
 
 def hardware(device: str, count: int = 1) -> str:

@@ -23,12 +23,11 @@ from fast.distributed import World
 from fast.errors import PeerFailed, PeerLost, TrainingError
 from fast.evaluate import Effort
 from fast.journal import Follower
-from fast.likelihood import Score
 from fast.ship import log
 from fast.ship.log import Log
 from fast.ship.packed import CODEC, RECIPE
 from fast.train import State, Stepper, deterministic, initial_state, train
-from reference.recipe import InputError, Recipe, check
+from reference.recipe import InputError, Recipe, Score, check
 
 ARTIFACT = "final_model.mgolf"
 DATA = "./data/datasets/fineweb10B_sp1024"

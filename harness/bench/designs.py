@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fast import likelihood, sizes
-from fast.sizes import Plan
+from reference.recipe import GRID, Plan
 
 
 def _bernoulli(log_probs, ids_NL, vocab, times_NK, rng):
@@ -70,11 +70,11 @@ def complementary(log_probs, ids_NL, vocab, draws, seed, plan):
         ids_NL.shape,
     )
     pairs, fold_N = draws // 2, np.arange(count) % 2
-    chance_NL = np.diff(plan.cumulative_2L, prepend=0, axis=1)[fold_N] / sizes.GRID
+    chance_NL = np.diff(plan.cumulative_2L, prepend=0, axis=1)[fold_N] / GRID
     mixed_NL = (
         chance_NL + np.concatenate([chance_NL[:, -2::-1], np.zeros((count, 1))], axis=1)
     ) / 2
-    offset_N = torch.from_numpy(rng.integers(0, sizes.GRID, count))
+    offset_N = torch.from_numpy(rng.integers(0, GRID, count))
     size_NP = sizes.draw_sizes(torch.from_numpy(plan.cumulative_2L[fold_N]), offset_N, pairs)
     columns = []
     for p in range(pairs):

@@ -18,7 +18,6 @@ from fast import artifact
 from fast.checkpoint import differences
 from fast.config import recipe_from_dict
 from fast.journal import restore
-from fast.likelihood import Score
 from fast.ship import log
 from fast.train import State
 from harness import runs
@@ -28,7 +27,7 @@ from harness.overview import summaries
 from harness.packaging import bundle, readme
 from harness.scoring import locate
 from harness.validate.folder import PLACEHOLDER
-from reference.recipe import InputError, Recipe
+from reference.recipe import InputError, Recipe, Score
 
 TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds
 PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports

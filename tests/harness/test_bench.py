@@ -10,13 +10,12 @@ import signal
 import numpy as np
 import pytest
 
-import fast.sizes
 import reference.likelihood
 from fast.evaluate import Part, measure
 from harness import cli, errors, partial, scoring
 from harness.bench import designs, likelihood
 from harness.corpus.sources import Source
-from reference.recipe import InputError
+from reference.recipe import InputError, Plan
 from tests.support.commands import refused
 from tests.support.table_model import TableModel
 
@@ -83,7 +82,7 @@ def test_bench_refuses_what_it_cannot_measure(run_directory, capsys, monkeypatch
     )
 
 
-PLAN = fast.sizes.Plan(
+PLAN = Plan(
     np.array([[3, 9, 16], [9, 15, 16]]) * 2**20, np.array([[1.7, 0.4, 3.0], [0.2, 2.0, 1.0]])
 )
 
@@ -192,12 +191,12 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         with pytest.raises(InputError, match=said):
             partial.merge([first.path, other.path])
     planned = partial.Partial(HEADER, tmp_path / "plan.json")
-    planned.plans[3] = fast.sizes.Plan(np.array([[1, 2, 3]] * 2), np.ones((2, 3)))
+    planned.plans[3] = Plan(np.array([[1, 2, 3]] * 2), np.ones((2, 3)))
     planned.add(part(5))
     planned.save()
     assert partial.read(planned.path).plans[3].cumulative_2L.dtype == np.int64
     moved = partial.Partial(HEADER)
-    moved.plans[3] = fast.sizes.Plan(np.array([[1, 2, 4]] * 2), np.ones((2, 3)))
+    moved.plans[3] = Plan(np.array([[1, 2, 4]] * 2), np.ones((2, 3)))
     with pytest.raises(InputError, match="another"):
         moved.absorb(partial.read(planned.path))
     with pytest.raises(InputError, match="none"):

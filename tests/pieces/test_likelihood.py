@@ -16,7 +16,7 @@ import reference.likelihood
 import reference.masking
 import reference.sizes
 from reference.orders import ORDERS
-from reference.recipe import EVALUATION_STEPS
+from reference.recipe import EVALUATION_STEPS, Plan
 from tests.support.halves import EXACT, halves, log_probs, of
 from tests.support.table_model import TableModel, uniform_model
 
@@ -31,7 +31,7 @@ def test_probabilities_of_all_sequences_sum_to_one(half, order, vocab, length):
     for step in range(1, length + 1):
         # One row each, so that the random order is the same for all sequences, as a code needs it
         # to be.
-        chain, callable_ = of(half, "likelihood").chain, log_probs(model, half)
+        chain, callable_ = of(half, "chain").chain, log_probs(model, half)
         nats = [
             chain(callable_, ids_1L, vocab, order, 3, step, 2, 5).sum()
             for ids_1L in model.sequences()[:, None]
@@ -124,7 +124,7 @@ def test_nelbo_is_unbiased_by_enumeration(monkeypatch, half, row):
     """
     model, ids_1L, draws = TableModel(3, 3), np.array([[2, 0, 1]]), 2
     cumulative_2L = np.array([[3, 4, 16], [9, 15, 16]]) * 2**20
-    plan = of(half, "sizes").Plan(cumulative_2L, np.array([[1.7, -0.4, 3.0], [0.2, 5.0, 1.0]]))
+    plan = Plan(cumulative_2L, np.array([[1.7, -0.4, 3.0], [0.2, 5.0, 1.0]]))
     estimates = []
     # Sizes change at multiples of 2**20 / draws only, so 16 * draws rotations stand for all of
     # them.

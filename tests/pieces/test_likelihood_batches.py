@@ -15,6 +15,7 @@ import fast.sizes
 import reference.chain
 import reference.likelihood
 from reference.orders import ORDERS
+from reference.recipe import Plan
 from tests.support.compare import OnlyStableSorts
 from tests.support.halves import EXACT
 from tests.support.table_model import TableModel
@@ -233,7 +234,7 @@ def test_every_estimator_stays_on_the_device_asked_for(monkeypatch):
 def flat_plan(length):
     """A plan that draws every size alike and expects nothing."""
     cumulative_L = fast.sizes.cumulative_counts(np.ones(length))
-    return fast.sizes.Plan(np.stack([cumulative_L] * 2), np.zeros((2, length)))
+    return Plan(np.stack([cumulative_L] * 2), np.zeros((2, length)))
 
 
 def test_no_estimator_records_a_graph():

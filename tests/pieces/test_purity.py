@@ -27,7 +27,7 @@ from fast import (
     train,
     transformer,
 )
-from reference.recipe import GOLF, TINY
+from reference.recipe import GOLF, TINY, Plan
 from tests.support.compare import relative_error, unit_roundoff
 
 OPTIMIZER, TRAINING, MODEL = GOLF.optimizer, TINY.training, TINY.model
@@ -35,7 +35,7 @@ TABLE = bytes.byte_table(
     ["a", "\u2581b", "\u2581", "<s>", "<0x41>"], ["normal", "normal", "normal", "control", "byte"]
 )
 COUNTS = torch.from_numpy(np.array([[2**22, 2**23, 2**23 + 2**22, 2**24]] * 2))
-PLAN = sizes.Plan(COUNTS.numpy(), np.linspace(2, 1, 4)[None].repeat(2, axis=0))
+PLAN = Plan(COUNTS.numpy(), np.linspace(2, 1, 4)[None].repeat(2, axis=0))
 
 
 def normal(*shape: int) -> torch.Tensor:
