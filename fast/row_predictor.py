@@ -63,11 +63,12 @@ class RowPredictor:
     ):
         """Move the weights to the device and build the tables."""
         self.compiled, self.device, self._graphs = compiled, torch.device(device), {}
-        self.params = {name: value.detach().to(device) for name, value in params.items()}
+        params = {name: value.detach().to(device) for name, value in params.items()}
         self.model, self.dtype = model, dtype
         with torch.no_grad():
-            self.prepared = transformer.prepare(self.params, model, dtype)
-            self.tables = tables(self.params, model, dtype)
+            self.weights = {name: value.to(dtype) for name, value in params.items()}
+            self.prepared = transformer.prepare(params, model, dtype)
+            self.tables = tables(params, model, dtype)
             self.rotation = transformer.table_for(model, model.length, dtype, device)
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class RowPredictor:
         """Return log_probs_BRV at positions rows_BR of windows no longer than the model's; only the
         first `visible` positions exist.
         """
-        params, model, half = self.params, self.model, self.model.layers // 2
+        weights, model, half = self.weights, self.model, self.model.layers // 2
         length = ids_BL.shape[1]
         mask_L = (
             None
@@ -104,25 +105,23 @@ class RowPredictor:
                 q, k, v = self.tables.q[own], self.tables.k[ids_BL], self.tables.v[ids_BL]
             else:
                 if pushed and i >= half:
-                    x = x + params["skip"][i - half].to(self.dtype) * pushed.pop()
-                mix = params[prefix + "mix"].to(self.dtype)
+                    x = x + weights["skip"][i - half] * pushed.pop()
+                mix = weights[prefix + "mix"]
                 x = mix[0] * x + mix[1] * x0
                 q, k, v = self._project(x, prefix, asked)
             x = _take(x, asked)
-            x = x + params[prefix + "attn_scale"].to(self.dtype) * self._attend(
-                q, k, v, prefix, asked, mask_L
-            )
+            x = x + weights[prefix + "attn_scale"] * self._attend(q, k, v, prefix, asked, mask_L)
             expanded = transformer.mlp(
                 transformer.rmsnorm(x, model.norm_eps),
-                params[prefix + "up"],
-                params[prefix + "down"],
+                weights[prefix + "up"],
+                weights[prefix + "down"],
             )
-            x = x + params[prefix + "mlp_scale"].to(self.dtype) * expanded
+            x = x + weights[prefix + "mlp_scale"] * expanded
             if i < half:
                 pushed.append(x)
         logits = F.linear(
             transformer.rmsnorm(x, model.norm_eps),
-            params["embedding"][: model.vocab].to(self.dtype),
+            weights["embedding"][: model.vocab],
         )
         accurate = logits.to(torch.promote_types(self.dtype, torch.float32))
         return masking.log_softmax(model.softcap * torch.tanh(accurate / model.softcap))
@@ -150,9 +149,7 @@ class RowPredictor:
         normed = transformer.rmsnorm(x_BLd, eps)
         inputs = {"q": _take(normed, asked), "k": normed, "v": normed}
         q, k, v = (
-            F.linear(inputs[kind], self.params[prefix + kind].to(self.dtype)).unflatten(
-                -1, (-1, width)
-            )
+            F.linear(inputs[kind], self.weights[prefix + kind]).unflatten(-1, (-1, width))
             for kind in "qkv"
         )
         return transformer.rmsnorm(q, eps), transformer.rmsnorm(k, eps), v
@@ -165,13 +162,13 @@ class RowPredictor:
         groups, table = self.model.kv_heads, self.rotation[:, : k_BLGh.shape[1]]
         asked_table = table if asked is None else table[:, asked][:, :, None]
         q = transformer.rope(q_BRHh.transpose(1, 2), self.model.rope_base, asked_table)
-        q = q * self.params[prefix + "query_gain"].to(self.dtype)[:, None, None]
+        q = q * self.weights[prefix + "query_gain"][:, None, None]
         k = transformer.rope(k_BLGh.transpose(1, 2), self.model.rope_base, table)
         y = F.scaled_dot_product_attention(
             q.reshape(B, groups, -1, width), k, v_BLGh.transpose(1, 2), attn_mask=mask_L
         )
         y = y.reshape(B, H, R, width).transpose(1, 2).reshape(B, R, -1)
-        return F.linear(y, self.params[prefix + "o"].to(self.dtype))
+        return F.linear(y, self.weights[prefix + "o"])
 
 
 def _whole(query: RowPredictor, ids_BL: torch.Tensor) -> torch.Tensor:

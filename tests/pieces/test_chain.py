@@ -109,7 +109,7 @@ def test_queried_rows_round_as_the_whole_pass_does(dtype):
     """
     model = replace(NETWORK, d=48, heads=6, kv_heads=2, layers=4, length=32)
     exact, _ = network(model)
-    params = {name: value.float() for name, value in exact.params.items()}
+    params = {name: value.float() for name, value in exact.weights.items()}
     query, ids_BL = (
         RowPredictor(params, model, dtype),
         torch.from_numpy(random_ids(model, np.random.default_rng(1), 8)),
@@ -189,7 +189,7 @@ def test_compiled_passes_err_at_most_twice_as_much_as_plain_ones():
     number is always granted.
     """
     exact, _ = network()
-    params = {name: value.float() for name, value in exact.params.items()}
+    params = {name: value.float() for name, value in exact.weights.items()}
     ids_NL = np.random.default_rng(4).integers(0, NETWORK.vocab, (4, NETWORK.length))
     arguments = (ids_NL, NETWORK.vocab, "random", 0, 1, 2)
     truth = fast.chain.chain(
