@@ -12,6 +12,7 @@ import fast.masking
 import reference.masking
 from reference.recipe import GOLF
 from tests.support.compare import assert_same_algorithm, relative_error, unit_roundoff
+from tests.support.second_device import second_device
 from tests.support.strategies import rngs, seeds
 
 EPSILON = GOLF.diffusion.epsilon
@@ -416,6 +417,14 @@ def test_masked_positions_without_room_are_not_dropped_in_silence():
             torch.autograd.grad(masked.take(x_BLd.flatten(0, 1)).sum(), x_BLd)[0].shape
             == x_BLd.shape
         )
+
+
+def test_slots_are_counted_where_the_mask_is():
+    mask_BL = torch.tensor([[True, False, True], [False, True, True]])
+    with second_device() as device:
+        masked = fast.masking.masked_positions(mask_BL.to(device), 4)
+        assert all(tensor.device.type == device for tensor in masked)
+        assert masked.position_C.cpu().tolist() == [0, 2, 4, 5]
 
 
 @pytest.mark.parametrize(("rows", "length"), [(32, 128), (64, 32), (24, 128), (48, 64), (3, 400)])

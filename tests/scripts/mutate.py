@@ -197,6 +197,13 @@ def baseline(suite: Suite, source: str, folder: Path) -> float:
     return verdict.seconds
 
 
+def equivalents() -> list[dict]:
+    """The entries of mutants_equivalent.toml: module, operator, before, after, reason."""
+    return tomllib.loads(Path(__file__).with_name("mutants_equivalent.toml").read_text())[
+        "equivalent"
+    ]
+
+
 def reasons(entries: list[dict], module: str, source: str) -> dict[tuple[str, str, str], str]:
     """{(operator, before, after): reason} of a module's equivalent mutants; an entry whose statement
     is gone is an error.
@@ -298,9 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
             f" {unknown or options}"
         )
     prepare()
-    entries = tomllib.loads((ROOT / "tests" / "scripts" / "mutants_equivalent.toml").read_text())[
-        "equivalent"
-    ]
+    entries = equivalents()
     total, lines = {"killed": [], "equivalent": [], "survived": [], "wrong": []}, []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.pieces or PIECES:

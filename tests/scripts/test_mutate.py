@@ -62,6 +62,12 @@ def test_equivalents_are_keyed_by_their_statements():
             mutate.reasons([entry | stale], "toy_piece", PIECE)
 
 
+def test_the_equivalents_are_of_code_that_is_there():
+    for module in {entry["module"] for entry in mutate.equivalents()}:
+        source = (mutate.ROOT / "fast" / f"{module.removeprefix('fast.')}.py").read_text()
+        assert mutate.reasons(mutate.equivalents(), module, source)
+
+
 def test_score_leaves_the_equivalent_out():
     found = {"killed": [1] * 9, "equivalent": [1] * 5, "survived": [1], "wrong": []}
     assert mutate.score(found) == 0.9
