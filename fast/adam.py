@@ -29,8 +29,8 @@ def adam_step(
 def clip(
     grads: dict[str, torch.Tensor], limit: float
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return (grads, norm): scaled so that the norm over all tensors together is at most limit; 0
-    does not clip. No host sync.
+    """Return (grads, norm): scaled to a norm over all tensors of at most limit; a limit of 0 does
+    not clip. No host synchronization.
     """
     norm = torch.stack([grad.square().sum() for grad in grads.values()]).sum().sqrt()
     if not limit:

@@ -59,10 +59,9 @@ def byte_table(pieces: list[str], kinds: list[str]) -> ByteTable:
         elif kind in CONTROL_KINDS:
             control_V[token] = True
         else:
-            known = "normal, byte, control, unknown, unused"
             raise InputError(
-                f"piece {piece!r}: expected a kind among {known}, found {kind!r}; fix the"
-                " tokenizer's table"
+                f"piece {piece!r}: expected a kind among normal, byte, control, unknown, unused,"
+                f" found {kind!r}; fix the tokenizer's table"
             )
     return ByteTable(length_V, space_V, control_V)
 
@@ -71,11 +70,8 @@ def token_bytes(ids, previous, table: ByteTable) -> np.ndarray:
     """Return int64 bytes of each token, same shape as ids; previous -1 means none and acts like a
     control token.
     """
-    ids, previous, vocab = (
-        np.asarray(ids, np.int64),
-        np.asarray(previous, np.int64),
-        len(table.length_V),
-    )
+    ids, previous = np.asarray(ids, np.int64), np.asarray(previous, np.int64)
+    vocab = len(table.length_V)
     if ids.shape != previous.shape:
         raise InputError(
             f"token_bytes: expected ids and previous of one shape, found {ids.shape} and"

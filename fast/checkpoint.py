@@ -1,5 +1,5 @@
-"""Parity: bitwise. Atomic checkpoints: write beside, fsync, rename, so that a kill at any moment
-leaves the old one or the new one.
+"""Parity: bitwise. Atomic checkpoints: write a temporary file, fsync, rename, so that a kill at any
+moment leaves the old checkpoint or the new one.
 """
 
 import contextlib
@@ -21,41 +21,40 @@ RESUMABLE = {
 
 
 def is_special(path: Path) -> bool:
-    """Return whether a device, a pipe or a socket lies there: it has no size, may have no end, and
-    is not replaced.
+    """Return whether a path is a device, a pipe or a socket: without a size, perhaps without an
+    end, and not to be replaced.
     """
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write data so that path holds the old content or the new, never a part; a failure raises
-    InputError and leaves no litter.
+    InputError and leaves no temporary file.
 
-    A link stays one: its target is written. A device or a pipe takes the data as it is: renaming
-    would put a file in its place.
+    A link stays a link: its target is written. A device or a pipe is written to directly: a rename
+    would replace it by a file.
     """
-    path, place = Path(path), Path(os.path.realpath(path))
-    beside = place.with_name(
-        f".{place.name}.tmp"
-    )  # one name, so that a killed writer leaves one file at most
+    path, target = Path(path), Path(os.path.realpath(path))
+    # One name, so that killed writers leave one file at most.
+    temporary = target.with_name(f".{target.name}.tmp")
     try:
         if is_special(path):
             path.write_bytes(data)
             return
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as file:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, place)
-        folder = os.open(place.parent, os.O_RDONLY)
+        os.replace(temporary, target)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         if not isinstance(error, OSError):
             raise
         raise InputError(
@@ -64,18 +63,19 @@ def write_atomic(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _flat(recipe: dict, prefix: str = "") -> dict:
-    out = {}
+def _flatten(recipe: dict, prefix: str = "") -> dict:
+    fields = {}
     for name, value in recipe.items():
-        out |= (
-            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        )
-    return out
+        if isinstance(value, dict):
+            fields |= _flatten(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
 
 
 def differences(one: dict, other: dict) -> list[str]:
     """Return "field: a, now b" for every recipe field in which two recipes (as dicts) differ."""
-    a, b = _flat(one), _flat(other)
+    a, b = _flatten(one), _flatten(other)
     return [
         f"{name}: {a.get(name)}, now {b.get(name)}"
         for name in sorted(a | b)
@@ -109,7 +109,7 @@ def load(
         return None
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        tensors, progress, made_by = content["tensors"], content["progress"], content["recipe"]
+        tensors, progress, saved = content["tensors"], content["progress"], content["recipe"]
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -117,7 +117,7 @@ def load(
             " another --out"
         ) from error
     changed = [
-        line for line in differences(made_by, asdict(recipe)) if line.split(":")[0] not in RESUMABLE
+        line for line in differences(saved, asdict(recipe)) if line.split(":")[0] not in RESUMABLE
     ]
     if changed:
         raise InputError(

@@ -5,14 +5,13 @@ of (step, global row).
 import bisect
 import functools
 import glob
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from fast.checkpoint import write_atomic
 from fast.philox import words
 from reference.recipe import InputError, Recipe, Stream
 
@@ -24,9 +23,7 @@ TOKEN_BYTES = 2  # little-endian uint16
 
 
 class Layout(NamedTuple):
-    """What a data directory holds: sorted shards of both splits, and its tokenizer (None when it
-    has none).
-    """
+    """The files of a data directory: sorted shards of both splits, and its tokenizer or None."""
 
     train: list[Path]
     validation: list[Path]
@@ -43,8 +40,8 @@ class Windows(NamedTuple):
 
 
 def write_shard(path: str | Path, tokens) -> None:
-    """Write tokens (1-D, 0..65535) as one shard; the file appears complete or not at all."""
-    path, tokens = Path(path), np.asarray(tokens)
+    """Write tokens (1-D, 0..65535) as one shard, atomically."""
+    tokens = np.asarray(tokens)
     if tokens.ndim != 1 or tokens.size == 0 or tokens.min() < 0 or tokens.max() > 0xFFFF:
         raise InputError(
             f"shard {path}: expected a flat, non-empty list of token ids in 0..65535, found shape"
@@ -52,29 +49,7 @@ def write_shard(path: str | Path, tokens) -> None:
         )
     header = np.zeros(HEADER_WORDS, "<i4")
     header[:3] = SHARD_MAGIC, SHARD_VERSION, tokens.size
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(header.tobytes())
-            file.write(tokens.astype("<u2").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        size = HEADER_BYTES + TOKEN_BYTES * tokens.size
-        raise InputError(
-            f"shard {path}: expected to write {size} bytes, found: {error.strerror}; "
-            "free space or choose another directory"
-        ) from None
-    finally:
-        if temporary is not None:
-            os.unlink(temporary)
+    write_atomic(Path(path), header.tobytes() + tokens.astype("<u2").tobytes())
 
 
 def read_shard(path: str | Path) -> np.memmap:
@@ -124,11 +99,11 @@ def read_shard(path: str | Path) -> np.memmap:
     return np.memmap(path, "<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
 
 
-def _one(found: list[Path], what: str, where: Path, advice: str) -> Path:
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(str(path.relative_to(where)) for path in found) or "none"
-    raise InputError(f"data {where}: expected {what}, found {names}; {advice}")
+def _only(paths: list[Path], what: str, folder: Path, advice: str) -> Path:
+    if len(paths) == 1:
+        return paths[0]
+    names = ", ".join(str(path.relative_to(folder)) for path in paths) or "none"
+    raise InputError(f"data {folder}: expected {what}, found {names}; {advice}")
 
 
 def find_layout(path: str | Path, tokenizer: str | Path | None = None) -> Layout:
@@ -140,37 +115,32 @@ def find_layout(path: str | Path, tokenizer: str | Path | None = None) -> Layout
     """
     path = Path(path)
     if not path.is_dir():
-        found = "a file" if path.exists() else "nothing"
+        kind = "a file" if path.exists() else "nothing"
         raise InputError(
-            f"data {path}: expected a directory of shards, found {found}; "
+            f"data {path}: expected a directory of shards, found {kind}; "
             "pass the directory that holds datasets/ and tokenizers/"
         )
-    candidates = (
-        [path]
-        if any(path.glob("*.bin"))
-        else sorted({shard.parent for shard in path.glob("datasets/*/*.bin")})
-    )
-    home = _one(
-        candidates,
+    shards = [*path.glob("*.bin")] or path.glob("datasets/*/*.bin")
+    folders = sorted({shard.parent for shard in shards})
+    folder = _only(
+        folders,
         "one directory of *.bin shards, itself or in datasets/*/",
         path,
         "pass the one you mean",
     )
-    train, validation = sorted(home.glob("*_train_*.bin")), sorted(home.glob("*_val_*.bin"))
+    train, validation = sorted(folder.glob("*_train_*.bin")), sorted(folder.glob("*_val_*.bin"))
     if not train and not validation:
         raise InputError(
-            f"data {home}: expected shards named *_train_*.bin or *_val_*.bin, found other *.bin"
+            f"data {folder}: expected shards named *_train_*.bin or *_val_*.bin, found other *.bin"
             " files; rename them"
         )
     if tokenizer is not None:
         return Layout(train, validation, Path(tokenizer))
-    root = home.parent.parent if home.parent.name == "datasets" else home
+    root = folder.parent.parent if folder.parent.name == "datasets" else folder
     models = sorted([*root.glob("*.model"), *root.glob("tokenizers/*.model")])
-    return Layout(
-        train,
-        validation,
-        _one(models, "one tokenizer *.model", root, "name it with --tokenizer") if models else None,
-    )
+    if models:
+        tokenizer = _only(models, "one tokenizer *.model", root, "name it with --tokenizer")
+    return Layout(train, validation, tokenizer)
 
 
 class Tokens:

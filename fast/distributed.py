@@ -1,8 +1,8 @@
-"""Parity: bitwise. Several processes take one step together, under torchrun: sums, decisions and
-failures that all of them share.
+"""Parity: bitwise. One training step on several processes under torchrun: sums, decisions and
+failures that all ranks share.
 
-A sum is taken as a binary tree over the global batch, so that ranks only cut branches off it: the
-same bits at any number of ranks, where that and the number of micro-batches are powers of two.
+A sum is a binary tree over the global batch, and each rank computes one of its subtrees: the same
+bits at any number of ranks, where that and the number of micro-batches are powers of two.
 """
 
 import atexit
@@ -11,7 +11,6 @@ import importlib
 import os
 import re
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,28 +20,28 @@ import torch.distributed as dist
 from fast.errors import PeerFailed, PeerLost
 from reference.recipe import InputError, Recipe
 
-# On gloo, for a rank that validates or compiles; a rank that dies is noticed at once.
-PATIENCE = timedelta(hours=1)
-NOTICE = timedelta(seconds=45)  # on NCCL, where nothing but time tells that a rank is gone
+# Of gloo, while another rank validates or compiles; a dead rank is noticed at once.
+GLOO_TIMEOUT = timedelta(hours=1)
+NCCL_TIMEOUT = timedelta(seconds=45)  # the only sign of a dead rank
 
 
 @dataclass
 class World:
-    """This process among those that train one model; the default is a process alone, which never
-    touches torch.distributed.
+    """This process among those that train one model; the default is a single process, which does
+    not use torch.distributed.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
-    # over which gradients travel: NCCL on GPUs, None for the gloo group of everything else
-    links: "dist.ProcessGroup | None" = None
-    asked: int = 0  # the signal that asked this process to stop
-    agreed: int = 0  # the signal on which all ranks stop at the same step
+    # For gradients: NCCL on GPUs, None for the gloo group that everything else uses.
+    gradient_group: "dist.ProcessGroup | None" = None
+    received_signal: int = 0  # that asked this process to stop
+    agreed_signal: int = 0  # on which all ranks stop at the same step
 
 
 def environment() -> tuple[int, int, int]:
-    """Return (rank, size, local rank) as torchrun tells its processes; (0, 1, 0) without it."""
+    """Return (rank, size, local rank) as torchrun sets them; (0, 1, 0) without it."""
     try:
         rank, size, local = (
             int(os.environ.get(name, default))
@@ -68,11 +67,10 @@ def join(device: str = "cpu") -> World:
     rank, size, local = environment()
     if size == 1:
         return World(device=device)
-    importlib.import_module(
-        "torch.distributed.nn"
-    )  # its functions keep the group that they find at import, out of reach of leave()
+    # Its functions keep a reference to the group that exists at import, which leave() cannot close.
+    importlib.import_module("torch.distributed.nn")
     try:
-        dist.init_process_group("gloo", timeout=PATIENCE)
+        dist.init_process_group("gloo", timeout=GLOO_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"rank {rank} of {size}: cannot reach the others ({_first_line(error)}); start with"
@@ -82,54 +80,50 @@ def join(device: str = "cpu") -> World:
     world = World(rank, size, device)
     with fail_together(world):
         if device.startswith("cuda"):
-            found = torch.cuda.device_count()
-            if device != "cuda" or local >= found:
+            gpus = torch.cuda.device_count()
+            if device != "cuda" or local >= gpus:
                 raise InputError(
                     f"--device {device}: expected cuda and a GPU for each of the processes, found"
-                    f" {found}; lower --nproc_per_node"
+                    f" {gpus}; lower --nproc_per_node"
                 )
             world.device = f"cuda:{local}"
             torch.cuda.set_device(world.device)
     if device == "cuda":
-        world.links = dist.new_group(backend="nccl", timeout=NOTICE)
+        world.gradient_group = dist.new_group(backend="nccl", timeout=NCCL_TIMEOUT)
     return world
 
 
 def leave() -> None:
-    """Close the connections and end their threads, which abort the process if they outlive the
-    interpreter.
-    """
+    """Close the connections and end their threads, which would abort the process at its exit."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def share(recipe: Recipe, world: World) -> tuple[range, int]:
     """Return (the global rows of this rank, rows of its micro-batches); InputError where a step
-    cannot be cut evenly.
+    cannot be split evenly.
     """
     length, training = recipe.model.length, recipe.training
-    rows, micro_rows = (
-        training.tokens_per_step // length,
-        max(1, training.micro_batch_tokens // length),
-    )
+    rows = training.tokens_per_step // length
     if rows % world.size:
         raise InputError(
             f"{rows} rows per step: expected a multiple of the {world.size} ranks, so that each has"
             " the same share; change --nproc_per_node or training.tokens_per_step"
         )
-    own = rows // world.size
-    micro_rows = min(own, micro_rows)
-    if own % micro_rows:
+    rank_rows = rows // world.size
+    micro_rows = min(rank_rows, max(1, training.micro_batch_tokens // length))
+    if rank_rows % micro_rows:
         raise InputError(
-            f"{own} rows on each of {world.size} ranks: expected a multiple of the {micro_rows}"
-            " rows of a micro-batch; change --nproc_per_node or training.micro_batch_tokens"
+            f"{rank_rows} rows on each of {world.size} ranks: expected a multiple of the"
+            f" {micro_rows} rows of a micro-batch; change --nproc_per_node or"
+            " training.micro_batch_tokens"
         )
-    return range(world.rank * own, (world.rank + 1) * own), micro_rows
+    return range(world.rank * rank_rows, (world.rank + 1) * rank_rows), micro_rows
 
 
 def branches(rows: range, micro_rows: int) -> tuple[range, range]:
-    """Return the two parts of more than one micro-batch whose sums are added: the first is the
-    largest power of two that leaves a second.
+    """Split the rows of more than one micro-batch into the two subtrees of the sum: the first has
+    the largest power of two of micro-batches that leaves a second.
     """
     half = 1 << ((len(rows) // micro_rows - 1).bit_length() - 1)
     return rows[: half * micro_rows], rows[half * micro_rows :]
@@ -141,64 +135,62 @@ def sum_over_ranks(tensors: list[torch.Tensor], world: World) -> list[torch.Tens
         return tensors
     summed = list(tensors)
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        places = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
-        flat = _sum_flat(torch.cat([tensors[index].reshape(-1) for index in places]), world)
-        parts = flat.split([tensors[index].numel() for index in places])
-        for index, part in zip(places, parts, strict=True):
+        indices = [index for index, tensor in enumerate(tensors) if tensor.dtype == dtype]
+        flat = _sum_flat(torch.cat([tensors[index].reshape(-1) for index in indices]), world)
+        parts = flat.split([tensors[index].numel() for index in indices])
+        for index, part in zip(indices, parts, strict=True):
             summed[index] = part.view(tensors[index].shape)
     return summed
 
 
 def _sum_flat(flat: torch.Tensor, world: World) -> torch.Tensor:
-    """Sum a flat tensor: every rank adds up one slice of it, in a fixed order that all_reduce does
-    not promise, and hands out the result.
+    """Sum a flat tensor: every rank adds up one slice of it and sends the result to all others, in
+    a fixed order, which all_reduce does not guarantee.
     """
     padded = torch.nn.functional.pad(flat, (0, -len(flat) % world.size))
     received = torch.empty_like(padded)
     with _connected():
-        dist.all_to_all_single(received, padded, group=world.links)
+        dist.all_to_all_single(received, padded, group=world.gradient_group)
         slices = list(received.chunk(world.size))
         while len(slices) > 1:
             odd = slices[-1:] if len(slices) % 2 else []
             slices = [
                 one + other for one, other in zip(slices[0::2], slices[1::2], strict=False)
             ] + odd
-        dist.all_gather(list(padded.chunk(world.size)), slices[0], group=world.links)
+        dist.all_gather(list(padded.chunk(world.size)), slices[0], group=world.gradient_group)
     return padded[: len(flat)]
 
 
 def decide(remaining: int, world: World) -> int:
-    """Return rank 0's number of remaining steps, on every rank, and agree on stopping. Waits for a
-    rank 0 that validates or saves.
+    """Return rank 0's number of remaining steps on every rank, and agree on a signal to stop. Waits
+    while rank 0 validates or saves.
     """
     if world.size == 1:
         return remaining
-    said = torch.tensor([remaining if world.rank == 0 else 0, world.asked])
+    values = torch.tensor([remaining if world.rank == 0 else 0, world.received_signal])
     with _connected():
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-    remaining, world.agreed = said.tolist()
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    remaining, world.agreed_signal = values.tolist()
     return remaining
 
 
 def wait(world: World) -> None:
-    """Wait until all ranks are here, however long one of them compiles."""
+    """Wait until all ranks call this, however long one of them compiles."""
     if world.size > 1:
         with _connected():
             dist.barrier()
 
 
 def wait_for_end_of(rank: int) -> None:
-    """Wait until another rank has ended, but no longer than NOTICE."""
+    """Wait until another rank has ended, but no longer than NCCL_TIMEOUT."""
     with contextlib.suppress(RuntimeError):
-        dist.irecv(torch.empty(1), rank).wait(NOTICE)
+        dist.irecv(torch.empty(1), rank).wait(NCCL_TIMEOUT)
 
 
 @contextlib.contextmanager
 def fail_together(world: World):
-    """Fail on all ranks if the block fails on any: the lowest of those raises its own error, every
-    other rank PeerFailed.
-
-    The block must not talk to other ranks.
+    """Fail on all ranks if the block fails on any: the lowest failed rank raises its error, every
+    other one PeerFailed. The block must not communicate.
     """
     error = None
     try:
@@ -222,26 +214,22 @@ def stop_everywhere(world: World):
     """Yield a function that returns the name of the signal on which to stop (SIGINT, SIGTERM), or
     None; handlers are restored after.
 
-    Of several ranks all are told of it at the same step, the one after decide().
+    Several ranks return it at the same step, the one after decide().
     """
 
-    def ask(number, frame):
-        world.asked = number
+    def receive(number, frame):
+        world.received_signal = number
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def stop() -> str | None:
+        number = world.received_signal if world.size == 1 else world.agreed_signal
+        return signal.Signals(number).name if number else None
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield _stop(world)
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _stop(world: World) -> Callable[[], str | None]:
-    def stop():
-        number = world.asked if world.size == 1 else world.agreed
-        return signal.Signals(number).name if number else None
-
-    return stop
 
 
 @contextlib.contextmanager
@@ -256,5 +244,5 @@ def _connected():
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error says, without the line of C++ that says it."""
+    """Return the first line of an error's message, without the position in C++ code before it."""
     return re.sub(r"^\[\S+\] ", "", str(error).partition("\n")[0])

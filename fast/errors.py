@@ -10,13 +10,13 @@ class Interrupted(Exception):
 
 
 class PeerLost(RuntimeError):
-    """Another rank is gone, and with it the step."""
+    """The connection to another rank broke."""
 
 
 class PeerFailed(Exception):
-    """Another rank has failed and says why."""
+    """Another rank failed and prints the reason."""
 
     def __init__(self, rank: int):
-        """Keep which."""
+        """Keep the number of that rank."""
         super().__init__(f"rank {rank} has failed")
         self.rank = rank

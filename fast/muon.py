@@ -1,5 +1,5 @@
-"""Parity: algebra + rounding. Matrices of one shape are orthogonalised together; the iteration may
-run in a lower dtype.
+"""Parity: algebra + rounding. Matrices of one shape are orthogonalised as one batch; the iteration
+may run in a lower dtype.
 
 Bound of the lower dtype: twice the error of the same iteration with its products associated the
 other way.
@@ -35,14 +35,13 @@ def orthogonalize(stacks: list[torch.Tensor], optimizer: Optimizer) -> list[torc
     wide = [stack.mT if stack.shape[-2] > stack.shape[-1] else stack for stack in stacks]
     out = [None] * len(stacks)
     for shape in dict.fromkeys(x.shape[-2:] for x in wide):
-        alike = [i for i, x in enumerate(wide) if x.shape[-2:] == shape]
-        batch = torch.cat([wide[i].reshape(-1, *shape) for i in alike])
+        indices = [i for i, x in enumerate(wide) if x.shape[-2:] == shape]
+        batch = torch.cat([wide[i].reshape(-1, *shape) for i in indices])
         batch = newton_schulz(
             batch, optimizer.muon_steps, optimizer.muon_coefficients, optimizer.muon_eps
         )
-        for i, part in zip(
-            alike, batch.split([wide[i].shape[:-2].numel() for i in alike]), strict=True
-        ):
+        sizes = [wide[i].shape[:-2].numel() for i in indices]
+        for i, part in zip(indices, batch.split(sizes), strict=True):
             part = part.reshape(wide[i].shape)
             out[i] = part.mT if stacks[i].shape[-2] > stacks[i].shape[-1] else part
     return out

@@ -66,3 +66,17 @@ def start(*arguments, **keywords) -> subprocess.Popen:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **keywords
     )
+
+
+def torchrun(size: int, *arguments) -> subprocess.Popen:
+    """Start a module on `size` ranks."""
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={size}",
+        "-m",
+        *map(str, arguments),
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
