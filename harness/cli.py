@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code; bad input is one message on stderr."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with SPELLINGS, ranks.one_voice():
+        with SPELLINGS, ranks.only_rank_0_prints():
             kind = _command((*arguments, "")[0], _preset(arguments))
             command = tyro.cli(kind, prog="maskgolf", args=arguments)
         try:
@@ -109,8 +109,8 @@ def main(arguments: list[str] | None = None) -> int:
         code, message = code_and_message(error)
         if message is None:
             raise
-        if ranks.silent(error):
-            ranks.give_way(error)
+        if ranks.is_printed_by_another(error):
+            ranks.wait_for_printing_rank(error)
         else:
             print(
                 f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}",

@@ -1,5 +1,5 @@
-"""What each failure means to the person at the terminal: an exit code and one message. Anything
-else is a bug and keeps its traceback.
+"""The exit code and the one message of every failure that a user can cause; any other is a bug and
+keeps its traceback.
 """
 
 import errno
@@ -8,7 +8,7 @@ import signal
 from fast.errors import Interrupted, PeerFailed, PeerLost, TrainingError
 from reference.recipe import InputError
 
-REFUSED = (  # what a path or a disk of the person's own can cause
+REFUSED = (  # caused by a path or a disk of the user
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,
@@ -22,7 +22,7 @@ REFUSED = (  # what a path or a disk of the person's own can cause
 
 
 class CheckFailed(RuntimeError):
-    """A check that the command rests on is red; the message says which."""
+    """A check that the command depends on failed; the message says which."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -35,9 +35,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def code_and_message(error: BaseException) -> tuple[int, str | None]:
-    """Return (exit code, message); the message is None for an error that is nobody's input: let it
-    show its traceback.
-    """
+    """Return (exit code, message); no message for a bug, whose traceback is to be shown."""
     if isinstance(error, InputError):
         return 2, str(error)
     if isinstance(error, TrainingError | CheckFailed | PeerLost | PeerFailed):

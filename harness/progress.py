@@ -1,5 +1,5 @@
-"""A progress bar with rate and ETA on a terminal, a plain line now and then elsewhere; always on
-stderr, so that stdout stays JSON.
+"""A progress bar with rate and ETA on a terminal, otherwise a plain line now and then; on stderr,
+so that stdout stays JSON.
 """
 
 import sys
@@ -25,7 +25,7 @@ class Bar:
     def __init__(self, title: str, unit: str, progress: Progress | None, console: Console):
         self.title, self.unit, self.progress, self.console = title, unit, progress, console
         self.task = progress.add_task(title, total=None, note="") if progress else None
-        self.begun, self.shown, self.first = time.perf_counter(), time.perf_counter(), None
+        self.shown, self.first = time.perf_counter(), None
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -1,5 +1,5 @@
-"""Several processes under torchrun, one voice: rank 0 shows results and says what all know; any
-other rank only what it alone knows.
+"""What a rank under torchrun prints: rank 0 the results and the errors that all ranks share, any
+other rank only errors of its own.
 """
 
 import contextlib
@@ -9,15 +9,13 @@ import time
 
 from fast.errors import Interrupted, PeerFailed, PeerLost, TrainingError
 
-# seconds that a silent rank leaves to the one that speaks; torchrun ends it as soon as that one has
-# ended
+# Seconds that a silent rank waits for the one that prints; torchrun ends it as soon as that one has
+# ended.
 UNTIL_ENDED = 40.0
 
 
 def rank() -> int:
-    """Return the number that torchrun gave this process; 0 without torchrun, and for what torchrun
-    would not say.
-    """
+    """Return this process's rank as torchrun set it; 0 without torchrun or for a bad value."""
     try:
         number, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     except ValueError:
@@ -25,24 +23,24 @@ def rank() -> int:
     return number if 0 <= number < size else 0
 
 
-def silent(error: BaseException) -> bool:
-    """Return whether another rank says what this error is: what was known before the ranks met, or
-    what stopped all of them together.
+def is_printed_by_another(error: BaseException) -> bool:
+    """Return whether another rank prints this error: one that stopped all ranks, or one from before
+    they were connected.
     """
-    known = (PeerFailed, PeerLost, Interrupted, TrainingError)
-    return rank() > 0 and (isinstance(error, known) or not _joined())
+    shared = (PeerFailed, PeerLost, Interrupted, TrainingError)
+    return rank() > 0 and (isinstance(error, shared) or not _is_connected())
 
 
-def _joined() -> bool:
-    """Return whether this process and others have met; without torch they cannot have."""
+def _is_connected() -> bool:
+    """Return whether this process is connected to others, which needs torch."""
     return "torch" in sys.modules and sys.modules["torch"].distributed.is_initialized()
 
 
-def give_way(error: BaseException | None = None) -> None:
-    """Let the rank that speaks end first: the first exit code that torchrun sees is the one it
-    reports, and it ends all others at once.
+def wait_for_printing_rank(error: BaseException | None = None) -> None:
+    """Wait until the rank that prints has ended: torchrun reports the first exit code, and ends all
+    other ranks at once.
     """
-    if _joined():
+    if _is_connected():
         from fast.distributed import wait_for_end_of
 
         wait_for_end_of(error.rank if isinstance(error, PeerFailed) else 0)
@@ -51,21 +49,19 @@ def give_way(error: BaseException | None = None) -> None:
 
 
 @contextlib.contextmanager
-def one_voice():
-    """Keep every rank but 0 from printing what the arguments alone cause: help, and errors in
-    them.
-    """
+def only_rank_0_prints():
+    """Suppress on every rank but 0 what the arguments alone cause: help, and errors in them."""
     if rank() == 0:
         yield
         return
     with (
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
+        open(os.devnull, "w") as null,
+        contextlib.redirect_stdout(null),
+        contextlib.redirect_stderr(null),
     ):
         try:
             yield
         except SystemExit as end:
             if end.code:
-                give_way()
+                wait_for_printing_rank()
             raise

@@ -19,45 +19,31 @@ def spread(values: list[float]) -> dict:
 
 def welch(one: list[float], other: list[float]) -> dict:
     """Return difference of the means, its standard error, t, degrees of freedom
-    (Welch-Satterthwaite) and the two-sided p-value.
-
-    The error and t and what follows are null where a set has one value or neither varies: nothing
-    is known of the noise.
+    (Welch-Satterthwaite) and the two-sided p-value: all null but the difference where a set has one
+    value or neither varies, which says nothing of the noise.
     """
     difference = statistics.fmean(one) - statistics.fmean(other)
-    unknown = {
-        "difference": difference,
-        "stderr": None,
-        "t": None,
-        "degrees_of_freedom": None,
-        "p": None,
-    }
+    result = dict.fromkeys(("difference", "stderr", "t", "degrees_of_freedom", "p"))
+    result["difference"] = difference
     if min(len(one), len(other)) < 2:
-        return unknown
+        return result
     a, b = (statistics.variance(values) / len(values) for values in (one, other))
     if a + b == 0:
-        return unknown
+        return result
     t = difference / math.sqrt(a + b)
     freedom = (a + b) ** 2 / (a**2 / (len(one) - 1) + b**2 / (len(other) - 1))
-    p = float(
-        betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True)
-    )  # of |T| > |t| for Student's T
-    return {
-        "difference": difference,
-        "stderr": math.sqrt(a + b),
-        "t": t,
-        "degrees_of_freedom": freedom,
-        "p": p,
-    }
+    # The probability of |T| > |t| for Student's T.
+    p = float(betainc(freedom / 2, 0.5, 0, freedom / (freedom + t * t), regularized=True))
+    return result | {"stderr": math.sqrt(a + b), "t": t, "degrees_of_freedom": freedom, "p": p}
 
 
 def sets(scores: list[dict], first: int) -> dict:
-    """Return the scores of one set of runs (the first `first`) and, if there are more, of the set
-    it is held against, with the test.
+    """Return the first `first` scores with their mean and standard deviation and, if there are
+    more, the same of those under "against", with the test of the two sets.
     """
-    own, other = scores[:first], scores[first:]
-    bits = [[score["bpb"] for score in part] for part in (own, other)]
-    result = {"scores": own} | spread(bits[0]) | {"against": None, "welch": None}
-    if other:
-        result |= {"against": {"scores": other} | spread(bits[1]), "welch": welch(*bits)}
+    bits = [score["bpb"] for score in scores]
+    result = {"scores": scores[:first]} | spread(bits[:first]) | {"against": None, "welch": None}
+    if scores[first:]:
+        result["against"] = {"scores": scores[first:]} | spread(bits[first:])
+        result["welch"] = welch(bits[:first], bits[first:])
     return result

@@ -1,11 +1,11 @@
 """Windows of tokens through a range coder, along an evaluation order, with the model's
-conditionals. Both directions walk the same loop.
+conditionals. Encoder and decoder run the same loop.
 
-The decoder must see the encoder's probabilities bit for bit: the same batches, shapes, dtype,
-threads and libraries. Probabilities become whole numbers before the coder sees them, which float32
-holds and adds up exactly. The coder has 24 bits, and a model may give a token less than 2**-24:
-tokens below RARE are coded behind an escape whose share is theirs, with probabilities relative to
-it, as often as it takes.
+The decoder must compute the encoder's probabilities bit for bit: the same batches, shapes, dtype,
+threads and libraries. The coder gets them as whole numbers that float32 holds and adds up exactly.
+It has 24 bits, and a model may give a token less than 2**-24: tokens below RARE are coded after an
+escape with the sum of their probabilities, by their probabilities relative to that sum; again and
+again, until the token is no longer rare.
 """
 
 import math
@@ -22,26 +22,25 @@ from harness.compression import CodedOrder
 from reference.recipe import InputError
 
 ORDERS: tuple[str, ...] = get_args(CodedOrder)
-# probabilities in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to each
-# so that none is 0
+# Probabilities are in units of 2**-23: their sum stays below 2**24, and the coder adds 2**-24 to
+# each so that none is 0.
 SCALE = 2**23
-# below this a token is coded behind the escape: whole numbers from 32 on are within 1/64 of the
-# probability
+# A token of a lower probability is coded after the escape: of the others, at least 32 units, the
+# rounding is at most 1/64.
 RARE = 2**-18
 DAMAGED = (
     "the file is damaged, or this machine does not compute as the one that made it (is there a"
     " limit on threads?)"
 )
-LEAST = (
-    2.0**-900
-)  # of a reserve: no model's probabilities, but those of damaged code words, reach it
+# Smallest probability of an escape: damaged code words reach it, a model does not.
+LEAST = 2.0**-900
 
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 class Plan(NamedTuple):
-    """How tokens are walked through: windows of `length` tokens, `rows` of them per forward pass,
-    the vocabulary, the order.
+    """How tokens are coded: windows of `length` tokens, `rows` of them per forward pass, the
+    vocabulary, the order.
     """
 
     length: int
@@ -64,9 +63,9 @@ def batches(tokens: int, plan: Plan) -> Iterator[tuple[int, int, int]]:
 def level(
     p_BV: np.ndarray, open_BV: np.ndarray, reserve_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (weight_BW, rest_BV, escape_B): whole-number weights of V tokens, the escape (id V)
-    and nothing (id V + 1), as float32; the open tokens left to the escape; the escape's
-    probability. reserve_B is what escapes before this one kept for the open tokens.
+    """Return (weight_BW, rest_BV, escape_B): float32 whole numbers, the weights of V tokens, the
+    escape (id V) and nothing (id V + 1); the open tokens that go to the escape; its probability.
+    reserve_B is the probability of the open tokens, after the escapes so far.
     """
     q_BV = np.where(open_BV, p_BV, 0.0) / reserve_B[:, None]
     rest_BV = open_BV & (q_BV < RARE)
@@ -80,18 +79,15 @@ def level(
 
 
 def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
-    """Return symbol_B: step(rows, weight_RW, rest_RV) -> symbol_R codes the rows together, then
-    each row that escapes on its own.
+    """Return symbol_B: step(rows, weight_RW, rest_RV) -> symbol_R codes all rows in one call, then
+    each row that escapes alone.
     """
     rows, vocab = np.arange(len(p_BV)), p_BV.shape[1]
     weight_BW, rest_BV, escape_B = level(p_BV, np.ones(p_BV.shape, bool), np.ones(len(p_BV)))
     symbol_B = np.array(step(rows, weight_BW, rest_BV), np.int64)
     for row in np.flatnonzero(symbol_B == vocab):
-        one, open_BV, reserve_B = (
-            rows[row : row + 1],
-            rest_BV[row : row + 1],
-            escape_B[row : row + 1],
-        )
+        one = rows[row : row + 1]
+        open_BV, reserve_B = rest_BV[one], escape_B[one]
         while symbol_B[row] == vocab and reserve_B[0] > LEAST:
             weight_BW, left_BV, share_B = level(p_BV[one], open_BV, reserve_B)
             symbol_B[row] = step(one, weight_BW, left_BV)[0]
@@ -102,16 +98,16 @@ def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
 
 
 @torch.no_grad()
-def _walk(
+def _code_windows(
     log_probs: LogProbs,
     tokens: int,
     plan: Plan,
     device,
-    exchange,
+    code_pass,
     on_pass: Callable[[int], None] | None,
 ) -> None:
-    """Reveal every token, one position per window and pass. exchange(log_p_BV, place_B) -> symbol_B
-    codes one pass; places are in the file.
+    """Reveal every token, one position per window and pass. code_pass(log_p_BV, index_B) ->
+    symbol_B codes the tokens of these indices in the file.
 
     log_probs may have a method rows(ids_BL, rows_BR) -> (B, R, V): an order that is fixed in
     advance asks for one row of each window.
@@ -130,8 +126,8 @@ def _walk(
                 row_BV = log_probs_BLV.gather(
                     1, chosen_B1[..., None].expand(-1, -1, plan.vocab)
                 ).squeeze(1)
-            place_B = first + length * np.arange(count) + chosen_B1.squeeze(1).cpu().numpy()
-            symbol_B = exchange(row_BV.double().cpu().numpy(), place_B)
+            index_B = first + length * np.arange(count) + chosen_B1.squeeze(1).cpu().numpy()
+            symbol_B = code_pass(row_BV.double().cpu().numpy(), index_B)
             current_BL = current_BL.scatter(
                 1, chosen_B1, torch.as_tensor(symbol_B, device=device)[:, None]
             )
@@ -154,12 +150,12 @@ def encode(
     unrounded conditionals.
     """
     stream = require("constriction", "range coder").stream
-    coder, family, bits = stream.queue.RangeEncoder(), stream.model.Categorical(perfect=False), 0.0
-    ids = np.asarray(ids, np.int64)
+    coder, family = stream.queue.RangeEncoder(), stream.model.Categorical(perfect=False)
+    ids, bits = np.asarray(ids, np.int64), 0.0
 
-    def exchange(log_p_BV, place_B):
+    def code_pass(log_p_BV, index_B):
         nonlocal bits
-        p_BV, symbol_B = _probabilities(log_p_BV), ids[place_B]
+        p_BV, symbol_B = _probabilities(log_p_BV), ids[index_B]
         bits -= float(log_p_BV[np.arange(len(symbol_B)), symbol_B].sum()) / math.log(2)
         if not math.isfinite(bits):
             raise InputError(
@@ -168,14 +164,14 @@ def encode(
             )
 
         def step(rows, weight_RW, rest_RV):
-            own_R = symbol_B[rows]
-            coded_R = np.where(rest_RV[np.arange(len(rows)), own_R], plan.vocab, own_R)
+            token_R = symbol_B[rows]
+            coded_R = np.where(rest_RV[np.arange(len(rows)), token_R], plan.vocab, token_R)
             coder.encode(coded_R.astype(np.int32), family, weight_RW)
             return coded_R
 
         return code(p_BV, step)
 
-    _walk(log_probs, len(ids), plan, device, exchange, on_pass)
+    _code_windows(log_probs, len(ids), plan, device, code_pass, on_pass)
     return coder.get_compressed().astype("<u4").tobytes(), bits
 
 
@@ -186,10 +182,8 @@ def decode(
     caller checks what they spell.
     """
     stream = require("constriction", "range coder").stream
-    coder, family = (
-        stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32)),
-        stream.model.Categorical(perfect=False),
-    )
+    coder = stream.queue.RangeDecoder(np.frombuffer(words, "<u4").astype(np.uint32))
+    family = stream.model.Categorical(perfect=False)
     ids = np.empty(tokens, np.int64)
 
     def step(rows, weight_RW, rest_RV):
@@ -200,11 +194,11 @@ def decode(
                 f"code words: expected those of {tokens} tokens, found others ({error}); {DAMAGED}"
             ) from error
 
-    def exchange(log_p_BV, place_B):
-        ids[place_B] = code(_probabilities(log_p_BV), step)
-        return ids[place_B]
+    def code_pass(log_p_BV, index_B):
+        ids[index_B] = code(_probabilities(log_p_BV), step)
+        return ids[index_B]
 
-    _walk(log_probs, tokens, plan, device, exchange, on_pass)
+    _code_windows(log_probs, tokens, plan, device, code_pass, on_pass)
     if not coder.maybe_exhausted():
         raise InputError(f"code words: expected those of {tokens} tokens, found more; {DAMAGED}")
     return ids
