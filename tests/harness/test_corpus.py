@@ -29,10 +29,10 @@ POEM = "".join(f"Line {n} of a poem\n  that goes on, \tand on\r\n\n" for n in ra
 def test_embedded_split_holds_out_every_tenth_topic_and_leaks_none():
     from pydoc_data.topics import topics
 
-    names, found = sorted(topics), documents.embedded_corpus()
-    assert found.validation == [topics[name] for name in names[::10]]
-    assert not set(found.train) & set(found.validation)
-    assert set(found.train) | set(found.validation) == set(topics.values())
+    names, corpus = sorted(topics), documents.embedded_corpus()
+    assert corpus.validation == [topics[name] for name in names[::10]]
+    assert not set(corpus.train) & set(corpus.validation)
+    assert set(corpus.train) | set(corpus.validation) == set(topics.values())
 
 
 def test_embedded_layout_is_the_official_one(embedded_cache, embedded_layout):
@@ -48,10 +48,10 @@ def test_embedded_layout_is_the_official_one(embedded_cache, embedded_layout):
 
 
 def test_embedded_tokens_decode_to_the_topics(embedded_layout, embedded_tokenizer):
-    found = documents.embedded_corpus()
+    corpus = documents.embedded_corpus()
     for paths, expected in (
-        (embedded_layout.train, found.train),
-        (embedded_layout.validation, found.validation),
+        (embedded_layout.train, corpus.train),
+        (embedded_layout.validation, corpus.validation),
     ):
         tokens = Tokens(paths)
         ids = tokens.read(0, len(tokens))
@@ -130,10 +130,10 @@ def test_cache_is_keyed_by_text_vocabulary_and_tokenizer(tmp_path, cache):
 def test_concurrent_builders_share_one_result(tmp_path, cache):
     (tmp_path / "a.txt").write_text(POEM)
     with ThreadPoolExecutor(4) as pool:
-        found = list(
+        folders = list(
             pool.map(lambda _: prepare.from_text([tmp_path / "a.txt"], vocab=300), range(4))
         )
-    assert list(cache.iterdir()) == [found[0]] and set(found) == {found[0]}
+    assert list(cache.iterdir()) == [folders[0]] and set(folders) == {folders[0]}
 
 
 def test_a_builder_that_lost_the_race_takes_the_winner(tmp_path, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_outputs_that_are_in_the_way(tmp_path):
+def test_existing_outputs_are_not_replaced(tmp_path):
     text = documents.split_documents("text", [POEM])
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
@@ -193,12 +193,12 @@ def test_outputs_that_are_in_the_way(tmp_path):
 @given(st.integers(2, 10), st.data())
 def test_many_documents_are_held_out_one_in_holdout(holdout, data):
     texts = data.draw(st.lists(st.text(max_size=3), min_size=holdout, max_size=25))
-    kept = [text for text in texts if text]
-    expected = set(kept) - set(kept[::holdout])
-    if len(kept) >= holdout and expected:
-        found = documents.split_documents("text", texts, holdout)
-        assert found.validation == kept[::holdout] and set(found.train) == expected
-    elif len(kept) >= holdout:
+    nonempty = [text for text in texts if text]
+    expected = set(nonempty) - set(nonempty[::holdout])
+    if len(nonempty) >= holdout and expected:
+        corpus = documents.split_documents("text", texts, holdout)
+        assert corpus.validation == nonempty[::holdout] and set(corpus.train) == expected
+    elif len(nonempty) >= holdout:
         with pytest.raises(InputError, match="a training and a validation split"):
             documents.split_documents("text", texts, holdout)
 
@@ -211,17 +211,21 @@ def test_few_documents_are_each_cut_once(holdout, data):
         f"{index}{text}"
         for index, text in enumerate(data.draw(st.lists(part, min_size=1, max_size=holdout - 1)))
     ]
-    found = documents.split_documents("text", texts, holdout)
-    assert [head + tail for head, tail in zip(found.train, found.validation, strict=True)] == texts
+    corpus = documents.split_documents("text", texts, holdout)
+    assert [
+        head + tail for head, tail in zip(corpus.train, corpus.validation, strict=True)
+    ] == texts
     assert all(
-        0 < len(tail) < len(text) for tail, text in zip(found.validation, texts, strict=True)
+        0 < len(tail) < len(text) for tail, text in zip(corpus.validation, texts, strict=True)
     )
 
 
 def test_one_document_is_cut_after_a_paragraph_near_its_last_tenth():
-    found = documents.split_documents("text", [POEM])
-    assert found.train[0] + found.validation[0] == POEM
-    assert found.train[0].endswith("\r\n\n") and 0.08 < len(found.validation[0]) / len(POEM) < 0.12
+    corpus = documents.split_documents("text", [POEM])
+    assert corpus.train[0] + corpus.validation[0] == POEM
+    assert (
+        corpus.train[0].endswith("\r\n\n") and 0.08 < len(corpus.validation[0]) / len(POEM) < 0.12
+    )
     lines = "".join(f"line {n}\n" for n in range(100))
     assert documents.split_documents("text", [lines]).validation[0].startswith("line 9")
     assert documents.split_documents("text", ["ab" * 100]).validation == ["ab" * 10]
@@ -277,7 +281,7 @@ def test_missing_text_files_are_named(tmp_path):
         documents.read_documents([])
 
 
-def test_text_without_room_for_two_splits():
+def test_text_too_short_for_two_splits():
     for texts in ([], ["a"], [""] * 30, ["same"] * 30):
         with pytest.raises(InputError, match="a training and a validation split"):
             documents.split_documents("text", texts)
@@ -356,13 +360,13 @@ def test_description_without_a_tokenizer_and_with_a_foreign_one(tmp_path, embedd
     path = tmp_path / "x_val_000000.bin"
     write_shard(path, [1, 5, 1, 2000])
     for described in (tmp_path, path):
-        (found,) = shards.describe(described)["shards"]
+        (shard,) = shards.describe(described)["shards"]
         assert (
-            found["tokens"],
-            found["documents"],
-            found["max_id"],
-            found["bytes"],
-            found["text"],
+            shard["tokens"],
+            shard["documents"],
+            shard["max_id"],
+            shard["bytes"],
+            shard["text"],
         ) == (4, 2, 2000, None, None)
     with pytest.raises(
         InputError, match="x_val_000000.bin: expected token ids below 1024, found 2000 at token 3"
@@ -386,14 +390,14 @@ def test_raw_text_has_the_counted_length_for_any_ids(embedded_tokenizer, ids, pr
 
 def test_baselines_are_decompressible_sizes_over_the_text():
     text = POEM.encode()
-    found = baselines(text, 1024, 600)
-    assert list(found) == ["zlib", "bz2", "lzma", "uniform"]
+    bits = baselines(text, 1024, 600)
+    assert list(bits) == ["zlib", "bz2", "lzma", "uniform"]
     sizes = [
         len(zlib.compress(text, 9)),
         len(bz2.compress(text, 9)),
         len(lzma.compress(text, preset=9)),
     ]
-    assert list(found.values()) == [8 * size / len(text) for size in sizes] + [6000 / len(text)]
+    assert list(bits.values()) == [8 * size / len(text) for size in sizes] + [6000 / len(text)]
     with pytest.raises(InputError, match="0 bytes"):
         baselines(b"", 1024, 1)
 
@@ -431,17 +435,17 @@ def hub(tmp_path, monkeypatch, embedded_layout):
 
 def test_fineweb_lands_in_the_official_layout_and_resumes(tmp_path, hub):
     out = fetch_fineweb(tmp_path / "data", 1)
-    found = find_layout(out)
-    assert [path.name for path in found.train] == ["fineweb_train_000000.bin"]
-    assert [path.name for path in found.validation] == ["fineweb_val_000000.bin"]
-    assert found.tokenizer == out / "tokenizers" / "fineweb_1024_bpe.model"
+    layout = find_layout(out)
+    assert [path.name for path in layout.train] == ["fineweb_train_000000.bin"]
+    assert [path.name for path in layout.validation] == ["fineweb_val_000000.bin"]
+    assert layout.tokenizer == out / "tokenizers" / "fineweb_1024_bpe.model"
     assert sorted(path.name for path in out.iterdir()) == [
         "datasets",
         "manifest.json",
         "tokenizers",
     ]
     hub.asked.clear()
-    found.train[0].write_bytes(b"cut short")
+    layout.train[0].write_bytes(b"cut short")
     fetch_fineweb(out, 2)
     assert hub.asked == [
         f"datasets/fineweb10B_sp1024/fineweb_train_{index:06d}.bin" for index in (0, 1)

@@ -60,15 +60,15 @@ def test_halves_agree_on_real_streams(layout, split):
     table = reference.bytes.byte_table(
         pieces, ["control"] * 3 + ["unknown"] + ["byte"] * 256 + ["normal"] * 764
     )
-    for ours, theirs in zip(table, tokenizer.table):
-        assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+    for slow, quick in zip(table, tokenizer.table):
+        assert slow.dtype == quick.dtype and np.array_equal(slow, quick)
     tokens = Tokens(getattr(layout, split))
     ids = tokens.read(0, len(tokens))
     previous = np.append(-1, ids[:-1])
     expected = reference.bytes.token_bytes(ids, previous, table)
-    found = fast.bytes.token_bytes(ids, previous, tokenizer.table)
-    assert expected.dtype == found.dtype == np.int64
-    assert np.array_equal(expected, found)
+    counted = fast.bytes.token_bytes(ids, previous, tokenizer.table)
+    assert expected.dtype == counted.dtype == np.int64
+    assert np.array_equal(expected, counted)
 
 
 def test_uniform_predictor_identity(layout):

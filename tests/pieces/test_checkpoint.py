@@ -130,17 +130,17 @@ def test_a_folder_that_is_a_file(tmp_path):
 def test_round_trip_is_bit_for_bit(tmp_path):
     state = a_state()
     save(tmp_path, state)
-    found = restore(tmp_path, TINY)
-    assert found.progress() == state.progress()
+    restored = restore(tmp_path, TINY)
+    assert restored.progress() == state.progress()
     for group, members in state.tensors().items():
-        assert list(found.tensors()[group]) == list(members)
+        assert list(restored.tensors()[group]) == list(members)
         for name, value in members.items():
             assert (
-                torch.equal(found.tensors()[group][name], value)
-                and found.tensors()[group][name].dtype == value.dtype
+                torch.equal(restored.tensors()[group][name], value)
+                and restored.tensors()[group][name].dtype == value.dtype
             )
-    assert all(value.requires_grad and value.is_leaf for value in found.params.values())
-    assert not any(value.requires_grad for value in found.shadow.values())
+    assert all(value.requires_grad and value.is_leaf for value in restored.params.values())
+    assert not any(value.requires_grad for value in restored.shadow.values())
     assert names(tmp_path / "checkpoint") == [checkpoint.NAME]
 
 

@@ -106,18 +106,18 @@ def test_glob_and_directory_open_the_same_stream(stream, tmp_path):
 def test_batch_is_a_pure_function_of_step_and_row(length, extra, rows, step, shuffle, seed):
     ids = np.arange(length + extra) + 100
     tokens, windows = Memory(ids), (length + extra) // length
-    found = batch(tokens, length, list(range(rows)), step, seed, shuffle, rows)
-    assert found.shape == (rows, length + 1) and found.dtype == np.int64
+    ids_BS = batch(tokens, length, list(range(rows)), step, seed, shuffle, rows)
+    assert ids_BS.shape == (rows, length + 1) and ids_BS.dtype == np.int64
     padded = np.append(-1, ids)
     for row in range(rows):
         epoch, index = divmod(step * rows + row, windows)
         if shuffle:
             words = reference.philox.words(seed, Stream.DATA, epoch, [0], windows)[0].tolist()
             index = sorted(range(windows), key=lambda window: (words[window], window))[index]
-        assert found[row].tolist() == padded[index * length : (index + 1) * length + 1].tolist()
+        assert ids_BS[row].tolist() == padded[index * length : (index + 1) * length + 1].tolist()
         # One row alone, as a rank or a micro-batch asks for it.
         assert np.array_equal(
-            batch(tokens, length, [row], step, seed, shuffle, rows)[0], found[row]
+            batch(tokens, length, [row], step, seed, shuffle, rows)[0], ids_BS[row]
         )
 
 
@@ -316,10 +316,13 @@ def make_layout(root, name="set", tokenizers=("one.model",)):
 def test_layout_from_the_root_or_from_the_dataset_itself(tmp_path):
     home = make_layout(tmp_path)
     for path in (tmp_path, home):
-        found = find_layout(path)
-        assert [shard.name for shard in found.train] == ["x_train_000000.bin", "x_train_000001.bin"]
-        assert [shard.name for shard in found.validation] == ["x_val_000000.bin"]
-        assert found.tokenizer == tmp_path / "tokenizers" / "one.model"
+        layout = find_layout(path)
+        assert [shard.name for shard in layout.train] == [
+            "x_train_000000.bin",
+            "x_train_000001.bin",
+        ]
+        assert [shard.name for shard in layout.validation] == ["x_val_000000.bin"]
+        assert layout.tokenizer == tmp_path / "tokenizers" / "one.model"
     assert Tokens.open(tmp_path, "train").read(0, 4).tolist() == [1, 2, 3, 4]
     assert Tokens.open(tmp_path, "val").read(0, 1).tolist() == [5]
 

@@ -102,7 +102,7 @@ def test_a_number_of_micro_batches_that_is_no_power_of_two(worlds, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_are_the_same_bits_and_every_row_is_drawn_once(worlds, size):
-    drawn = [each for results in worlds[size] for each in results["masks"]]
+    drawn = [batch for results in worlds[size] for batch in results["masks"]]
     seen = {
         (step, row): mask_L
         for step, rows, mask_BL in drawn
@@ -135,7 +135,7 @@ def test_one_process_uses_no_process_group(worlds):
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
-def test_no_connection_outlives_leave(worlds, size):
+def test_leave_closes_every_connection(worlds, size):
     """A thread that still serves one while the interpreter ends aborts the process, after a run in
     which nothing went wrong.
     """
@@ -173,7 +173,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(worlds, size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_an_error_of_one_rank_is_raised_by_all_and_told_by_one(worlds, size):
+def test_an_error_of_one_rank_is_raised_by_all_and_printed_by_one(worlds, size):
     said = [results["failed"] for results in worlds[size]]
     assert said == [f"PeerFailed: rank {size - 1} has failed"] * (size - 1) + [
         "InputError: a fault of its own"

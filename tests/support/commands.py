@@ -38,8 +38,8 @@ def corpus(embedded_cache, tmp_path_factory) -> Path:
         + topics["with"]
         + topics["class"]
     )
-    told = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
-    assert cli.main(["data", "build", str(folder / "a.txt"), *told]) == 0
+    options = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
+    assert cli.main(["data", "build", str(folder / "a.txt"), *options]) == 0
     return folder / "corpus"
 
 

@@ -10,11 +10,11 @@ import torch
 
 
 class TableModel:
-    """Every row of (V + 1)**L possible contexts has its own random distributions at all L
-    positions: no structure a bug could hide in.
+    """Independent random distributions at all L positions for each of (V + 1)**L contexts, so that
+    no structure hides a bug.
 
-    Unmasked positions hold nan: an estimator that reads one fails. calls counts the windows seen,
-    shapes what batches came.
+    Unmasked positions hold nan: an estimator that reads one fails. `calls` counts windows, `shapes`
+    holds the shapes of batches.
     """
 
     def __init__(self, vocab: int, length: int, seed: int = 0, scale: float = 1.5):
@@ -24,19 +24,19 @@ class TableModel:
         table = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
         table[contexts < vocab] = np.nan
         self.table, self.tensor = table, torch.from_numpy(table)
-        self.place = (vocab + 1) ** np.arange(length - 1, -1, -1)
+        self.strides = (vocab + 1) ** np.arange(length - 1, -1, -1)
         self.calls, self.shapes = 0, set()
 
     def numpy(self, ids_BL: np.ndarray) -> np.ndarray:
         """log_probs for the reference."""
         self.calls += len(ids_BL)
-        return self.table[ids_BL @ self.place]
+        return self.table[ids_BL @ self.strides]
 
     def torch(self, ids_BL: torch.Tensor) -> torch.Tensor:
         """log_probs for the fast half."""
         self.calls += len(ids_BL)
         self.shapes.add(tuple(ids_BL.shape))
-        return self.tensor[(ids_BL * torch.from_numpy(self.place)).sum(dim=1)]
+        return self.tensor[(ids_BL * torch.from_numpy(self.strides)).sum(dim=1)]
 
     def sequences(self) -> np.ndarray:
         """All vocab**length sequences."""

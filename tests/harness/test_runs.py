@@ -1,0 +1,144 @@
+"""A run directory: never overwritten unasked, resumed to the same artifact, whole after a failure."""
+
+import json
+import resource
+import shutil
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+
+from fast.data import write_shard
+from harness import cli
+from tests.support.commands import TINY, refused, start
+
+
+def test_output_directory_is_never_clobbered(run_directory, corpus, tmp_path, capsys):
+    """A file, foreign files, or a run that is there are errors; a finished run resumes to the same
+    artifact.
+    """
+    (tmp_path / "file").write_text("precious")
+    assert "found a file" in refused(
+        capsys, "train", *TINY, "--data", corpus, "--out", tmp_path / "file"
+    )
+    assert (tmp_path / "file").read_text() == "precious"
+    assert "other files" in refused(capsys, "train", *TINY, "--data", corpus, "--out", tmp_path)
+    artifact = (run_directory / "artifact.mgolf").read_bytes()
+    assert "--resume" in refused(capsys, "train", *TINY, "--data", corpus, "--out", run_directory)
+    assert "expected a checkpoint" in refused(
+        capsys, "train", *TINY, "--data", corpus, "--out", tmp_path / "new", "--resume"
+    )
+    changed = refused(
+        capsys, "train", *TINY, "--seed", "5", "--data", corpus, "--out", run_directory, "--resume"
+    )
+    assert "seed: 1337, now 5" in changed
+    assert (
+        cli.main(["train", *TINY, "--data", str(corpus), "--out", str(run_directory), "--resume"])
+        == 0
+    )
+    assert (run_directory / "artifact.mgolf").read_bytes() == artifact
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_resumes_to_the_same_artifact(number, run_directory, corpus, tmp_path):
+    """Ctrl-C and SIGTERM leave a checkpoint and a message; the resumed run ships the very bytes of
+    the uninterrupted one.
+    """
+    out = tmp_path / "run"
+    # The clock must not decide when the signal lands: wait for the first logged step, long before
+    # the last.
+    slow = ["--training.iterations", "20", "--training.log_every", "1"]
+    process = start("train", *TINY, *slow, "--data", corpus, "--out", out)
+    log = out / "train.log"
+    deadline = time.monotonic() + 120
+    while (
+        not (log.exists() and log.read_text().count("step:"))
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
+        time.sleep(0.002)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    if process.returncode == 0:  # the run was faster than the signal
+        assert (out / "artifact.mgolf").read_bytes() == (
+            run_directory / "artifact.mgolf"
+        ).read_bytes()
+        return
+    assert process.returncode == 128 + number, errors
+    assert "--resume" in errors and "Traceback" not in errors
+    assert cli.main(["train", *TINY, "--data", str(corpus), "--out", str(out), "--resume"]) == 0
+    assert (out / "artifact.mgolf").read_bytes() == (run_directory / "artifact.mgolf").read_bytes()
+    steps = [
+        json.loads(line)["step"]
+        for line in (out / "metrics.jsonl").read_text().splitlines()
+        if "train_loss" in line
+    ]
+    assert steps == list(range(1, 21))
+
+
+def test_preflight_refuses_to_train_on_a_mismatch(corpus, tmp_path, capsys, monkeypatch):
+    """A planted bug in the fast half stops the run with the piece's name, exit 1, before a run
+    directory exists.
+    """
+    from fast import ema
+
+    options = [option for option in TINY if option != "--no-preflight"]
+
+    def narrow(shadow, weight, decay):
+        return (decay * shadow.bfloat16() + (1 - decay) * weight.bfloat16()).float()
+
+    monkeypatch.setattr(ema, "ema_update", narrow)
+    assert "ema" in refused(
+        capsys, "train", *options, "--data", corpus, "--out", tmp_path / "run", code=1
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_full_disk_is_one_message_and_leaves_no_part(corpus, tmp_path):
+    """A file-size limit stands in for a full disk: the checkpoint cannot be written, and what is
+    there is whole.
+    """
+    out = tmp_path / "run"
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    process = start("train", *TINY, "--data", corpus, "--out", out, preexec_fn=small)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2, errors
+    assert "latest.pt" in errors and "free space" in errors and "Traceback" not in errors
+    assert not list(out.rglob("*.tmp")) and not (out / "checkpoint" / "latest.pt").exists()
+
+
+def test_resume_on_other_data_is_refused(run_directory, corpus, tmp_path, capsys):
+    """The same recipe on other text is another run; the same text elsewhere is not."""
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    for folder in (moved, other):
+        shutil.copytree(corpus, folder)
+    shard = next(other.rglob("*_train_*.bin"))
+    tokens = np.fromfile(shard, "<u2")[512:]
+    write_shard(shard, tokens[::-1])
+    before = (run_directory / "recipe.json").read_bytes()
+    assert "training_sha256" in refused(
+        capsys, "train", *TINY, "--data", other, "--out", run_directory, "--resume"
+    )
+    assert (run_directory / "recipe.json").read_bytes() == before
+    assert (
+        cli.main(["train", *TINY, "--data", str(moved), "--out", str(run_directory), "--resume"])
+        == 0
+    )
+
+
+def test_causal_baseline_trains_and_scores(corpus, tmp_path):
+    """--model.causal gives the autoregressive baseline, scored by its one exact pass."""
+    out = tmp_path / "run"
+    assert (
+        cli.main(
+            ["train", *TINY, "--model.causal", "true", "--data", str(corpus), "--out", str(out)]
+        )
+        == 0
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    assert [score["estimator"] for score in summary["scores"]] == ["causal"]
+    assert (
+        summary["scores"][0]["stderr_masks"] == 0 and summary["parameters"] == 4184 - 8
+    )  # no mask row
