@@ -4,7 +4,6 @@ of (step, global row).
 
 import bisect
 import functools
-import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -153,23 +152,6 @@ class Tokens:
             raise InputError("data: expected at least one shard, found none; check --data")
         self.shards = [read_shard(path) for path in self.paths]
         self.ends = np.cumsum([len(shard) for shard in self.shards]).tolist()
-
-    @classmethod
-    def open(cls, path: str | Path, split: str) -> "Tokens":
-        """Open split `train` or `val` of a data directory (see find_layout), or every shard that a
-        glob pattern matches.
-        """
-        if any(letter in str(path) for letter in "*?["):
-            paths = sorted(glob.glob(str(path)))
-        else:
-            layout = find_layout(path)
-            paths = {"train": layout.train, "val": layout.validation}[split]
-        if not paths:
-            raise InputError(
-                f"data {path}: expected at least one *_{split}_*.bin shard, found none; build or"
-                f" fetch the {split} split"
-            )
-        return cls(paths)
 
     def __len__(self) -> int:
         """Return the number of tokens in the stream."""

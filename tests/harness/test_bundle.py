@@ -375,7 +375,7 @@ def test_a_program_scores_every_window(program, corpus, tmp_path):
     """Every token of the split, the last short window's too; nobody's zeros among them."""
     program()
     code, out, _ = program("--score", "final_model.mgolf")
-    tokens = fast.data.Tokens.open(corpus, "val")
+    tokens = fast.data.Tokens(fast.data.find_layout(corpus).validation)
     fresh = scoring.score(
         tmp_path / "final_model.mgolf", Source(corpus), scoring.Estimate(), compiled=False
     )

@@ -450,7 +450,7 @@ def test_fineweb_lands_in_the_official_layout_and_resumes(tmp_path, hub):
     assert hub.asked == [
         f"datasets/fineweb10B_sp1024/fineweb_train_{index:06d}.bin" for index in (0, 1)
     ]
-    assert Tokens.open(out, "train").read(0, 4).tolist() == [1, 0, 1, 1]
+    assert Tokens(find_layout(out).train).read(0, 4).tolist() == [1, 0, 1, 1]
 
 
 def test_fineweb_bad_input(tmp_path, hub, monkeypatch):

@@ -20,7 +20,7 @@ import fast.container
 import fast.quantize
 import reference.codec
 from reference.recipe import InputError
-from tests.support.containers import SHARED, every_codec, packed, taken_apart
+from tests.support.containers import SHARED, every_codec, packed, parse_artifact
 from tests.support.halves import halves, of
 
 GOLDEN_ENTROPY = "ebdba3cddf1c75095cafb8b884a0515a87a43bea72919dc7b218f1b7c55d4965"
@@ -202,7 +202,7 @@ def test_a_missing_package_is_named_and_best_does_without(monkeypatch):
         InputError, match="a.mgolf: codec entropy: expected the package constriction"
     ):
         fast.container.unpack(data, "a.mgolf")
-    assert taken_apart(packed("best"))[0]["codec"] in SHARED
+    assert parse_artifact(packed("best"))[0]["codec"] in SHARED
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     assert fast.codec.available() == [*SHARED, "entropy"]

@@ -30,14 +30,14 @@ from tests.support.containers import (
     HALVES,
     HEADER,
     SHARED,
+    build_artifact,
     every_codec,
     halves,
     in_numpy,
     json_values,
     make_tensors,
     packed,
-    put_together,
-    taken_apart,
+    parse_artifact,
     texts,
 )
 
@@ -84,7 +84,7 @@ def test_tensors_without_elements_come_back(codec):
 
 
 def test_the_layout_is_the_published_one():
-    header, payload = taken_apart(packed("zlib"))
+    header, payload = parse_artifact(packed("zlib"))
     raw = zlib.decompress(payload)
     assert header["raw_bytes"] == len(raw) and header["payload_bytes"] == len(payload)
     assert header["sha256"] == hashlib.sha256(payload).hexdigest()
@@ -97,7 +97,7 @@ def test_the_layout_is_the_published_one():
         )
     spelled = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     assert packed("zlib")[16 : 16 + len(spelled)] == spelled
-    assert put_together(header, payload) == packed(
+    assert build_artifact(header, payload) == packed(
         "zlib"
     )  # the checksums are what this file's own helper computes
 
@@ -120,9 +120,9 @@ def test_best_is_the_smallest_and_is_named(pack, names):
         )
         tensors = {"w": values.numpy() if pack is assemble else values}
         sizes = {
-            name: len(taken_apart(pack(tensors, {"w": "e4m3"}, {}, name))[1]) for name in names
+            name: len(parse_artifact(pack(tensors, {"w": "e4m3"}, {}, name))[1]) for name in names
         }
-        header, payload = taken_apart(pack(tensors, {"w": "e4m3"}, {}, "best"))
+        header, payload = parse_artifact(pack(tensors, {"w": "e4m3"}, {}, "best"))
         assert len(payload) == min(sizes.values())
         assert header["codec"] == next(name for name, size in sizes.items() if size == len(payload))
 
@@ -222,7 +222,10 @@ def test_golden_files_are_written_byte_for_byte(codec):
     }
     formats = {name: row["format"] for name, row in KNOWN["tensors"].items()}
     found = fast.container.pack(tensors, formats, KNOWN["header"], codec)
-    raw, (_, payload) = taken_apart((GOLDEN / "none.mgolf").read_bytes())[1], taken_apart(data)
+    raw, (_, payload) = (
+        parse_artifact((GOLDEN / "none.mgolf").read_bytes())[1],
+        parse_artifact(data),
+    )
     if codec in LIBRARIES and LIBRARIES[codec](raw) != payload:
         pytest.skip(f"this machine's {codec} compresses otherwise than the one that wrote the file")
     assert found == data

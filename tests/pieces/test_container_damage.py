@@ -23,12 +23,12 @@ from tests.support.containers import (
     FORMATS,
     HALVES,
     assert_refused,
+    build_artifact,
     every_codec,
     halves,
     json_values,
     packed,
-    put_together,
-    taken_apart,
+    parse_artifact,
 )
 
 
@@ -130,7 +130,7 @@ def test_numbers_that_json_does_not_have_are_refused(value):
 
 
 def test_another_spelling_of_the_header_is_refused():
-    header, payload = taken_apart(packed())
+    header, payload = parse_artifact(packed())
     for options in (
         {"indent": 1},
         {"separators": (", ", ": "), "sort_keys": True},
@@ -144,9 +144,9 @@ def test_another_spelling_of_the_header_is_refused():
 
 def edited(edit) -> bytes:
     """The file after `edit(header)`, with right checksums."""
-    header, payload = taken_apart(packed())
+    header, payload = parse_artifact(packed())
     edit(header)
-    return put_together(header, payload)
+    return build_artifact(header, payload)
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ def test_a_header_one_byte_longer_than_the_file_is_refused_for_its_length(length
 
 @pytest.mark.parametrize("size", [True, 1.5, "9", None, -1, [], 1 << 70, "as a float"])
 def test_wrong_payload_sizes_and_sums_are_refused(size):
-    header, payload = taken_apart(packed())
+    header, payload = parse_artifact(packed())
     size = float(len(payload)) if size == "as a float" else size
     assert_refused(
-        put_together({**header, "payload_bytes": size}, payload, sums=False),
+        build_artifact({**header, "payload_bytes": size}, payload, sums=False),
         "header: expected canonical",
     )
     sealed = {
@@ -202,7 +202,7 @@ def test_wrong_payload_sizes_and_sums_are_refused(size):
     }
     spelled = json.dumps(sealed, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     sealed["header_sha256"] = hashlib.sha256(spelled).hexdigest()
-    assert_refused(put_together(sealed, payload, sums=False), "payload: expected .* bytes")
+    assert_refused(build_artifact(sealed, payload, sums=False), "payload: expected .* bytes")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_wrong_payload_sizes_and_sums_are_refused(size):
     ],
 )
 def test_rows_of_the_tensor_table_that_do_not_fit_are_refused(key, value):
-    assert taken_apart(packed())[0]["tensors"][1] == {
+    assert parse_artifact(packed())[0]["tensors"][1] == {
         "name": "blocks.0.q",
         "shape": [4, 6],
         "format": "e4m3",
@@ -283,7 +283,7 @@ def test_too_many_weights_are_refused_before_they_are_made(half):
         }
         for i, n in enumerate("wx")
     ]
-    data = put_together(
+    data = build_artifact(
         {"codec": "zlib", "raw_bytes": 2 * size, "tensors": rows}, zlib.compress(b"\0" * 1000)
     )
     assert peak_while_refused(half, data, "at most 134217728 weights") < 1 << 20
@@ -292,7 +292,7 @@ def test_too_many_weights_are_refused_before_they_are_made(half):
 def test_axes_beside_a_zero_are_capped_too():
     rows = [{"name": "w", "shape": [0] + [1 << 27] * 7, "format": "e4m3", "offset": 0, "bytes": 0}]
     assert_refused(
-        put_together({"codec": "none", "raw_bytes": 0, "tensors": rows}, b""),
+        build_artifact({"codec": "none", "raw_bytes": 0, "tensors": rows}, b""),
         "at most 134217728 weights",
     )
 
@@ -303,7 +303,7 @@ def test_a_decompression_bomb_is_not_inflated(half, codec):
     """A payload that would grow to 64 MB where 24 bytes are declared stops at the declared size."""
     bomb = reference.codec.compress(bytes(1 << 26), [1 << 26], codec)[0]
     rows = [{"name": "w", "shape": [24], "format": "e4m3", "offset": 0, "bytes": 24}]
-    data = put_together({"codec": codec, "raw_bytes": 24, "tensors": rows}, bomb)
+    data = build_artifact({"codec": codec, "raw_bytes": 24, "tensors": rows}, bomb)
     assert (
         peak_while_refused(half, data, "payload: expected 24 bytes") < 10 << 20
     )  # the dictionary of lzma preset 6 takes 8 MB
@@ -316,7 +316,7 @@ def test_damaged_payloads_with_right_checksums_are_refused_or_read(codec, data):
     """Whoever writes the checksums can write any payload: the decoder may then give other weights,
     but no other kind of error.
     """
-    header, payload = taken_apart(packed(codec))
+    header, payload = parse_artifact(packed(codec))
     kind = data.draw(st.sampled_from(["flip", "cut", "grow", "replace"]))
     place = data.draw(st.integers(0, len(payload) - 1))
     if kind == "flip":
@@ -329,7 +329,7 @@ def test_damaged_payloads_with_right_checksums_are_refused_or_read(codec, data):
     else:
         changed = data.draw(st.binary(max_size=300))
     try:
-        _, tensors = fast.container.unpack(put_together(header, bytes(changed)))
+        _, tensors = fast.container.unpack(build_artifact(header, bytes(changed)))
         assert kind in ("flip", "replace") and set(tensors) == set(FORMATS)
     except InputError:
         assert bytes(changed) != payload
@@ -339,7 +339,7 @@ def test_damaged_payloads_with_right_checksums_are_refused_or_read(codec, data):
 @given(data=st.data())
 def test_any_header_is_read_or_refused(data):
     """One value somewhere in the header is replaced by any JSON value."""
-    header, payload = taken_apart(packed("none"))
+    header, payload = parse_artifact(packed("none"))
     value = data.draw(json_values)
     key = data.draw(st.sampled_from(["codec", "raw_bytes", "tensors", "row", "cell"]))
     if key == "row":
@@ -352,7 +352,7 @@ def test_any_header_is_read_or_refused(data):
     outcomes = []
     for half in HALVES:
         try:
-            outcomes.append(sorted(half.unpack(put_together(header, payload))[1]))
+            outcomes.append(sorted(half.unpack(build_artifact(header, payload))[1]))
         except InputError as error:
             outcomes.append(str(error))
     assert type(outcomes[0]) is type(outcomes[1])

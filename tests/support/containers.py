@@ -1,4 +1,4 @@
-"""One small artifact, and its parts: taken apart and put together again by the published layout,
+"""One small artifact; its header and payload, parsed and built by the published layout,
 not by the code under test.
 """
 
@@ -58,14 +58,14 @@ def packed(codec: str = "zlib") -> bytes:
     return fast.container.pack(make_tensors(), FORMATS, HEADER, codec)
 
 
-def taken_apart(data: bytes) -> tuple[dict, bytes]:
+def parse_artifact(data: bytes) -> tuple[dict, bytes]:
     """Header and payload of a file."""
     magic, version, size = struct.unpack("<8sII", data[:16])
     assert (magic, version) == (b"MASKGOLF", 1)
     return json.loads(data[16 : 16 + size]), data[16 + size :]
 
 
-def put_together(header: object, payload: bytes, sums: bool = True) -> bytes:
+def build_artifact(header: object, payload: bytes, sums: bool = True) -> bytes:
     """A file with this header and payload; `sums` makes both checksums and the payload size right,
     so that later checks are reached.
     """

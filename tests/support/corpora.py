@@ -43,13 +43,13 @@ def layout(request, embedded_layout) -> Layout:
 
 @pytest.fixture
 def stream(tmp_path):
-    """Return a function that writes lists of ids as shards (split `train`) and opens them as one
+    """Return a function that writes lists of ids as training shards and opens them as one
     stream.
     """
 
     def make(*shards) -> Tokens:
         for index, ids in enumerate(shards):
             write_shard(tmp_path / f"made_train_{index:06d}.bin", ids)
-        return Tokens.open(tmp_path, "train")
+        return Tokens(find_layout(tmp_path).train)
 
     return make
