@@ -185,7 +185,7 @@ def _quantity(value) -> str:
 
 
 def compression(result: dict) -> None:
-    """Print what compressing or restoring a file took."""
+    """Print the sizes and the cost of a compressed or restored file."""
     names = (
         "file out order bytes_in bytes_out bits_per_byte chain_rule_bits tokens chunks raw_bytes"
         " seconds"
@@ -201,7 +201,7 @@ def compression(result: dict) -> None:
 
 
 def imported(result: dict) -> None:
-    """Print what was found in a weight file of another project and how it is kept."""
+    """Print the model in another project's weight file, and the formats of its weights."""
     model = result["model"]
     kind = "causal" if model["causal"] else "masked diffusion"
     _print_quantities(
@@ -370,7 +370,7 @@ def validation(rows: list[dict], folder: Path) -> None:
 
 
 def explanation(check: dict) -> None:
-    """Print what a check is, what it has caught, how to fix it."""
+    """Print what a check looks at, what it has caught, how to fix it."""
     console.print(f"{check['check']} ({check['group']})", highlight=False, style="bold")
     _print_line(f"What it looks at: {check['what']}")
     _print_line(f"What it has caught: {check['caught']}")

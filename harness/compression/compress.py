@@ -1,5 +1,5 @@
-"""A code length you can hold: a file written with the model and a range coder along an evaluation
-order, and restored byte for byte.
+"""What `maskgolf compress` and `decompress` do: write a file with the model and a range coder along
+an evaluation order, and restore it byte for byte.
 """
 
 import hashlib
@@ -30,9 +30,7 @@ MAX_THREADS = 64
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model ready to code with: its conditionals, recipe and tokenizer, where it runs, and the
-    SHA-256 of its file.
-    """
+    """A loaded model: its conditionals, recipe, tokenizer, device, and the SHA-256 of its file."""
 
     log_probs: LogProbs
     recipe: Recipe
@@ -60,14 +58,13 @@ class Predictor:
 
 
 def causal(log_probs: LogProbs, vocab: int, start: int) -> LogProbs:
-    """Return the conditionals of a causal model at its own positions: each from the tokens before
-    it, the first from token `start`.
+    """Return log_probs whose row i predicts token i from the tokens before it, the first one from
+    the token `start`.
     """
 
     def shifted(ids_BL: torch.Tensor) -> torch.Tensor:
         before_BL = torch.cat([torch.full_like(ids_BL[:, :1], start), ids_BL[:, :-1]], dim=1)
-        # The model has no id for what is hidden; under its mask a stand-in changes nothing before
-        # it.
+        # The model has no mask id; any other one there changes no earlier row.
         return log_probs(before_BL.masked_fill(before_BL == vocab, start))
 
     return shifted
@@ -169,8 +166,8 @@ def pack(data: bytes, model: Predictor, order: str = "left-to-right") -> tuple[b
 
 
 def unpack(stream: file_format.Stream, model: Predictor, where: str = "stream") -> bytes:
-    """Return the text of a stream; one that pack() did not write here is an InputError, never other
-    text.
+    """Return the text of a stream; InputError, never another text, where pack() did not write it on
+    this machine.
     """
     check(stream.fingerprint, model.fingerprint(), model.machine, where)
     if stream.threads > MAX_THREADS:

@@ -29,10 +29,8 @@ def embedded_corpus() -> Corpus:
 
 
 def split_documents(name: str, documents: Sequence[str], holdout: int = HOLDOUT) -> Corpus:
-    """Hold out every holdout-th document, the first included; with fewer documents, the last
-    holdout-th part of each.
-
-    A training document identical to a held-out one is dropped: the validation text must be unseen.
+    """Hold out every holdout-th document, beginning with the first; with fewer documents, the last
+    holdout-th part of every one. A training document equal to a held-out one is dropped.
     """
     if holdout < 2:
         raise InputError(
@@ -58,9 +56,7 @@ def split_documents(name: str, documents: Sequence[str], holdout: int = HOLDOUT)
 
 
 def cut(document: str, holdout: int) -> tuple[str, str]:
-    """Cut after the paragraph, else the line, else the character that is nearest to the last
-    holdout-th part.
-    """
+    """Cut where the last holdout-th part begins, or at the end of a paragraph or line close by."""
     target = len(document) - len(document) // holdout
     for border in (r"\n\s*\n", r"\n"):
         cuts = [

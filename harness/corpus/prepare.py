@@ -58,7 +58,7 @@ def train_tokenizer(documents: Sequence[str], vocab: int) -> bytes:
     """Return a serialized SentencePiece BPE model of `vocab` pieces; the same documents give the
     same bytes.
     """
-    # SentencePiece skips a whole sentence that contains U+2585, its own mark for unknown text.
+    # SentencePiece skips a sentence that contains U+2585, its mark for unknown text.
     sentences = (part for document in documents for part in document.split("\u2585") if part)
     model = io.BytesIO()
     try:
@@ -89,8 +89,8 @@ def train_tokenizer(documents: Sequence[str], vocab: int) -> bytes:
 def encode(text: str, tokenizer: Tokenizer) -> list[int]:
     """Return the ids of one document, without <s>; lossless for a tokenizer that we trained.
 
-    Two things go through byte pieces there: a space that opens the document (after <s> a leading
-    space counts for nothing) and U+2581, which SentencePiece would read back as a space.
+    Two things are written as byte pieces there: a space that opens the document (after <s> a
+    leading space stands for nothing) and U+2581, which SentencePiece would decode as a space.
     """
     processor = tokenizer.processor
     plain = processor.encode(text)
@@ -183,8 +183,8 @@ def build(
     tokenizer: str | Path | None = None,
     cache_dir: str | Path | None = None,
 ) -> Path:
-    """Build a corpus into out_dir, or without one into a directory of its own in the cache, and
-    return it: complete or not at all. What was built there from the same text stays.
+    """Build a corpus, complete or not at all, and return its directory: out_dir, or one in the
+    cache. Where it was built from the same text it is not built again.
 
     tokenizer: an existing SentencePiece model; without one, a model of `vocab` pieces is trained on
     the training split.
