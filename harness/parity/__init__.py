@@ -10,15 +10,14 @@ import torch
 from fast.errors import TrainingError
 from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
 from harness.parity.compare import Setting
-from harness.parity.suite import Piece, Row, examine, literal
+from harness.parity.suite import Piece, Row, examine, literal, worst_of
 from reference.recipe import InputError, Recipe
 
-ROOMS = (randomness, network, optimizer, storage, likelihood, chain, training)
-PIECES = {piece.name: piece for room in ROOMS for piece in room.PIECES}
+MODULES = (randomness, network, optimizer, storage, likelihood, chain, training)
+PIECES = {piece.name: piece for module in MODULES for piece in module.PIECES}
 PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
-LONG = (
-    "trajectory",
-)  # what the preflight leaves out: 50 steps of the reference take longer than it may
+# What the preflight leaves out: 50 steps of the reference take longer than it may.
+LONG = ("trajectory",)
 
 
 def select(names: tuple[str, ...] | list[str]) -> list[Piece]:
@@ -29,13 +28,13 @@ def select(names: tuple[str, ...] | list[str]) -> list[Piece]:
         return list(PIECES.values())
     chosen = {}
     for name in names:
-        found = [name] if name in PIECES else fnmatch.filter(PIECES, f"{name}-*")
-        if not found:
+        matching = [name] if name in PIECES else fnmatch.filter(PIECES, f"{name}-*")
+        if not matching:
             raise InputError(
                 f"parity: expected pieces among {', '.join(PIECES)}; found {name!r}; name one of"
                 " these, or none for all"
             )
-        chosen |= dict.fromkeys(found)
+        chosen |= dict.fromkeys(matching)
     return [PIECES[name] for name in chosen]
 
 
@@ -64,8 +63,8 @@ def reproduce(
     """Raise AssertionError unless the halves agree on one input of a piece: what a red row prints,
     to be pasted into a test.
     """
-    found = PIECES[piece].prepare(**case)(Setting(device, getattr(torch, dtype), compiled))
-    worst = max(found, key=lambda difference: difference.ratio)
+    setting = Setting(device, getattr(torch, dtype), compiled)
+    worst = worst_of(PIECES[piece].prepare(**case)(setting))
     assert worst.ratio <= 1, (
         f"{piece} ({dtype}, {device}): error {worst.error:.3g} > limit {worst.limit:.3g} on"
         f" {literal(case)}"
@@ -80,12 +79,10 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
     draws of the masks and one whole training step (loss, gradients, update) of a tiny model also
     run through torch.compile, as the run's own step will.
     """
+    pieces = [piece for piece in PIECES.values() if piece.name not in LONG]
     dtypes, rows = (getattr(torch, recipe.training.compute_dtype),), []
-    for piece in PIECES.values():
-        if piece.name in LONG:
-            continue
-        in_step = piece.name in ("masks", "step")
-        rows += examine(piece, device, dtypes, compiled and in_step)
+    for piece in pieces:
+        rows += examine(piece, device, dtypes, compiled and piece.name in ("masks", "step"))
     red = [row for row in rows if not row.passed]
     if red:
         names = ", ".join(
@@ -97,7 +94,7 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
             " or pass --no-preflight"
         )
     say(
-        f"preflight on {device}: {len(rows)} rows of {len({row.piece for row in rows})} pieces"
-        " agree with the specification"
+        f"preflight on {device}: {len(rows)} rows of {len(pieces)} pieces agree with the"
+        " specification"
     )
     return rows

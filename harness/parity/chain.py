@@ -3,6 +3,7 @@ rows, and drawing along an order.
 """
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,20 +15,31 @@ import reference.chain
 import reference.masking
 import reference.sample
 import reference.transformer
-from harness.parity import plain
-from harness.parity.compare import Difference, Setting, relative, same, twice
-from harness.parity.likelihood import APART, STILL, table, windows
-from harness.parity.network import GROUPED, MEDIUM, SMALL, TWICE, random_params
-from harness.parity.suite import Compare, Piece
+from harness.parity.compare import (
+    Compare,
+    Difference,
+    Setting,
+    against_plain,
+    relative,
+    same,
+)
+from harness.parity.likelihood import APART, STILL, table_model, windows
+from harness.parity.network import GROUPED, MEDIUM, SMALL, TWICE, plain_log_probs, random_params
+from harness.parity.suite import Piece, table
 from reference.orders import FIXED, ORDERS
 from reference.recipe import Model
 
 
-def _reference_log_probs(params: dict[str, np.ndarray], model: Model):
+def _exact_log_probs(params: dict[str, np.ndarray], model: Model):
     """Return log_probs(ids_BL) of the reference's network."""
     return lambda ids_BL: reference.masking.log_softmax(
         reference.transformer.forward(params, ids_BL, model)
     )
+
+
+def _predictor(params: dict[str, np.ndarray], model: Model, at: Setting, compiled: bool = False):
+    """Return the fast half's predictor of single rows."""
+    return fast.row_predictor.RowPredictor(at.tensors(params), model, at.dtype, at.device, compiled)
 
 
 def query(
@@ -37,27 +49,21 @@ def query(
     tokens exist.
     """
     params, rng, V = random_params(model, seed), np.random.default_rng(seed), model.vocab
-    ids_BL = np.where(
-        rng.random((count, model.length)) < 0.5, V, rng.integers(0, V, (count, model.length))
+    hidden_BL = rng.random((count, model.length)) < 0.5
+    ids_BL = np.where(hidden_BL, V, rng.integers(0, V, (count, model.length)))
+    rows_BR, seen_BL = np.tile(np.array(rows), (count, 1)), ids_BL[:, :visible]
+
+    def run(at: Setting) -> torch.Tensor:
+        limit = None if visible is None else torch.tensor([visible], device=at.device)
+        given = at.tensor(ids_BL), at.tensor(rows_BR), limit
+        return at.run(_predictor(params, model, at).rows, *given)
+
+    return against_plain(
+        _exact_log_probs(params, model)(seen_BL)[:, rows],
+        run,
+        lambda at: plain_log_probs(params, seen_BL, model, at)[:, rows],
+        masters=True,
     )
-    rows_BR = np.tile(np.array(rows), (count, 1))
-    seen_BL = ids_BL if visible is None else ids_BL[:, :visible]
-    exact = _reference_log_probs(params, model)(seen_BL)[:, rows]
-
-    def compare(setting: Setting) -> list[Difference]:
-        given, at_BR = (setting.tensors(params), setting.tensor(seen_BL)), setting.tensor(rows_BR)
-        limit = None if visible is None else torch.tensor([visible], device=setting.device)
-        asked = fast.row_predictor.RowPredictor(given[0], model, setting.dtype, setting.device)
-        found = setting.run(asked.rows, setting.tensor(ids_BL), at_BR, limit)
-        return twice(
-            setting,
-            found,
-            exact,
-            lambda: plain.forward(*given, model, setting.dtype).log_softmax(-1)[:, rows],
-            setting.master,
-        )
-
-    return compare
 
 
 def queried(
@@ -73,31 +79,28 @@ def queried(
     """What every token costs along an order, from the rows that the order needs, against whole
     passes of the whole network.
     """
-    params, ids_NL = random_params(model, seed), windows(seed, model.vocab, model.length, count)
-    exact = reference.chain.chain(
-        _reference_log_probs(params, model),
-        ids_NL,
-        model.vocab,
-        order,
-        seed,
-        step,
-        block,
-        first_row,
-    )
+    ids_NL = windows(seed, model.vocab, model.length, count)
+    given = ids_NL, model.vocab, order, seed, step, block, first_row
+    chains = reference.chain.chain, fast.chain.chain
+    return _by_network(seed, model, batch_rows, chains, given)
 
-    def compare(setting: Setting) -> list[Difference]:
-        asked = fast.row_predictor.RowPredictor(
-            setting.tensors(params), model, setting.dtype, setting.device, setting.compiled
-        )
-        where = {"batch_rows": batch_rows, "device": setting.device}
-        return [
-            relative(
-                fast.chain.chain(
-                    asked, ids_NL, model.vocab, order, seed, step, block, first_row, **where
-                ),
-                exact,
-            )
-        ]
+
+def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -> Compare:
+    """Left to right with few mask tokens behind the position that is asked for."""
+    given = windows(seed, model.vocab, model.length, count), model.vocab, masks
+    chains = reference.chain.trailing, fast.chain.trailing
+    return _by_network(seed, model, batch_rows, chains, given)
+
+
+def _by_network(seed: int, model: Model, batch_rows: int, chains: tuple, given: tuple) -> Compare:
+    """Return the comparison of one chain of both halves on a random network."""
+    params, (slow, quick) = random_params(model, seed), chains
+    exact = slow(_exact_log_probs(params, model), *given)
+    quick = partial(quick, batch_rows=batch_rows)
+
+    def compare(at: Setting) -> list[Difference]:
+        predictor = _predictor(params, model, at, at.compiled)
+        return [relative(quick(predictor, *given, device=at.device), exact)]
 
     return compare
 
@@ -113,45 +116,21 @@ def positions(
     batch_rows: int,
 ) -> Compare:
     """The drawn places, their weights bit for bit, what they cost and the spread of the sum."""
-    model, ids_NL, rows = (
-        table(seed, vocab, length),
-        windows(seed, vocab, length, count),
-        np.arange(first_row, first_row + 5),
-    )
-    place_NK, weight_NK = reference.chain.draw_positions(seed, rows, 1024, 7)
-    exact = reference.chain.sampled(model.reference, ids_NL, vocab, order, seed, drawn, first_row)
-    variance_N = reference.chain.sampled_variance(exact, length) if drawn > 1 else np.zeros(count)
+    model, ids_NL = table_model(seed, vocab, length), windows(seed, vocab, length, count)
+    given = ids_NL, vocab, order, seed, drawn, first_row
+    rows = np.arange(first_row, first_row + 5)
+    draws = reference.chain.draw_positions(seed, rows, 1024, 7)
+    exact = reference.chain.sampled(model.reference, *given)
+
+    def variance_N(half, nats_NK) -> np.ndarray:
+        return half.sampled_variance(nats_NK, length) if drawn > 1 else np.zeros(count)
 
     def compare(setting: Setting) -> list[Difference]:
-        own_place_NK, own_weight_NK = fast.chain.draw_positions(seed, rows, 1024, 7)
         where = {"batch_rows": batch_rows, "device": setting.device}
-        found = fast.chain.sampled(
-            model.fast(setting), ids_NL, vocab, order, seed, drawn, first_row, **where
-        )
-        spread_N = fast.chain.sampled_variance(found, length) if drawn > 1 else np.zeros(count)
-        return [
-            same(own_place_NK, place_NK),
-            same(own_weight_NK, weight_NK),
-            relative(found, exact),
-            relative(spread_N, variance_N),
-        ]
-
-    return compare
-
-
-def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -> Compare:
-    """Left to right with few mask tokens behind the position that is asked for."""
-    params, ids_NL = random_params(model, seed), windows(seed, model.vocab, model.length, count)
-    exact = reference.chain.trailing(
-        _reference_log_probs(params, model), ids_NL, model.vocab, masks
-    )
-
-    def compare(setting: Setting) -> list[Difference]:
-        asked = fast.row_predictor.RowPredictor(
-            setting.tensors(params), model, setting.dtype, setting.device, setting.compiled
-        )
-        where = {"batch_rows": batch_rows, "device": setting.device}
-        return [relative(fast.chain.trailing(asked, ids_NL, model.vocab, masks, **where), exact)]
+        nats_NK = fast.chain.sampled(model.fast(setting), *given, **where)
+        fast_draws = fast.chain.draw_positions(seed, rows, 1024, 7)
+        spread = variance_N(fast.chain, nats_NK), variance_N(reference.chain, exact)
+        return [*map(same, fast_draws, draws), relative(nats_NK, exact), relative(*spread)]
 
     return compare
 
@@ -169,32 +148,12 @@ def sample(
     tied: bool = False,
 ) -> Compare:
     """The tokens drawn behind a given first one."""
-    model, ids_BL = table(seed, vocab, length, tied), np.full((count, length), vocab)
+    model, ids_BL = table_model(seed, vocab, length, tied), np.full((count, length), vocab)
     ids_BL[:, 0] = np.random.default_rng(seed).integers(0, vocab, count)
-    exact = reference.sample.fill(
-        model.reference, ids_BL, vocab, order, seed, step, block, temperature, first_row
-    )
-
-    def compare(setting: Setting) -> list[Difference]:
-        given = setting.tensor(ids_BL)
-        return [
-            same(
-                fast.sample.fill(
-                    model.fast(setting),
-                    given,
-                    vocab,
-                    order,
-                    seed,
-                    step,
-                    block,
-                    temperature,
-                    first_row,
-                ),
-                exact,
-            )
-        ]
-
-    return compare
+    given = vocab, order, seed, step, block, temperature, first_row
+    exact = reference.sample.fill(model.reference, ids_BL, *given)
+    fill = fast.sample.fill
+    return lambda at: [same(fill(model.fast(at), at.tensor(ids_BL), *given), exact)]
 
 
 ONE_LAYER = replace(SMALL, layers=1)
@@ -202,123 +161,73 @@ PIECES = [
     Piece(
         "query",
         query,
-        [
-            {
-                "seed": 0,
-                "model": replace(SMALL, heads=1, kv_heads=1, length=1),
-                "count": 1,
-                "rows": [0],
-            },
-            {"seed": 1, "model": ONE_LAYER, "count": 3, "rows": [3, 0]},
-            {"seed": 2, "model": replace(SMALL, layers=5), "count": 2, "rows": [1, 1, 2]},
-            {"seed": 3, "model": GROUPED, "count": 2, "rows": [2, 0], "visible": 3},
-            {"seed": 4, "model": MEDIUM, "count": 2, "rows": list(range(20)), "visible": 20},
-            {"seed": 5, "model": MEDIUM, "count": 2, "rows": list(range(0, 33, 2))},
-        ],
+        table(
+            "seed model count rows visible",
+            (0, replace(SMALL, heads=1, kv_heads=1, length=1), 1, [0], None),
+            (1, ONE_LAYER, 3, [3, 0], None),
+            (2, replace(SMALL, layers=5), 2, [1, 1, 2], None),
+            (3, GROUPED, 2, [2, 0], 3),
+            (4, MEDIUM, 2, list(range(20)), 20),
+            (5, MEDIUM, 2, list(range(0, 33, 2)), None),
+        ),
         TWICE,
         compiles=1,
     ),
     Piece(
         "chain-queried",
         queried,
-        [
-            *[
-                {
-                    "seed": seed,
-                    "model": model,
-                    "order": order,
-                    "count": 3,
-                    "step": 1 + seed % 2,
-                    "block": 2,
-                    "first_row": 3 * seed,
-                    "batch_rows": 2,
-                }
+        table(
+            "seed model order count step block first_row batch_rows",
+            *(
+                (seed, model, order, 3, 1 + seed % 2, 2, 3 * seed, 2)
                 for seed, order in enumerate(ORDERS)
                 for model in (SMALL, replace(GROUPED, layers=3))
-            ],
-            {
-                "seed": 9,
-                "model": ONE_LAYER,
-                "order": "entropy",
-                "count": 2,
-                "step": 3,
-                "block": 1,
-                "first_row": 0,
-                "batch_rows": 64,
-            },
-            {
-                "seed": 10,
-                "model": GROUPED,
-                "order": "confidence",
-                "count": 2,
-                "step": 1,
-                "block": 1,
-                "first_row": 0,
-                "batch_rows": 64,
-            },
-        ],
+            ),
+            (9, ONE_LAYER, "entropy", 2, 3, 1, 0, 64),
+            (10, GROUPED, "confidence", 2, 1, 1, 0, 64),
+        ),
     ),
     Piece(
         "chain-positions",
         positions,
-        [
-            {
-                "order": order,
-                "seed": seed,
-                "vocab": 3,
-                "length": length,
-                "count": 5,
-                "drawn": drawn,
-                "first_row": 4 * seed,
-                "batch_rows": 2,
-            }
-            for order in FIXED
-            for seed, (length, drawn) in enumerate(((1, 1), (5, 2), (5, 5), (6, 4), (6, 3), (4, 1)))
-        ],
+        table(
+            "order seed length drawn first_row",
+            *(
+                (order, seed, length, drawn, 4 * seed)
+                for order in FIXED
+                for seed, (length, drawn) in enumerate(
+                    ((1, 1), (5, 2), (5, 5), (6, 4), (6, 3), (4, 1))
+                )
+            ),
+            vocab=3,
+            count=5,
+            batch_rows=2,
+        ),
         STILL,
         float32_only=True,
     ),
     Piece(
         "chain-trailing",
         trailing,
-        [
-            {"seed": masks, "model": model, "count": 3, "masks": masks, "batch_rows": 2}
-            for model in (SMALL, GROUPED)
-            for masks in (0, 1, 3, 9)
-        ],
+        table(
+            "seed model masks",
+            *((masks, model, masks) for model in (SMALL, GROUPED) for masks in (0, 1, 3, 9)),
+            count=3,
+            batch_rows=2,
+        ),
     ),
     Piece(
         "sample",
         sample,
-        [
-            *[
-                {
-                    "order": order,
-                    "seed": seed,
-                    "vocab": 3,
-                    "length": 5,
-                    "count": 4,
-                    "step": 1 + seed % 3,
-                    "block": 2,
-                    "temperature": temperature,
-                    "first_row": seed,
-                }
+        table(
+            "order seed vocab length count step block temperature first_row tied",
+            *(
+                (order, seed, 3, 5, 4, 1 + seed % 3, 2, temperature, seed, False)
                 for seed, order in enumerate(ORDERS)
                 for temperature in (0.0, 0.7, 1.0)
-            ],
-            {
-                "order": "left-to-right",
-                "seed": 9,
-                "vocab": 4,
-                "length": 4,
-                "count": 3,
-                "step": 1,
-                "block": 1,
-                "temperature": 0.0,
-                "first_row": 0,
-                "tied": True,
-            },
-        ],
+            ),
+            ("left-to-right", 9, 4, 4, 3, 1, 1, 0.0, 0, True),
+        ),
         APART,
         bitwise=True,
         float32_only=True,

@@ -5,6 +5,7 @@ it may find.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -49,6 +50,11 @@ class Setting:
         return torch.promote_types(self.dtype, torch.float32)
 
     @property
+    def last(self) -> float:
+        """Return the relative error of a last rounding to the dtype, 0 where it is float32."""
+        return 0.0 if self.dtype == torch.float32 else unit_roundoff(self.dtype)
+
+    @property
     def dtype_name(self) -> str:
         """Return the dtype as a recipe spells it."""
         return str(self.dtype).removeprefix("torch.")
@@ -57,20 +63,30 @@ class Setting:
         """Return an array on the device; floats in dtype (default: that of the masters), integers
         and booleans as they are.
         """
-        tensor = torch.tensor(
-            np.asarray(values), device=self.device
-        )  # a copy: the training step works in place
+        # A copy: the training step works in place.
+        tensor = torch.tensor(np.asarray(values), device=self.device)
         return tensor.to(dtype or self.master) if tensor.is_floating_point() else tensor
+
+    def cast(self, values) -> torch.Tensor:
+        """Return an array on the device, floats in the compute dtype."""
+        return self.tensor(values, self.dtype)
 
     def tensors(self, values: dict, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Return a dict of arrays as tensors."""
         return {name: self.tensor(value, dtype) for name, value in values.items()}
 
+    def leaves(self, values: dict) -> dict[str, torch.Tensor]:
+        """Return a dict of arrays as weights that want gradients."""
+        return {name: leaf.requires_grad_() for name, leaf in self.tensors(values).items()}
+
     def run(self, function: Callable, *arguments):
         """Call a function, compiled as one graph where the setting says so."""
-        return (
-            torch.compile(function, dynamic=False, fullgraph=True) if self.compiled else function
-        )(*arguments)
+        if self.compiled:
+            function = torch.compile(function, dynamic=False, fullgraph=True)
+        return function(*arguments)
+
+
+Compare = Callable[[Setting], list[Difference]]
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
@@ -105,9 +121,7 @@ def same(found, expected) -> Difference:
     their lengths too.
     """
     if isinstance(expected, bytes | str):
-        wrong = sum(a != b for a, b in zip(found, expected, strict=False)) + abs(
-            len(found) - len(expected)
-        )
+        wrong = sum(a != b for a, b in zip_longest(found, expected))
         return Difference(float(wrong), 0.0)
     found, expected = array(found), np.asarray(expected)
     if found.shape != expected.shape:
@@ -121,10 +135,8 @@ def relative(found, expected, limit: float = ALGORITHM, floor: float = 0.0) -> D
     found, expected = array(found), np.asarray(expected)
     if found.shape != expected.shape or not np.isfinite(found).all():
         return Difference(math.inf, limit)
-    deviation, scale = (
-        np.abs(found - expected).max(initial=0.0),
-        max(np.abs(expected).max(initial=0.0), floor),
-    )
+    deviation = np.abs(found - expected).max(initial=0.0)
+    scale = max(np.abs(expected).max(initial=0.0), floor)
     return Difference(float(deviation / scale) if scale else float(deviation), limit)
 
 
@@ -149,12 +161,9 @@ def within(
     if not found.size:
         return Difference(0.0, 0.0)
     deviation, bound = np.abs(found - expected), np.broadcast_to(bound, expected.shape)
-    worst = np.unravel_index(
-        np.argmax(np.where(deviation > 0, deviation / np.maximum(bound, 1e-300), 0.0)),
-        expected.shape,
-    )
+    worst = np.argmax(np.where(deviation > 0, deviation / np.maximum(bound, 1e-300), 0.0))
     scale = np.abs(expected).max() or 1.0
-    return Difference(float(deviation[worst] / scale), float(bound[worst] / scale))
+    return Difference(*(float(each.flat[worst] / scale) for each in (deviation, bound)))
 
 
 def rms(value) -> float:
@@ -182,6 +191,17 @@ def twice(
     limit = 2 * max(rms(array(plain()) - expected) / scale, unit_roundoff(wanted))
     error = rms(array(found) - expected) / scale if found.shape == expected.shape else math.inf
     return [Difference(error, limit)]
+
+
+def against_plain(
+    exact: np.ndarray, run: Callable, plainly: Callable, masters: bool = False
+) -> Compare:
+    """Return the comparison of run(setting) with what is exact, held to the rms error of
+    plainly(setting); masters: the result is float32 or better.
+    """
+    return lambda at: twice(
+        at, run(at), exact, lambda: plainly(at), at.master if masters else at.dtype
+    )
 
 
 def same_tensors(found: dict, expected: dict) -> list[Difference]:

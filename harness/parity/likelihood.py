@@ -1,8 +1,9 @@
-"""Pieces nelbo, nelbo-grid, causal, chain (one per order), evaluate and score, on models that are a
-table of random distributions.
+"""Pieces nelbo, nelbo-grid, causal, chain (one per order), evaluate and score, on models that are
+random distributions.
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +20,13 @@ import reference.chain
 import reference.likelihood
 import reference.orders
 import reference.sizes
-from harness.parity.compare import ALGORITHM, Difference, Setting, relative, same
-from harness.parity.suite import Compare, Piece
+from harness.parity.compare import ALGORITHM, Compare, Difference, Setting, relative, same
+from harness.parity.suite import Piece, table
 
 DRAWS = 5  # masks per window, or times of the grid, in a whole evaluation
 
 
-class Table(NamedTuple):
+class TableModel(NamedTuple):
     """A conditional distribution for every visible context, hidden positions holding id `vocab`;
     float32 values in both halves.
     """
@@ -39,27 +40,20 @@ class Table(NamedTuple):
 
     def fast(self, setting: Setting):
         """log_probs for the fast half, in the setting's dtype."""
-        table, place = setting.tensor(self.log_probs), setting.tensor(self.place)
-        return lambda ids_BL: table[(ids_BL * place).sum(dim=1)]
+        log_probs, place = setting.tensor(self.log_probs), setting.tensor(self.place)
+        return lambda ids_BL: log_probs[(ids_BL * place).sum(dim=1)]
 
 
-def table(seed: int, vocab: int, length: int, tied: bool = False) -> Table:
-    """Return a random table; tied: the same distribution everywhere, so that every choice is
-    a tie.
+def table_model(seed: int, vocab: int, length: int, tied: bool = False) -> TableModel:
+    """Return a random model; tied: the same distribution everywhere, so that every choice is a
+    tie.
     """
     contexts = (vocab + 1) ** length
-    logits = 1.5 * np.random.default_rng(seed).standard_normal(
-        (1 if tied else contexts, 1 if tied else length, vocab)
-    )
-    log_probs = (
-        (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
-        .astype(np.float32)
-        .astype(np.float64)
-    )
-    return Table(
-        np.array(np.broadcast_to(log_probs, (contexts, length, vocab))),
-        (vocab + 1) ** np.arange(length - 1, -1, -1),
-    )
+    shape = (1, 1, vocab) if tied else (contexts, length, vocab)
+    logits = 1.5 * np.random.default_rng(seed).standard_normal(shape)
+    log_probs = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    every = np.broadcast_to(log_probs.astype(np.float32), (contexts, length, vocab))
+    return TableModel(every.astype(np.float64), (vocab + 1) ** np.arange(length - 1, -1, -1))
 
 
 def windows(seed: int, vocab: int, length: int, count: int) -> np.ndarray:
@@ -71,24 +65,22 @@ def nelbo(
     seed: int, vocab: int, length: int, count: int, draws: int, first_row: int, batch_rows: int
 ) -> Compare:
     """The pilot's plan and every draw of the estimate."""
-    model, ids_NL = table(seed, vocab, length), windows(seed, vocab, length, count)
+    model, ids_NL = table_model(seed, vocab, length), windows(seed, vocab, length, count)
     plan = reference.likelihood.pilot(model.reference, ids_NL, vocab, 8, seed, first_row)
     exact = reference.likelihood.nelbo(model.reference, ids_NL, vocab, draws, plan, seed, first_row)
-    offsets = np.array(
-        [reference.sizes.offset(seed, row, 1) for row in range(first_row, first_row + 9)]
-    )
+    rows = np.arange(first_row, first_row + 9)
+    offsets = np.array([reference.sizes.offset(seed, int(row), 1) for row in rows])
 
     def compare(setting: Setting) -> list[Difference]:
-        log_probs, where = model.fast(setting), {"batch_rows": batch_rows, "device": setting.device}
-        own = fast.likelihood.pilot(log_probs, ids_NL, vocab, 8, seed, first_row, **where)
-        found = fast.likelihood.nelbo(
-            log_probs, ids_NL, vocab, draws, plan, seed, first_row, **where
-        )
+        where = {"batch_rows": batch_rows, "device": setting.device}
+        given = model.fast(setting), ids_NL, vocab
+        pilot = fast.likelihood.pilot(*given, 8, seed, first_row, **where)
+        nats_NK = fast.likelihood.nelbo(*given, draws, plan, seed, first_row, **where)
         return [
-            same(fast.sizes.offset(seed, np.arange(first_row, first_row + 9), 1), offsets),
-            same(own.cumulative_2L, plan.cumulative_2L),
-            relative(own.curve_2L, plan.curve_2L),
-            relative(found, exact),
+            same(fast.sizes.offset(seed, rows, 1), offsets),
+            same(pilot.cumulative_2L, plan.cumulative_2L),
+            relative(pilot.curve_2L, plan.curve_2L),
+            relative(nats_NK, exact),
         ]
 
     return compare
@@ -105,31 +97,20 @@ def nelbo_grid(
     first_row: int,
 ) -> Compare:
     """Every time of the published grid."""
-    model, ids_NL = table(seed, vocab, length), windows(seed, vocab, length, count)
-    given = (points, epsilon, forced_below, seed, first_row)
-    exact = reference.likelihood.nelbo_grid(model.reference, ids_NL, vocab, *given)
-
-    def compare(setting: Setting) -> list[Difference]:
-        found = fast.likelihood.nelbo_grid(
-            model.fast(setting), ids_NL, vocab, *given, batch_rows=3, device=setting.device
-        )
-        return [relative(found, exact)]
-
-    return compare
+    model, ids_NL = table_model(seed, vocab, length), windows(seed, vocab, length, count)
+    given = ids_NL, vocab, points, epsilon, forced_below, seed, first_row
+    exact = reference.likelihood.nelbo_grid(model.reference, *given)
+    grid = partial(fast.likelihood.nelbo_grid, batch_rows=3)
+    return lambda at: [relative(grid(model.fast(at), *given, device=at.device), exact)]
 
 
 def causal(seed: int, vocab: int, length: int, previous: list[int]) -> Compare:
     """The one pass of an autoregressive model, with or without a token before the window."""
-    model, ids_NL = table(seed, vocab, length), windows(seed, vocab, length, len(previous))
-    exact = reference.likelihood.causal_nll(model.reference, ids_NL, np.array(previous))
-
-    def compare(setting: Setting) -> list[Difference]:
-        found = fast.likelihood.causal_nll(
-            model.fast(setting), ids_NL, np.array(previous), batch_rows=2, device=setting.device
-        )
-        return [same(found, exact)]
-
-    return compare
+    model = table_model(seed, vocab, length)
+    given = windows(seed, vocab, length, len(previous)), np.array(previous)
+    exact = reference.likelihood.causal_nll(model.reference, *given)
+    nll = partial(fast.likelihood.causal_nll, batch_rows=2)
+    return lambda at: [same(nll(model.fast(at), *given, device=at.device), exact)]
 
 
 def chain(
@@ -147,43 +128,24 @@ def chain(
     """What every token costs along an order: the same positions in the same order, so the same
     numbers bit for bit.
     """
-    model, ids_NL = table(seed, vocab, length, tied), windows(seed, vocab, length, count)
-    exact = reference.chain.chain(
-        model.reference, ids_NL, vocab, order, seed, step, block, first_row
-    )
+    model, ids_NL = table_model(seed, vocab, length, tied), windows(seed, vocab, length, count)
+    given = ids_NL, vocab, order, seed, step, block, first_row
+    exact = reference.chain.chain(model.reference, *given)
     rows = np.arange(first_row, first_row + 5)
     priorities = reference.orders.priorities(order, seed, rows, 9, block)
     masked_BL = np.random.default_rng(seed).random((count, length)) < 0.6
     masked_BL[:, 0] = True
     log_probs_BLV = model.reference(np.where(masked_BL, vocab, ids_NL))
-    own_BL = reference.orders.priorities(order, seed, np.arange(count), length, block)
-    chosen = np.array(
-        [
-            reference.orders.next_positions(order, *row, 1)
-            for row in zip(log_probs_BLV, masked_BL, own_BL, strict=True)
-        ]
-    )
+    window_priorities = reference.orders.priorities(order, seed, np.arange(count), length, block)
+    arrays = log_probs_BLV, masked_BL, window_priorities
+    chosen = [reference.orders.next_positions(order, *row, 1) for row in zip(*arrays, strict=True)]
 
     def compare(setting: Setting) -> list[Difference]:
-        found = fast.chain.chain(
-            model.fast(setting),
-            ids_NL,
-            vocab,
-            order,
-            seed,
-            step,
-            block,
-            first_row,
-            batch_rows=batch_rows,
-            device=setting.device,
-        )
-        fast_priorities = fast.orders.priorities(order, seed, rows, 9, block, device=setting.device)
-        given = setting.tensor(log_probs_BLV), setting.tensor(masked_BL), setting.tensor(own_BL)
-        return [
-            same(found, exact),
-            same(fast_priorities, priorities),
-            same(fast.orders.next_positions(order, *given, 1), chosen),
-        ]
+        where = {"batch_rows": batch_rows, "device": setting.device}
+        nats_NL = fast.chain.chain(model.fast(setting), *given, **where)
+        drawn = fast.orders.priorities(order, seed, rows, 9, block, device=setting.device)
+        following = fast.orders.next_positions(order, *map(setting.tensor, arrays), 1)
+        return [same(nats_NL, exact), same(drawn, priorities), same(following, np.array(chosen))]
 
     return compare
 
@@ -192,96 +154,38 @@ def chain_cases(order: str) -> list[dict]:
     """Return models of one to five positions, one or several revealed per pass, ties, and rows that
     start anywhere.
     """
-    shared = {"order": order, "block": 2}
-    return [
-        shared
-        | {
-            "seed": 0,
-            "vocab": 2,
-            "length": 1,
-            "count": 2,
-            "step": 1,
-            "first_row": 0,
-            "batch_rows": 64,
-        },
-        shared
-        | {
-            "seed": 1,
-            "vocab": 3,
-            "length": 5,
-            "count": 5,
-            "step": 1,
-            "first_row": 0,
-            "batch_rows": 2,
-        },
-        shared
-        | {
-            "seed": 2,
-            "vocab": 3,
-            "length": 5,
-            "count": 4,
-            "step": 2,
-            "first_row": 7,
-            "batch_rows": 64,
-        },
-        shared
-        | {
-            "seed": 3,
-            "vocab": 3,
-            "length": 5,
-            "count": 3,
-            "step": 1,
-            "first_row": 100,
-            "batch_rows": 3,
-            "tied": True,
-        },
-        shared
-        | {
-            "seed": 4,
-            "vocab": 4,
-            "length": 4,
-            "count": 9,
-            "step": 3,
-            "first_row": 0,
-            "batch_rows": 4,
-            "block": 3,
-        },
-        shared
-        | {
-            "seed": 5,
-            "vocab": 2,
-            "length": 6,
-            "count": 9,
-            "step": 1,
-            "first_row": 2,
-            "batch_rows": 5,
-        },
-    ]
+    return table(
+        "seed vocab length count step block first_row batch_rows tied",
+        (0, 2, 1, 2, 1, 2, 0, 64, False),
+        (1, 3, 5, 5, 1, 2, 0, 2, False),
+        (2, 3, 5, 4, 2, 2, 7, 64, False),
+        (3, 3, 5, 3, 1, 2, 100, 3, True),
+        (4, 4, 4, 9, 3, 3, 0, 4, False),
+        (5, 2, 6, 9, 1, 2, 2, 5, False),
+        order=order,
+    )
 
 
 def score(seed: int, count: int, draws: int) -> Compare:
     """The error bars and the result of windows of several lengths."""
     rng = np.random.default_rng(seed)
-    nats_NK, tokens_N, bytes_N = (
-        rng.gamma(2, 3, (count, draws)),
-        rng.integers(1, 9, count),
-        rng.integers(1, 30, count),
-    )
+    nats_NK = rng.gamma(2, 3, (count, draws))
+    tokens_N, bytes_N = rng.integers(1, 9, count), rng.integers(1, 30, count)
     variance_N = reference.likelihood.mask_variance(nats_NK)
     given = ("nelbo", None, nats_NK.mean(axis=1), variance_N, tokens_N, bytes_N, count * draws, 0.5)
     exact = reference.likelihood.summarize(*given)
 
     def compare(setting: Setting) -> list[Difference]:
-        found = fast.likelihood.summarize(*given)
+        result = fast.likelihood.summarize(*given)
         pairs = [
             (np.array(a), np.array(b))
-            for a, b in zip(found[2:], exact[2:], strict=True)
+            for a, b in zip(result[2:], exact[2:], strict=True)
             if not (math.isnan(a) and math.isnan(b))
         ]
         return [
             relative(fast.likelihood.mask_variance(nats_NK), variance_N),
             *(relative(a, b) for a, b in pairs),
-            same(found[0], exact[0]),
+            same(result[0], exact[0]),
         ]
 
     return compare
@@ -299,39 +203,26 @@ def evaluate(
         (rng.integers(0, vocab, (count, length)), rng.integers(-1, vocab, count))
         for count, length in ((2, 5), (3, 5), (1, 2))
     ]
-    models = {length: table(seed + length, vocab, length) for length in (5, 2)}
+    models = {length: table_model(seed + length, vocab, length) for length in (5, 2)}
     byte_table = reference.bytes.byte_table(pieces, kinds)
     parts, row = [], first_row
     for ids_NL, previous_N in groups:
-        parts.append(
-            _reference_part(
-                estimator,
-                order,
-                models[ids_NL.shape[1]].reference,
-                ids_NL,
-                previous_N,
-                vocab,
-                seed,
-                row,
-            )
-        )
+        log_probs = models[ids_NL.shape[1]].reference
         before_N = previous_N if first_token == "stream" else np.full(len(previous_N), -1)
         previous_NL = np.concatenate([before_N[:, None], ids_NL[:, :-1]], axis=1)
-        parts[-1] += (
-            np.full(*ids_NL.shape),
-            reference.bytes.token_bytes(ids_NL, previous_NL, byte_table).sum(axis=1),
-        )
+        counts_N = reference.bytes.token_bytes(ids_NL, previous_NL, byte_table).sum(axis=1)
+        nats = _reference_nats(estimator, order, log_probs, ids_NL, previous_N, vocab, seed, row)
+        parts.append((*nats, np.full(*ids_NL.shape), counts_N))
         row += len(ids_NL)
     exact = reference.likelihood.summarize(
-        estimator, order, *(np.concatenate(column) for column in zip(*parts, strict=True)), 0, 0.0
+        estimator, order, *map(np.concatenate, zip(*parts, strict=True)), 0, 0.0
     )
 
     def compare(setting: Setting) -> list[Difference]:
         log_probs = {length: model.fast(setting) for length, model in models.items()}
-        windows = [fast.data.Windows(*group) for group in groups]
-        found = fast.evaluate.evaluate(
+        result = fast.evaluate.evaluate(
             lambda ids_BL: log_probs[ids_BL.shape[1]](ids_BL),
-            windows,
+            [fast.data.Windows(*group) for group in groups],
             fast.bytes.byte_table(pieces, kinds),
             estimator,
             order,
@@ -346,15 +237,13 @@ def evaluate(
             device=setting.device,
         )
         names = ("bpb", "stderr_masks", "stderr_sequences", "nats_per_token", "tokens", "bytes")
-        return [
-            relative(np.array(getattr(found, name)), np.array(getattr(exact, name)))
-            for name in names
-        ]
+        pairs = [[np.array(getattr(half, name)) for half in (result, exact)] for name in names]
+        return [relative(*pair) for pair in pairs]
 
     return compare
 
 
-def _reference_part(
+def _reference_nats(
     estimator: str,
     order: str | None,
     log_probs,
@@ -367,133 +256,69 @@ def _reference_part(
     """Return (nats_N, variance_N) of one group by the reference, with the settings that evaluate()
     is given.
     """
-    still_N = np.zeros(len(ids_NL))
+    half, given = reference.likelihood, (log_probs, ids_NL, vocab)
+    exact_N = np.zeros(len(ids_NL))
     if estimator == "chain":
-        return (
-            reference.chain.chain(log_probs, ids_NL, vocab, order, seed, 2, 2, row).sum(axis=1),
-            still_N,
-        )
+        return reference.chain.chain(*given, order, seed, 2, 2, row).sum(axis=1), exact_N
     if estimator == "causal":
-        return reference.likelihood.causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), still_N
+        return half.causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), exact_N
     if estimator == "nelbo":
-        plan = reference.likelihood.pilot(log_probs, ids_NL, vocab, 8, seed, row)
-        nats_NK = reference.likelihood.nelbo(log_probs, ids_NL, vocab, DRAWS, plan, seed, row)
+        nats_NK = half.nelbo(*given, DRAWS, half.pilot(*given, 8, seed, row), seed, row)
     else:
-        nats_NK = reference.likelihood.nelbo_grid(
-            log_probs, ids_NL, vocab, DRAWS, 0.001, 0.01, seed, row
-        )
-    return nats_NK.mean(axis=1), reference.likelihood.mask_variance(nats_NK)
+        nats_NK = half.nelbo_grid(*given, DRAWS, 0.001, 0.01, seed, row)
+    return nats_NK.mean(axis=1), half.mask_variance(nats_NK)
 
 
 APART = "exact: gaps between scores exceed their rounding, or are 0"
 STILL = f"{ALGORITHM}: float32 log-probabilities are summed in float64"
+EVALUATED = (
+    ("nelbo", None),
+    ("nelbo", None),
+    ("nelbo-grid", None),
+    ("nelbo-grid", None),
+    ("chain", "left-to-right"),
+    ("chain", "random"),
+    ("chain", "confidence"),
+    ("chain", "block"),
+    ("causal", None),
+    ("causal", None),
+)
 PIECES = [
     Piece(
         "nelbo",
         nelbo,
-        [
-            {
-                "seed": 0,
-                "vocab": 2,
-                "length": 1,
-                "count": 1,
-                "draws": 2,
-                "first_row": 0,
-                "batch_rows": 64,
-            },
-            {
-                "seed": 1,
-                "vocab": 3,
-                "length": 4,
-                "count": 5,
-                "draws": 3,
-                "first_row": 0,
-                "batch_rows": 2,
-            },
-            {
-                "seed": 2,
-                "vocab": 3,
-                "length": 5,
-                "count": 4,
-                "draws": 8,
-                "first_row": 7,
-                "batch_rows": 64,
-            },
-            {
-                "seed": 3,
-                "vocab": 2,
-                "length": 6,
-                "count": 1,
-                "draws": 5,
-                "first_row": 3,
-                "batch_rows": 1,
-            },
-            *[
-                {
-                    "seed": seed,
-                    "vocab": 3,
-                    "length": 4,
-                    "count": 7,
-                    "draws": 4,
-                    "first_row": seed,
-                    "batch_rows": 3,
-                }
-                for seed in range(4, 10)
-            ],
-        ],
+        table(
+            "seed vocab length count draws first_row batch_rows",
+            (0, 2, 1, 1, 2, 0, 64),
+            (1, 3, 4, 5, 3, 0, 2),
+            (2, 3, 5, 4, 8, 7, 64),
+            (3, 2, 6, 1, 5, 3, 1),
+            *((seed, 3, 4, 7, 4, seed, 3) for seed in range(4, 10)),
+        ),
         STILL,
         float32_only=True,
     ),
     Piece(
         "nelbo-grid",
         nelbo_grid,
-        [
-            {
-                "seed": 0,
-                "vocab": 2,
-                "length": 1,
-                "count": 1,
-                "points": 2,
-                "epsilon": 0.001,
-                "forced_below": 0.01,
-                "first_row": 0,
-            },
-            {
-                "seed": 1,
-                "vocab": 3,
-                "length": 4,
-                "count": 5,
-                "points": 9,
-                "epsilon": 0.001,
-                "forced_below": 0.2,
-                "first_row": 0,
-            },
-            *[
-                {
-                    "seed": seed,
-                    "vocab": 3,
-                    "length": 5,
-                    "count": 4,
-                    "points": 16,
-                    "epsilon": 0.01,
-                    "forced_below": 0.01 * seed,
-                    "first_row": seed,
-                }
-                for seed in range(2, 8)
-            ],
-        ],
+        table(
+            "seed vocab length count points epsilon forced_below first_row",
+            (0, 2, 1, 1, 2, 0.001, 0.01, 0),
+            (1, 3, 4, 5, 9, 0.001, 0.2, 0),
+            *((seed, 3, 5, 4, 16, 0.01, 0.01 * seed, seed) for seed in range(2, 8)),
+        ),
         STILL,
         float32_only=True,
     ),
     Piece(
         "causal",
         causal,
-        [
-            {"seed": seed, "vocab": 3, "length": length, "previous": previous}
-            for seed, (length, previous) in enumerate(
-                ((1, [-1, 0, 2]), (5, [-1, 1, 2, 0, 1]), (4, [2]))
-            )
-        ],
+        table(
+            "seed vocab length previous",
+            (0, 3, 1, [-1, 0, 2]),
+            (1, 3, 5, [-1, 1, 2, 0, 1]),
+            (2, 3, 4, [2]),
+        ),
         "exact: nothing is summed",
         bitwise=True,
         float32_only=True,
@@ -505,38 +330,19 @@ PIECES = [
     Piece(
         "evaluate",
         evaluate,
-        [
-            {
-                "estimator": estimator,
-                "order": order,
-                "seed": seed,
-                "first_row": 3 * seed,
-                "first_token": ("stream", "control")[seed % 2],
-            }
-            for seed, (estimator, order) in enumerate(
-                (
-                    ("nelbo", None),
-                    ("nelbo", None),
-                    ("nelbo-grid", None),
-                    ("nelbo-grid", None),
-                    ("chain", "left-to-right"),
-                    ("chain", "random"),
-                    ("chain", "confidence"),
-                    ("chain", "block"),
-                    ("causal", None),
-                    ("causal", None),
-                )
-            )
-        ],
+        table(
+            "estimator order seed first_row first_token",
+            *(
+                (*estimate, seed, 3 * seed, ("stream", "control")[seed % 2])
+                for seed, estimate in enumerate(EVALUATED)
+            ),
+        ),
         STILL,
         float32_only=True,
     ),
     Piece(
         "score",
         score,
-        [
-            {"seed": seed, "count": count, "draws": draws}
-            for seed, (count, draws) in enumerate(((1, 2), (2, 3), (5, 4), (9, 7), (40, 16)))
-        ],
+        table("seed count draws", (0, 1, 2), (1, 2, 3), (2, 5, 4), (3, 9, 7), (4, 40, 16)),
     ),
 ]

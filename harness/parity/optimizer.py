@@ -1,5 +1,6 @@
 """Pieces clip, newton-schulz, muon, adam, ema and schedule."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -16,8 +17,10 @@ import reference.muon
 import reference.schedule
 from harness.parity import plain
 from harness.parity.compare import (
+    Compare,
     Difference,
     Setting,
+    against_plain,
     array,
     representable,
     same,
@@ -26,7 +29,7 @@ from harness.parity.compare import (
     unit_roundoff,
     within,
 )
-from harness.parity.suite import Compare, Piece
+from harness.parity.suite import Piece, table
 from reference.recipe import GOLF, Training
 
 OPTIMIZER = GOLF.optimizer
@@ -47,35 +50,29 @@ def clip(seed: int, scale: float, limit: float) -> Compare:
     roundings = (sum(value.size for value in grads.values()) + 8) * FLOAT32
 
     def compare(setting: Setting) -> list[Difference]:
-        found, found_norm = fast.adam.clip(setting.tensors(grads), limit)
-        size = [within(setting, found_norm, np.array(norm), roundings * norm)]
+        clipped, fast_norm = fast.adam.clip(setting.tensors(grads), limit)
+        of_norm = within(setting, fast_norm, np.array(norm), roundings * norm)
         if setting.algorithm:
-            return [*size, *same_tensors(found, exact)]
-        return size + [
-            within(setting, found[name], value, roundings * np.abs(value))
-            for name, value in exact.items()
-        ]
+            return [of_norm, *same_tensors(clipped, exact)]
+        bounds = {name: roundings * np.abs(value) for name, value in exact.items()}
+        return [of_norm, *(within(setting, clipped[key], exact[key], bounds[key]) for key in exact)]
 
     return compare
 
 
 def newton_schulz(seed: int, shape: list[int], scale: float, rank: int) -> Compare:
     """Orthogonalisation of a matrix of given rank (0: full)."""
-    rng = np.random.default_rng(seed)
-    matrix = (
-        rng.standard_normal(shape)
-        if not rank
-        else rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, shape[1]))
-    )
+    rng, (rows, columns) = np.random.default_rng(seed), shape
+    if rank:
+        matrix = rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns))
+    else:
+        matrix = rng.standard_normal(shape)
     matrix = representable(scale * matrix)
-    exact = reference.muon.newton_schulz(matrix, *SCHULZ)
-
-    def compare(setting: Setting) -> list[Difference]:
-        given = setting.tensor(matrix, setting.dtype)
-        found = setting.run(lambda matrix: fast.muon.newton_schulz(matrix, *SCHULZ), given)
-        return twice(setting, found, exact, lambda: plain.newton_schulz(given, OPTIMIZER, True))
-
-    return compare
+    return against_plain(
+        reference.muon.newton_schulz(matrix, *SCHULZ),
+        lambda at: at.run(lambda x: fast.muon.newton_schulz(x, *SCHULZ), at.cast(matrix)),
+        lambda at: plain.newton_schulz(at.cast(matrix), OPTIMIZER, True),
+    )
 
 
 def muon(seed: int, shape: list[int], lr: float, momentum: float, still: bool = False) -> Compare:
@@ -86,43 +83,32 @@ def muon(seed: int, shape: list[int], lr: float, momentum: float, still: bool = 
         representable(np.random.default_rng([seed, i]).standard_normal((2, *shape)))
         for i in range(3)
     )
-    weight = 0 * weight if still else weight
-    exact, exact_buffer = (
-        np.stack(both)
-        for both in zip(
-            *(
-                reference.muon.muon_step(*each, lr, momentum, OPTIMIZER)
-                for each in zip(weight, grad, buffer, strict=True)
-            ),
-            strict=True,
-        )
-    )
+    stacks = (0 * weight if still else weight), grad, buffer
+    matrices = [
+        reference.muon.muon_step(*one, lr, momentum, OPTIMIZER) for one in zip(*stacks, strict=True)
+    ]
+    exact, exact_buffer = map(np.stack, zip(*matrices, strict=True))
     bound = 3 * FLOAT32 * (momentum * np.abs(buffer) + np.abs(grad))
 
     def compare(setting: Setting) -> list[Difference]:
-        def plain_step():
+        def plainly() -> torch.Tensor:
+            singles = zip(*(setting.tensor(x, torch.float64) for x in stacks), strict=True)
             settings = lr, momentum, OPTIMIZER, setting.dtype, True
-            wide = (setting.tensor(value, torch.float64) for value in (weight, grad, buffer))
-            return torch.stack(
-                [plain.muon_step(*one, *settings)[0] for one in zip(*wide, strict=True)]
-            )
+            return torch.stack([plain.muon_step(*one, *settings)[0] for one in singles])
 
-        given = tuple(map(setting.tensor, (weight, grad, buffer)))
+        def step(weight, grad, buffer, numbers):
+            lr, momentum = numbers
+            return fast.muon.muon_step(weight, grad, buffer, lr, momentum, OPTIMIZER, setting.dtype)
+
+        given = tuple(map(setting.tensor, stacks))
         numbers = torch.tensor([lr, momentum], dtype=torch.float64, device=setting.device)
-        dtype = setting.dtype
-        found = setting.run(
-            lambda w, g, b, n: fast.muon.muon_step(w, g, b, n[0], n[1], OPTIMIZER, dtype),
-            *given,
-            numbers,
-        )
-        one = fast.muon.muon_step(*(value[0] for value in given), lr, momentum, OPTIMIZER, dtype)
-        alone = (
-            [*twice(setting, one[0], exact[0], lambda: plain_step()[0], setting.master)]
-            if setting.algorithm
-            else []
-        )
-        moved = twice(setting, found[0], exact, plain_step, setting.master)
-        return [within(setting, found[1], exact_buffer, bound, setting.master), *moved, *alone]
+        moved, after = setting.run(step, *given, numbers)
+        alone, _ = step(*(stack[0] for stack in given), (lr, momentum))
+        return [
+            within(setting, after, exact_buffer, bound, setting.master),
+            *twice(setting, moved, exact, plainly, setting.master),
+            *([within(setting, alone, exact[0], 0.0)] if setting.algorithm else []),
+        ]
 
     return compare
 
@@ -133,12 +119,11 @@ def adam(seed: int, shape: list[int], scale: float, step: int, lr: float) -> Com
     weight, grad, first, root = (
         representable(size * rng.standard_normal(shape)) for size in (1.0, scale, scale, scale)
     )
-    second = representable(root**2)
-    exact = reference.adam.adam_step(weight, grad, first, second, step, lr, OPTIMIZER)
+    given = weight, grad, first, representable(root**2)
+    exact = reference.adam.adam_step(*given, step, lr, OPTIMIZER)
     beta1, beta2 = OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2
-    size = beta1 * np.abs(first) + (1 - beta1) * np.abs(
-        grad
-    )  # the first moment may cancel: its error is relative to this
+    # The first moment may cancel: its error is relative to the size of what was added.
+    size = beta1 * np.abs(first) + (1 - beta1) * np.abs(grad)
     root = np.sqrt(exact[2] / (1 - beta2**step))
     # Squares below 2**-126 lose their bits.
     lost = math.sqrt(2 * TINIEST / (1 - beta2**step)) / OPTIMIZER.adam_eps if scale < 1e-18 else 0.0
@@ -146,22 +131,18 @@ def adam(seed: int, shape: list[int], scale: float, step: int, lr: float) -> Com
     moved = update * (14 * FLOAT32 + lost) + FLOAT32 * (np.abs(weight) + update)
     bounds = (moved, 3 * FLOAT32 * size + TINIEST, 4 * FLOAT32 * exact[2] + TINIEST)
 
+    def adam_step(weight, grad, first, second, numbers):
+        step, lr = numbers
+        return fast.adam.adam_step(weight, grad, first, second, step, lr, OPTIMIZER)
+
     def compare(setting: Setting) -> list[Difference]:
-        given = tuple(map(setting.tensor, (weight, grad, first, second)))
+        tensors = tuple(map(setting.tensor, given))
         numbers = torch.tensor([step, lr], dtype=torch.float64, device=setting.device)
-        found = setting.run(
-            lambda w, g, m, v, n: fast.adam.adam_step(w, g, m, v, n[0], n[1], OPTIMIZER),
-            *given,
-            numbers,
-        )
-        plainly = (
-            fast.adam.adam_step(*given, step, lr, OPTIMIZER) if not setting.compiled else found
-        )
-        return [
-            within(setting, half[i], exact[i], bounds[i])
-            for half in (found, plainly)
-            for i in range(3)
-        ]
+        results = [setting.run(adam_step, *tensors, numbers)]
+        if not setting.compiled:
+            results.append(adam_step(*tensors, (step, lr)))
+        triples = itertools.chain(*(zip(new, exact, bounds, strict=True) for new in results))
+        return [within(setting, *triple) for triple in triples]
 
     return compare
 
@@ -171,43 +152,30 @@ def ema(seed: int, decay: float, shape: list[int], steps: int) -> Compare:
     costs it 3 roundings.
     """
     rng = np.random.default_rng(seed)
-    shadow = exact = representable(rng.standard_normal(shape))
+    start = exact = representable(rng.standard_normal(shape))
     weights = [representable(1 + 0.01 * rng.standard_normal(shape)) for _ in range(steps)]
     for weight in weights:
         exact = reference.ema.ema_update(exact, weight, decay)
-    bound = (
-        3
-        * steps
-        * FLOAT32
-        * max(np.abs(shadow).max(), *(np.abs(weight).max() for weight in weights))
-    )
-    begins = [
-        (step, left, start)
-        for step in range(60)
-        for left in (0, 1, 10, 45, 700)
-        for start in (0.0, 0.1, 0.5, 0.95)
-    ]
+    bound = 3 * steps * FLOAT32 * max(np.abs(value).max() for value in (start, *weights))
+    # Step, steps left, share of the budget.
+    begins = list(itertools.product(range(60), (0, 1, 10, 45, 700), (0.0, 0.1, 0.5, 0.95)))
+
+    def starts(half) -> np.ndarray:
+        return np.array([half.ema_starts(*begin) for begin in begins])
 
     def compare(setting: Setting) -> list[Difference]:
-        found = setting.tensor(shadow)
+        shadow = setting.tensor(start)
+        decays = decay, torch.tensor(decay, dtype=torch.float64, device=setting.device)
         for number, weight in enumerate(weights):
-            beta = (
-                torch.tensor(decay, dtype=torch.float64, device=setting.device)
-                if number % 2
-                else decay
-            )
-            found = fast.ema.ema_update(found, setting.tensor(weight, setting.dtype), beta)
-        starts = [
-            np.array([half.ema_starts(*begin) for begin in begins])
-            for half in (fast.ema, reference.ema)
-        ]
-        return [within(setting, found, exact, bound, setting.master), same(*starts)]
+            shadow = fast.ema.ema_update(shadow, setting.cast(weight), decays[number % 2])
+        averaged = within(setting, shadow, exact, bound, setting.master)
+        return [averaged, same(starts(fast.ema), starts(reference.ema))]
 
     return compare
 
 
 def schedule(
-    seed: int, iterations: int, warmdown: int, cap: float, pace: float, momentum_warmup: int = 500
+    seed: int, iterations: int, warmdown: int, cap: float, pace: float, momentum_warmup: int
 ) -> Compare:
     """A whole budget, step after step, with noisy step times and a stall: rate, momentum and what
     is left at every step.
@@ -219,17 +187,17 @@ def schedule(
     durations[iterations // 2 :][:1] *= 30
 
     def run(half) -> np.ndarray:
-        elapsed, multiplier, out, recent = 0.0, 1.0, [], []
+        elapsed, multiplier, numbers, recent = 0.0, 1.0, [], []
         for step in range(iterations):
             seconds = half.step_seconds(recent)
             remaining = half.remaining_steps(step, elapsed, seconds, training)
             multiplier = half.lr_multiplier(remaining, multiplier, training)
-            out.append((seconds, remaining, multiplier, half.muon_momentum(step, optimizer)))
+            numbers.append((seconds, remaining, multiplier, half.muon_momentum(step, optimizer)))
             recent = [*recent[-149:], float(durations[step])]
             elapsed += float(durations[step])
             if remaining == 1:
                 break
-        return np.array(out)
+        return np.array(numbers)
 
     expected = run(reference.schedule)
     return lambda setting: [same(array(run(fast.schedule)), expected)]
@@ -243,59 +211,62 @@ PIECES = [
     Piece(
         "clip",
         clip,
-        [
-            {"seed": seed, "scale": scale, "limit": limit}
-            for seed, scale in enumerate((1e-6, 0.02, 1.0, 1e6))
-            for limit in (0.0, 0.5, 1.0, 7.0)
-        ],
+        table(
+            "seed scale limit",
+            *(
+                (seed, scale, limit)
+                for seed, scale in enumerate((1e-6, 0.02, 1.0, 1e6))
+                for limit in (0.0, 0.5, 1.0, 7.0)
+            ),
+        ),
         "(entries + 8) roundings of the norm",
         float32_only=True,
     ),
     Piece(
         "newton-schulz",
         newton_schulz,
-        [
-            *[
-                {"seed": seed, "shape": shape, "scale": scale, "rank": 0}
+        table(
+            "seed shape scale rank",
+            *(
+                (seed, shape, scale, 0)
                 for seed, shape in enumerate(([1, 1], [1, 5], [5, 1], [4, 4], [3, 7], [7, 3]))
                 for scale in (0.0, 1e-30, 1e-7, 1.0, 1e12)
-            ],
-            {"seed": 9, "shape": [6, 4], "scale": 1.0, "rank": 1},
-            {"seed": 9, "shape": [5, 8], "scale": 1.0, "rank": 2},
-            *[
-                {"seed": 5, "shape": shape, "scale": 1.0, "rank": 0}
-                for shape in ([64, 64], [32, 64], [128, 64])
-            ],
-        ],
+            ),
+            (9, [6, 4], 1.0, 1),
+            (9, [5, 8], 1.0, 2),
+            *((5, shape, 1.0, 0) for shape in ([64, 64], [32, 64], [128, 64])),
+        ),
         TWICE,
         compiles=1,
     ),
     Piece(
         "muon",
         muon,
-        [
-            *[
-                {"seed": seed, "shape": shape, "lr": 0.02, "momentum": momentum}
+        table(
+            "seed shape lr momentum still",
+            *(
+                (seed, shape, 0.02, momentum, False)
                 for seed, shape in enumerate(([1, 1], [4, 4], [3, 7], [7, 3], [8, 2]))
                 for momentum in (0.0, 0.85, 0.95)
-            ],
-            {"seed": 7, "shape": [5, 6], "lr": 0.0, "momentum": 0.95},
-            {"seed": 8, "shape": [128, 64], "lr": 0.02, "momentum": 0.95, "still": True},
-        ],
+            ),
+            (7, [5, 6], 0.0, 0.95, False),
+            (8, [128, 64], 0.02, 0.95, True),
+        ),
         TWICE,
         compiles=1,
     ),
     Piece(
         "adam",
         adam,
-        [
-            *[
-                {"seed": seed, "shape": [2, 5], "scale": scale, "step": step, "lr": 0.04}
+        table(
+            "seed shape scale step lr",
+            *(
+                (seed, [2, 5], scale, step, 0.04)
                 for seed, step in enumerate((1, 2, 10, 20_000))
                 for scale in (0.0, 1e-20, 1e-8, 1.0, 1e6)
-            ],
-            {"seed": 7, "shape": [33], "scale": 1.0, "step": 3, "lr": 0.05},
-        ],
+            ),
+            (7, [33], 1.0, 3, 0.05),
+        ),
         "moments 3 and 4 roundings, update 14 of its size, weight one",
         float32_only=True,
         compiles=1,
@@ -303,47 +274,31 @@ PIECES = [
     Piece(
         "ema",
         ema,
-        [
-            {"seed": seed, "decay": decay, "shape": [3, 4], "steps": steps}
-            for seed, steps in enumerate((1, 2, 300))
-            for decay in (0.0, 0.9, 0.999)
-        ],
+        table(
+            "seed decay steps",
+            *(
+                (seed, decay, steps)
+                for seed, steps in enumerate((1, 2, 300))
+                for decay in (0.0, 0.9, 0.999)
+            ),
+            shape=[3, 4],
+        ),
         "3 roundings of float32 per update, whatever the dtype of the weights",
     ),
     Piece(
         "schedule",
         schedule,
-        [
-            {"seed": 0, "iterations": 1, "warmdown": 20, "cap": 0.0, "pace": 0.1},
-            {
-                "seed": 1,
-                "iterations": 50,
-                "warmdown": 20,
-                "cap": 0.0,
-                "pace": 0.1,
-                "momentum_warmup": 10,
-            },
-            {
-                "seed": 2,
-                "iterations": 300,
-                "warmdown": 40,
-                "cap": 1e6,
-                "pace": 0.1,
-                "momentum_warmup": 0,
-            },
-            {
-                "seed": 3,
-                "iterations": 300,
-                "warmdown": 40,
-                "cap": 15.0,
-                "pace": 0.1,
-                "momentum_warmup": 1,
-            },
-            {"seed": 4, "iterations": 300, "warmdown": 500, "cap": 20.0, "pace": 0.1},
-            {"seed": 5, "iterations": 200, "warmdown": 0, "cap": 5.0, "pace": 0.1},
-            {"seed": 6, "iterations": 10, "warmdown": 3, "cap": 0.5, "pace": 1.0},
-            {"seed": 7, "iterations": 600, "warmdown": 100, "cap": 66.0, "pace": 0.1},
-        ],
+        table(
+            "seed iterations warmdown cap pace momentum_warmup",
+            (0, 1, 20, 0.0, 0.1, 500),
+            (1, 50, 20, 0.0, 0.1, 10),
+            (2, 300, 40, 1e6, 0.1, 0),
+            (3, 300, 40, 15.0, 0.1, 1),
+            (4, 300, 500, 20.0, 0.1, 500),
+            (5, 200, 0, 5.0, 0.1, 500),
+            (6, 10, 3, 0.5, 1.0, 500),
+            (7, 600, 100, 66.0, 0.1, 500),
+        ),
         bitwise=True,
     ),
 ]

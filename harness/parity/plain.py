@@ -132,6 +132,12 @@ def batch_loss(
     return (nats_BL * torch.from_numpy(weight_BL).to(nats_BL)).flip(0).sum()
 
 
+def gradients_of(loss: torch.Tensor, params: dict) -> dict[str, torch.Tensor]:
+    """Return the gradients of a loss by name, zeros where a weight is not used."""
+    grads = torch.autograd.grad(loss, list(params.values()), materialize_grads=True)
+    return dict(zip(params, grads, strict=True))
+
+
 def newton_schulz(
     matrix: torch.Tensor, optimizer: Optimizer, other_order: bool = False
 ) -> torch.Tensor:
@@ -286,7 +292,16 @@ def unstacked(members: dict) -> dict:
     stacks = {kind: value for kind, value in members.items() if kind not in ("embedding", "skip")}
     if any("." in name for name in stacks):
         return members
-    layers = len(next(iter(stacks.values()))) if stacks else 0
-    blocks = {f"blocks.{i}.{kind}": stacks[kind][i] for i in range(layers) for kind in stacks}
-    ends = [{name: members[name]} if name in members else {} for name in ("embedding", "skip")]
-    return ends[0] | blocks | ends[1]
+    layers = len(next(iter(stacks.values())))
+    named = {name: members[name] for name in ("embedding",) if name in members}
+    named |= {f"blocks.{i}.{kind}": stacks[kind][i] for i in range(layers) for kind in stacks}
+    return named | {name: members[name] for name in ("skip",) if name in members}
+
+
+def stacked(members: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a group of a state as the fast half carries it: the inverse of unstacked()."""
+    kinds = {}
+    for name, value in members.items():
+        kinds.setdefault(name.rpartition(".")[2], []).append(value)
+    whole = {kind: kinds[kind][0] for kind in ("embedding", "skip") if kind in kinds}
+    return {kind: torch.stack(values) for kind, values in kinds.items()} | whole

@@ -17,6 +17,7 @@ import reference.train
 import reference.transformer
 from harness.parity import plain
 from harness.parity.compare import (
+    Compare,
     Difference,
     Setting,
     joined,
@@ -25,7 +26,7 @@ from harness.parity.compare import (
     unit_roundoff,
     within,
 )
-from harness.parity.suite import Compare, Piece
+from harness.parity.suite import Piece, table
 from reference.recipe import GOLF, TINY, Model, Recipe, Stream
 
 LAST = 2**32 - 1  # of a counter word
@@ -38,19 +39,20 @@ def philox(seed: int, stream: int, step: int, rows: list[int], columns: int) -> 
     words = reference.philox.words(seed, stream, step, rows, columns)
     uniforms = reference.philox.uniforms(words)
     counter = np.array([[columns, row, step, stream] for row in rows])
-    blocks = reference.philox.philox4x32(counter, np.array([seed & LAST, seed >> 32]))
+    key = np.array([seed & LAST, seed >> 32])
+    blocks = reference.philox.philox4x32(counter, key)
 
     def compare(setting: Setting) -> list[Difference]:
-        on_device, at = setting.tensor(np.array(rows)), torch.tensor(step, device=setting.device)
-        found = setting.run(
-            lambda rows, step: fast.philox.words(seed, stream, step, rows, columns), on_device, at
-        )
-        key = setting.tensor(np.array([seed & LAST, seed >> 32]))
-        found_blocks = fast.philox.philox4x32(setting.tensor(counter), key)
+        def draw(rows, step):
+            return fast.philox.words(seed, stream, step, rows, columns)
+
+        at = torch.tensor(step, device=setting.device)
+        drawn = setting.run(draw, setting.tensor(np.array(rows)), at)
+        fast_blocks = fast.philox.philox4x32(setting.tensor(counter), setting.tensor(key))
         return [
-            same(found, words),
-            same(fast.philox.uniforms(found), uniforms),
-            same(found_blocks, blocks),
+            same(drawn, words),
+            same(fast.philox.uniforms(drawn), uniforms),
+            same(fast_blocks, blocks),
         ]
 
     return compare
@@ -58,61 +60,45 @@ def philox(seed: int, stream: int, step: int, rows: list[int], columns: int) -> 
 
 def times(seed: int, step: int, rows: list[int], epsilon: float) -> Compare:
     """Times, thresholds and weights of some global rows of a step."""
-    expected = reference.masking.times(seed, step, rows, epsilon)
-    thresholds = reference.masking.thresholds(expected)
-    weights = reference.masking.weights(expected, MAX_WEIGHT)
 
-    def compare(setting: Setting) -> list[Difference]:
-        found = fast.masking.times(seed, step, rows, epsilon)
-        return [
-            same(fast.masking.radical_inverse(rows), reference.masking.radical_inverse(rows)),
-            same(found, expected),
-            same(fast.masking.thresholds(found), thresholds),
-            same(fast.masking.weights(found, MAX_WEIGHT), weights),
-        ]
+    def numbers(half) -> list[np.ndarray]:
+        times_B = half.times(seed, step, rows, epsilon)
+        others = half.thresholds(times_B), half.weights(times_B, MAX_WEIGHT)
+        return [half.radical_inverse(rows), times_B, *others]
 
-    return compare
+    exact = numbers(reference.masking)
+    return lambda at: [*map(same, numbers(fast.masking), exact)]
 
 
 def masks(seed: int, step: int, rows: list[int], length: int) -> Compare:
     """From a step and global rows to corrupted ids, as the training step draws them."""
-    recipe, vocab = Recipe(seed=seed), 7
+    recipe, vocab, rows_B = Recipe(seed=seed), 7, np.array(rows)
     ids_BL = np.random.default_rng(seed % LAST).integers(0, vocab, (len(rows), length))
     times_B = reference.masking.times(seed, step, rows, recipe.diffusion.epsilon)
-    mask_BL = reference.masking.mask(
-        seed, step, rows, length, reference.masking.thresholds(times_B)
-    )
-    draws_B = (
-        reference.philox.words(seed, Stream.MASK, step, rows, length)[:, -1] >> 8
-    )  # thresholds that fall on a draw exactly
+    thresholds_B = reference.masking.thresholds(times_B)
+    weights_B = reference.masking.weights(times_B, recipe.diffusion.max_weight)
+    # Thresholds that fall on a draw exactly.
+    draws_B = reference.philox.words(seed, Stream.MASK, step, rows, length)[:, -1] >> 8
     edges = [draws_B.astype(np.int64) + more for more in (0, 1)]
-    at_edges = [reference.masking.mask(seed, step, rows, length, edge_B) for edge_B in edges]
+    mask_BL, *at_edges = (
+        reference.masking.mask(seed, step, rows, length, limits_B)
+        for limits_B in (thresholds_B, *edges)
+    )
     corrupted_BL = reference.masking.corrupt(ids_BL, mask_BL, vocab)
 
-    def drawn(step, rows_B, ids_BL, thresholds_B):
-        found_BL = fast.masking.mask(seed, step, rows_B, length, thresholds_B)
-        return found_BL, fast.masking.corrupt(ids_BL, found_BL, vocab)
+    def draw(step, rows_B, ids_BL, thresholds_B):
+        mask_BL = fast.masking.mask(seed, step, rows_B, length, thresholds_B)
+        return mask_BL, fast.masking.corrupt(ids_BL, mask_BL, vocab)
 
     def compare(setting: Setting) -> list[Difference]:
-        thresholds_B, weights_B = fast.train.noise(recipe, step, np.array(rows), setting.device)
-        at = torch.tensor(step, device=setting.device)
-        found = setting.run(
-            drawn, at, setting.tensor(np.array(rows)), setting.tensor(ids_BL), thresholds_B
-        )
-        weights = reference.masking.weights(times_B, recipe.diffusion.max_weight)
+        limits_B, fast_weights_B = fast.train.noise(recipe, step, rows_B, setting.device)
+        at, rows = torch.tensor(step, device=setting.device), setting.tensor(rows_B)
+        drawn = setting.run(draw, at, rows, setting.tensor(ids_BL), limits_B)
         near = [
-            fast.masking.mask(
-                seed, step, setting.tensor(np.array(rows)), length, setting.tensor(edge_B)
-            )
-            for edge_B in edges
+            fast.masking.mask(seed, step, rows, length, setting.tensor(edge_B)) for edge_B in edges
         ]
-        pairs = [
-            (found[0], mask_BL),
-            (found[1], corrupted_BL),
-            (weights_B, weights),
-            *zip(near, at_edges, strict=True),
-        ]
-        return [same(mine, theirs) for mine, theirs in pairs]
+        exact = mask_BL, corrupted_BL, weights_B, *at_edges
+        return [*map(same, (*drawn, fast_weights_B, *near), exact)]
 
     return compare
 
@@ -121,29 +107,28 @@ def init(seed: int, model: Model) -> Compare:
     """Initial weights and the state that a run begins with; the fast half rounds the same float64
     formulas to float32.
     """
-    state = reference.train.initial_state(replace(TINY, seed=seed, model=model))
+    recipe, bound = replace(TINY, seed=seed, model=model), 2 * unit_roundoff(torch.float32)
+    state = reference.train.initial_state(recipe)
     expected = reference.transformer.initialize(model, seed)
 
     def compare(setting: Setting) -> list[Difference]:
-        found = fast.transformer.initialize(model, seed)
-        if list(found) != list(expected):
+        weights = fast.transformer.initialize(model, seed)
+        if list(weights) != list(expected):
             return [Difference(float("inf"), 0.0)]
-        u = unit_roundoff(torch.float32)
-        begun = fast.train.initial_state(replace(TINY, seed=seed, model=model), setting.device)
-        groups = {
-            group: (plain.unstacked(getattr(begun, group)), getattr(state, group))
+        begun = fast.train.initial_state(recipe, setting.device)
+        groups = [
+            (plain.unstacked(getattr(begun, group)), getattr(state, group))
             for group in fast.train.GROUPS
-        }
-        begins = [relative(joined(mine), joined(theirs), 2 * u) for mine, theirs in groups.values()]
-        return begins + [
-            within(setting, found[name], value, 2 * u * np.abs(value).max(initial=0.0))
+        ]
+        return [relative(*map(joined, pair), bound) for pair in groups] + [
+            within(setting, weights[name], value, bound * np.abs(value).max(initial=0.0))
             for name, value in expected.items()
         ]
 
     return compare
 
 
-def random_cases(names: tuple[str, ...], count: int, **extra) -> list[dict]:
+def random_cases(names: str, count: int, **shared) -> list[dict]:
     """Return seeded coordinates: seeds of 64 bits, steps of a run, a few rows of a batch."""
     cases = []
     for number in range(count):
@@ -155,34 +140,37 @@ def random_cases(names: tuple[str, ...], count: int, **extra) -> list[dict]:
             "rows": rng.integers(0, 4096, int(rng.integers(1, 9))).tolist(),
             "columns": int(rng.integers(1, 65)),
         }
-        cases.append({name: values[name] for name in names} | extra)
+        cases.append({name: values[name] for name in names.split()} | shared)
     return cases
 
 
+CAUSAL = Model(layers=3, d=12, heads=3, kv_heads=1, mlp=1, vocab=5, length=4, causal=True)
 PIECES = [
     Piece(
         "philox",
         philox,
-        [
-            {"seed": 0, "stream": 0, "step": 0, "rows": [0], "columns": 1},
-            {"seed": SEED, "stream": 6, "step": LAST, "rows": [0, LAST], "columns": 5},
-            {"seed": 2**32, "stream": 1, "step": 1, "rows": [1, 2**31], "columns": 4},
-            {"seed": LAST, "stream": 2, "step": 2**31, "rows": [3], "columns": 3},
-            *random_cases(("seed", "stream", "step", "rows", "columns"), 12),
-        ],
+        table(
+            "seed stream step rows columns",
+            (0, 0, 0, [0], 1),
+            (SEED, 6, LAST, [0, LAST], 5),
+            (2**32, 1, 1, [1, 2**31], 4),
+            (LAST, 2, 2**31, [3], 3),
+        )
+        + random_cases("seed stream step rows columns", 12),
         bitwise=True,
         compiles=1,
     ),
     Piece(
         "times",
         times,
-        [
-            {"seed": 0, "step": 0, "rows": [0, 1, 2, 3], "epsilon": EPSILON},
-            {"seed": SEED, "step": LAST, "rows": [LAST, 2**31, 4], "epsilon": 0.5},
-            {"seed": 1337, "step": 7, "rows": list(range(64)), "epsilon": EPSILON},
-            {"seed": 1337, "step": 7, "rows": list(range(64, 128)), "epsilon": 1e-9},
-            *random_cases(("seed", "step", "rows"), 12, epsilon=EPSILON),
-        ],
+        table(
+            "seed step rows epsilon",
+            (0, 0, [0, 1, 2, 3], EPSILON),
+            (SEED, LAST, [LAST, 2**31, 4], 0.5),
+            (1337, 7, list(range(64)), EPSILON),
+            (1337, 7, list(range(64, 128)), 1e-9),
+        )
+        + random_cases("seed step rows", 12, epsilon=EPSILON),
         bitwise=True,
     ),
     Piece(
@@ -191,7 +179,7 @@ PIECES = [
         [
             {"seed": 0, "step": 0, "rows": [0], "length": 1},
             {"seed": SEED, "step": 80_000, "rows": [8, 9, 10, 11], "length": 6},
-            *random_cases(("seed", "step", "rows"), 8, length=33),
+            *random_cases("seed step rows", 8, length=33),
             {"seed": 1337, "step": 12, "rows": list(range(512)), "length": 64},
         ],
         bitwise=True,
@@ -200,15 +188,7 @@ PIECES = [
     Piece(
         "init",
         init,
-        [
-            {"seed": 0, "model": TINY.model},
-            {
-                "seed": SEED,
-                "model": Model(
-                    layers=3, d=12, heads=3, kv_heads=1, mlp=1, vocab=5, length=4, causal=True
-                ),
-            },
-        ],
+        table("seed model", (0, TINY.model), (SEED, CAUSAL)),
         "one rounding to float32, one more where the libraries' log and cos differ",
         float32_only=True,
         numbers_only=True,

@@ -17,8 +17,8 @@ import reference.codec
 import reference.container
 import reference.fp8
 import reference.quantize
-from harness.parity.compare import Difference, Setting, held, representable, same
-from harness.parity.suite import Compare, Piece
+from harness.parity.compare import Compare, Difference, Setting, held, representable, same
+from harness.parity.suite import Piece, table
 from reference.recipe import DEMO, GOLF, TINY
 
 CODECS = ("none", "zlib", "lzma", "best")
@@ -29,20 +29,17 @@ def fp8(kind: str, values: list[float]) -> Compare:
     """Codes of the values that the setting's dtype holds, and the values of all codes."""
     numbers = np.array(values, np.float64)
     codes = reference.fp8.encode(numbers, kind)
-    table = np.arange(
-        2 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8 if kind != "e2m1" else np.int64
-    ).astype(np.uint8)
-    decoded = reference.fp8.decode(table, kind)
+    every = np.arange(2 << sum(reference.fp8.KINDS[kind][:2])).astype(np.uint8)
+    decoded = reference.fp8.decode(every, kind)
 
     def compare(setting: Setting) -> list[Difference]:
         kept = held(numbers, setting.dtype)
-        given = setting.tensor(numbers[kept], setting.dtype)
-        found = setting.run(lambda values: fast.fp8.encode(values, kind, check=False), given)
-        back = fast.fp8.decode(setting.tensor(table), kind)
+        given = setting.cast(numbers[kept])
+        unchecked = setting.run(lambda values: fast.fp8.encode(values, kind, check=False), given)
         return [
-            same(found, codes[kept]),
+            same(unchecked, codes[kept]),
             same(fast.fp8.encode(given, kind), codes[kept]),
-            same(back, decoded),
+            same(fast.fp8.decode(setting.tensor(every), kind), decoded),
         ]
 
     return compare
@@ -50,23 +47,18 @@ def fp8(kind: str, values: list[float]) -> Compare:
 
 def fp8_cases() -> list[dict]:
     """Return every bfloat16 value, the ends and ties of every kind, and random float32 patterns."""
-    every = (np.arange(2**16, dtype=np.uint32) << 16).view(np.float32)
-    random = np.random.default_rng(0).integers(0, 2**32, 2**12, dtype=np.uint32).view(np.float32)
+    every = np.arange(2**16, dtype=np.uint32) << 16
+    random = np.random.default_rng(0).integers(0, 2**32, 2**12, dtype=np.uint32)
+    every, random = (values.view(np.float32) for values in (every, random))
     every, random = (values[~np.isnan(values)].astype(np.float64) for values in (every, random))
     cases = []
-    for kind in reference.fp8.KINDS:
-        codes = reference.fp8.decode(
-            np.arange(1 << sum(reference.fp8.KINDS[kind][:2]), dtype=np.uint8), kind
-        )
+    for kind, (exponent, mantissa, *_) in reference.fp8.KINDS.items():
+        codes = reference.fp8.decode(np.arange(1 << exponent + mantissa, dtype=np.uint8), kind)
         codes = codes[np.isfinite(codes)]
-        ties = (codes[1:] + codes[:-1]) / 2
-        near = [
-            np.nextafter(np.float32(ties), np.float32(end)).astype(np.float64)
-            for end in (0, np.inf)
-        ]
-        edges = np.concatenate(
-            [codes, ties, *near, [1.05 * codes[-1], 2 * codes[-1], 1e30, np.inf, 1e-30, 0.0]]
-        )
+        ties = ((codes[1:] + codes[:-1]) / 2).astype(np.float64)
+        near = [np.nextafter(np.float32(ties), np.float32(end)) for end in (0, np.inf)]
+        beyond = [1.05 * codes[-1], 2 * codes[-1], 1e30, np.inf, 1e-30, 0.0]
+        edges = np.concatenate([codes, ties, *near, beyond])
         for values in (every, np.concatenate([edges, -edges]), random):
             cases.append({"kind": kind, "values": values.tolist()})
     return cases
@@ -76,8 +68,7 @@ def quantize(format: str, seed: int, shape: list[int], scale: float) -> Compare:
     """Bytes of a tensor, and the tensor they are read back as; rows of zeros, tiny and large values
     among them.
     """
-    rng = np.random.default_rng(seed)
-    values = scale * rng.standard_normal(shape)
+    values = scale * np.random.default_rng(seed).standard_normal(shape)
     if len(shape) == 2:
         values *= np.array([1.0, 0.0, 2.0**-12, 0.1])[np.arange(shape[0]) % 4][:, None]
     values = representable(values)
@@ -87,30 +78,16 @@ def quantize(format: str, seed: int, shape: list[int], scale: float) -> Compare:
     def compare(setting: Setting) -> list[Difference]:
         if not held(values, setting.dtype).all():
             return []
-        found = fast.quantize.to_bytes(setting.tensor(values, setting.dtype), format)
         size = fast.quantize.encoded_bytes(tuple(shape), format)
         read = fast.quantize.from_bytes(data, tuple(shape), format)
-        signs = same(np.signbit(read.numpy()), np.signbit(back))
         return [
-            same(found, data),
+            same(fast.quantize.to_bytes(setting.cast(values), format), data),
             same(np.array(size), np.array(len(data))),
             same(read, back),
-            signs,
+            same(np.signbit(read.numpy()), np.signbit(back)),
         ]
 
     return compare
-
-
-def quantize_cases(format: str) -> list[dict]:
-    """Return shapes that fill groups, leave some unfilled, and have one row or none; scales from
-    the subnormal to the large.
-    """
-    shapes = ([1], [64], [3, 5], [4, 64], [5, 130], [2, 3, 7], [0, 4], [])
-    return [
-        {"format": format, "seed": seed, "shape": shape, "scale": scale}
-        for seed, shape in enumerate(shapes)
-        for scale in (1e-3, 1.0, 300.0)
-    ]
 
 
 def assemble(tensors: dict, formats: dict[str, str], header: dict, codec: str) -> bytes:
@@ -148,59 +125,55 @@ def container(seed: int, codec: str, format: str) -> Compare:
         "blocks.10.q": (8, 8),
         "blocks.0.mix": (2, 8),
         "skip": (1, 8),
+        "blocks.0.query_gain": (4,),
     }
-    shapes |= {"blocks.0.query_gain": (4,)}
     tensors = {name: representable(rng.standard_normal(shape)) for name, shape in shapes.items()}
-    formats = {
-        name: reference.quantize.choose_format(name, shape, TINY.quantization)
-        for name, shape in shapes.items()
-    }
+    choose = reference.quantize.choose_format
+    formats = {name: choose(name, shape, TINY.quantization) for name, shape in shapes.items()}
     formats["embedding"] = format
     header = {"recipe": {"seed": seed, "note": "\u2581\u00e9"}, "values": [1.5, None, True]}
-    names = [
-        (name, shape, preset.quantization)
-        for name, shape in shapes.items()
-        for preset in (GOLF, DEMO, TINY)
+    asked = [
+        (*tensor, preset.quantization) for tensor in shapes.items() for preset in (GOLF, DEMO, TINY)
     ]
-    names += [
-        (name, shape, GOLF.quantization)
-        for name, shape in (("up", (256, 256)), ("up", (257, 256)), ("mix", (900, 900)))
-    ]
+    for tensor in (("up", (256, 256)), ("up", (257, 256)), ("mix", (900, 900))):
+        asked.append((*tensor, GOLF.quantization))
+
+    def chosen(half) -> str:
+        return " ".join(half.quantize.choose_format(*one) for one in asked)
+
+    def described(header: dict) -> str:
+        return json.dumps([header["recipe"], header["tensors"]])
 
     def compare(setting: Setting) -> list[Difference]:
         given = setting.tensors(dict(reversed(tensors.items())))
-        found = fast.container.pack(given, formats, header, codec)
-        chosen = [
-            " ".join(half.choose_format(*each) for each in names)
-            for half in (fast.quantize, reference.quantize)
+        packed = fast.container.pack(given, formats, header, codec)
+        read, back = fast.container.unpack(packed)
+        plainly = assemble(tensors, formats, header, "none")
+        expected_header, expected = reference.container.unpack(plainly)
+        differences = [
+            same(chosen(fast), chosen(reference)),
+            *(same(back[name], value) for name, value in expected.items()),
+            same(described(read), described(expected_header)),
         ]
-        read, back = fast.container.unpack(found)
-        plain = assemble(tensors, formats, header, "none")
-        expected_header, expected = reference.container.unpack(plain)
-        out = [same(*chosen), *(same(back[name], value) for name, value in expected.items())]
-        out.append(
-            same(
-                *(json.dumps([each["recipe"], each["tensors"]]) for each in (read, expected_header))
-            )
-        )
         if codec != "best":  # the fast half has codecs that the reference lacks
-            out.append(same(found, assemble(tensors, formats, header, codec)))
-        return out
+            whole = assemble(tensors, formats, header, codec)
+            differences.append(same(packed, whole))
+        return differences
 
     return compare
 
 
 def byte_counts(vocabulary: list[list[str]], pairs: list[list[int]]) -> Compare:
     """The table of a vocabulary of [piece, kind], and the bytes of [token, previous token]."""
-    pieces, kinds = [piece for piece, _ in vocabulary], [kind for _, kind in vocabulary]
-    expected = reference.bytes.byte_table(pieces, kinds)
+    columns = [piece for piece, _ in vocabulary], [kind for _, kind in vocabulary]
+    expected = reference.bytes.byte_table(*columns)
     ids, previous = np.array(pairs).reshape(-1, 2).T
     counts = reference.bytes.token_bytes(ids, previous, expected)
 
     def compare(setting: Setting) -> list[Difference]:
-        table = fast.bytes.byte_table(pieces, kinds)
-        columns = [same(found, wanted) for found, wanted in zip(table, expected, strict=True)]
-        return [*columns, same(fast.bytes.token_bytes(ids, previous, table), counts)]
+        made = fast.bytes.byte_table(*columns)
+        differences = [same(*pair) for pair in zip(made, expected, strict=True)]
+        return [*differences, same(fast.bytes.token_bytes(ids, previous, made), counts)]
 
     return compare
 
@@ -222,45 +195,47 @@ def byte_cases() -> list[dict]:
         ["<s>", "normal"],
         ["a\u2581", "normal"],
     ]
-    cases = [
-        {
-            "vocabulary": sorts,
-            "pairs": [[a, b] for a in range(len(sorts)) for b in range(-1, len(sorts))],
-        }
-    ]
+    pairs = [[a, b] for a in range(len(sorts)) for b in range(-1, len(sorts))]
+    cases = [{"vocabulary": sorts, "pairs": pairs}]
+    letters = ["\u2581", "a", "b", "\u00fc", "\u4e16", "\U0001f600", " "]
     for seed in range(6):
         rng = np.random.default_rng(seed)
-        letters = ["\u2581", "a", "b", "\u00fc", "\u4e16", "\U0001f600", " "]
         texts = ["".join(rng.choice(letters, rng.integers(1, 6))) for _ in range(20)]
-        vocabulary = [
-            [text, str(rng.choice(reference.bytes.KINDS, p=[0.6, 0.1, 0.1, 0.1, 0.1]))]
-            for text in texts
-        ]
-        cases.append(
-            {
-                "vocabulary": vocabulary,
-                "pairs": (
-                    np.stack([rng.integers(0, 20, 200), rng.integers(-1, 20, 200)], axis=1).tolist()
-                ),
-            }
-        )
+        chances = [0.6, 0.1, 0.1, 0.1, 0.1]
+        vocabulary = [[text, str(rng.choice(reference.bytes.KINDS, p=chances))] for text in texts]
+        pairs = np.stack([rng.integers(0, 20, 200), rng.integers(-1, 20, 200)], axis=1).tolist()
+        cases.append({"vocabulary": vocabulary, "pairs": pairs})
     return cases
 
 
+# Shapes that fill groups, leave some unfilled, and have one row or none; scales from the subnormal
+# to the large.
+SHAPES = ([1], [64], [3, 5], [4, 64], [5, 130], [2, 3, 7], [0, 4], [])
+SCALES = (1e-3, 1.0, 300.0)
+QUANTIZED = [(seed, shape, scale) for seed, shape in enumerate(SHAPES) for scale in SCALES]
 PIECES = [
     Piece("fp8", fp8, fp8_cases(), EXACT, bitwise=True, compiles=1),
     *[
-        Piece(f"quantize-{format}", quantize, quantize_cases(format), EXACT, bitwise=True)
+        Piece(
+            f"quantize-{format}",
+            quantize,
+            table("seed shape scale", *QUANTIZED, format=format),
+            EXACT,
+            bitwise=True,
+        )
         for format in reference.quantize.FORMATS
     ],
     Piece(
         "container",
         container,
-        [
-            {"seed": seed, "codec": codec, "format": format}
-            for seed, codec in enumerate(CODECS)
-            for format in ("e4m3", "int6-row", "float16")
-        ],
+        table(
+            "seed codec format",
+            *(
+                (seed, codec, format)
+                for seed, codec in enumerate(CODECS)
+                for format in ("e4m3", "int6-row", "float16")
+            ),
+        ),
         bitwise=True,
     ),
     Piece("bytes", byte_counts, byte_cases(), bitwise=True),

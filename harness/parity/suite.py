@@ -5,16 +5,14 @@ through the fast half at every level.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 
 import torch
 
-from harness.parity.compare import Difference, Setting
+from harness.parity.compare import Compare, Difference, Setting
 
 TRIES = 40  # attempts at a smaller breaking input
 SECONDS = 5.0  # ... and how long they may take
-
-Compare = Callable[[Setting], list[Difference]]
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,17 @@ class Piece:
     name: str
     prepare: Callable[..., Compare]
     cases: list[dict]
-    bound: str = (
-        ""  # how the limit of production dtypes is derived; empty: the algorithm alone is compared
-    )
+    # How the limit of production dtypes is derived; empty: the algorithm alone is compared.
+    bound: str = ""
     bitwise: bool = False
     float32_only: bool = False  # never runs in the compute dtype
     numbers_only: bool = False  # has one dtype, so nothing to run in float64
     compiles: int = 0  # of the last inputs: how many go through torch.compile where asked for
+
+
+def table(names: str, *rows: tuple, **shared) -> list[dict]:
+    """Return one case per row of values under the same names; shared ones stand in every case."""
+    return [dict(zip(names.split(), row, strict=True)) | shared for row in rows]
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,34 @@ class Row:
         return {"class" if name == "kind" else name: value for name, value in asdict(self).items()}
 
 
+@dataclass
+class Check:
+    """A piece at one level and setting, as it is gone through."""
+
+    level: str
+    setting: Setting
+    results: list[tuple[Difference, dict, str]] = field(default_factory=list)  # with case and note
+    seconds: float = 0.0
+
+
 def settings_of(
     piece: Piece, device: str, dtypes: tuple[torch.dtype, ...], compiled: bool
-) -> dict[str, list[Setting]]:
-    """Return the settings of each level that a piece is checked at."""
+) -> list[tuple[str, Setting]]:
+    """Return (level, setting) of everything that a piece is checked at."""
     dtypes = (torch.float32,) if piece.float32_only else dtypes
-    levels = {} if piece.numbers_only else {"algorithm": [Setting(device)]}
+    levels = [] if piece.numbers_only else [("algorithm", Setting(device))]
     if piece.bound:
-        levels["numbers"] = [Setting(device, dtype) for dtype in dtypes]
+        levels += [("numbers", Setting(device, dtype)) for dtype in dtypes]
     if compiled and piece.compiles:
         exact = piece.bitwise and not piece.bound
-        levels["compiled"] = [
-            Setting(device, dtype, True) for dtype in ((torch.float64,) if exact else dtypes)
-        ]
+        dtypes = (torch.float64,) if exact else dtypes
+        levels += [("compiled", Setting(device, dtype, True)) for dtype in dtypes]
     return levels
+
+
+def worst_of(differences) -> Difference | None:
+    """Return the difference that is the most of its limit, None where there is none."""
+    return max(differences, key=lambda difference: difference.ratio, default=None)
 
 
 def measure(compare: Compare, setting: Setting) -> tuple[Difference | None, str]:
@@ -83,12 +99,10 @@ def measure(compare: Compare, setting: Setting) -> tuple[Difference | None, str]
     went wrong if the fast half raised.
     """
     try:
-        return max(compare(setting), key=lambda difference: difference.ratio, default=None), ""
+        return worst_of(compare(setting)), ""
     except Exception as error:  # whatever the fast half raises on a valid input is a finding
-        return (
-            Difference(math.inf, 0.0),
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-        )
+        message = str(error).splitlines()[0] if str(error) else ""
+        return Difference(math.inf, 0.0), f"{type(error).__name__}: {message}"
 
 
 def examine(
@@ -103,46 +117,30 @@ def examine(
     """Return the rows of a piece; levels None means all; hurry stops at the first input that breaks
     it.
     """
-    chosen = {
-        level: found
-        for level, found in settings_of(piece, device, dtypes, compiled).items()
-        if levels is None or level in levels
-    }
-    slots = [(level, setting) for level, found in chosen.items() for setting in found]
-    results = {slot: [] for slot in slots}
-    seconds = dict.fromkeys(slots, 0.0)
+    settings = settings_of(piece, device, dtypes, compiled)
+    checks = [Check(*pair) for pair in settings if levels is None or pair[0] in levels]
     if compiled:
         torch.compiler.reset()
     for number, case in enumerate(piece.cases):
-        wanted = [
-            slot
-            for slot in slots
-            if slot[0] != "compiled" or number >= len(piece.cases) - piece.compiles
-        ]
-        begun = time.perf_counter()
-        compare = piece.prepare(**case) if wanted else None
-        for slot in wanted:
-            difference, note = measure(compare, slot[1])
+        last = number >= len(piece.cases) - piece.compiles
+        begun, compare = time.perf_counter(), None
+        for check in checks:
+            if check.level == "compiled" and not last:
+                continue
+            compare = compare or piece.prepare(**case)
+            difference, note = measure(compare, check.setting)
             if difference is not None:
-                results[slot].append((difference, case, note))
-            seconds[slot] += time.perf_counter() - begun
+                check.results.append((difference, case, note))
+            check.seconds += time.perf_counter() - begun
             begun = time.perf_counter()
-        if hurry and any(found and found[-1][0].ratio > 1 for found in results.values()):
+        if hurry and any(check.results and check.results[-1][0].ratio > 1 for check in checks):
             break
-    return [
-        _row(piece, level, setting, results[level, setting], seconds[level, setting], shrink)
-        for level, setting in slots
-    ]
+    return [_row(piece, check, shrink) for check in checks]
 
 
-def _row(
-    piece: Piece, level: str, setting: Setting, results: list, seconds: float, shrink: bool
-) -> Row:
-    worst = max(
-        (difference for difference, _, _ in results),
-        key=lambda difference: difference.ratio,
-        default=Difference(0.0, 0.0),
-    )
+def _row(piece: Piece, check: Check, shrink: bool) -> Row:
+    setting, results = check.setting, check.results
+    worst = worst_of(difference for difference, _, _ in results) or Difference(0.0, 0.0)
     passed, text = bool(results) and worst.ratio <= 1, None
     if not passed and results:
         broken = [(case, note) for difference, case, note in results if difference.ratio > 1]
@@ -155,7 +153,7 @@ def _row(
     margin = worst.limit / error if error and worst.limit else None
     return Row(
         piece.name,
-        level,
+        check.level,
         kind,
         setting.dtype_name,
         setting.device,
@@ -165,7 +163,7 @@ def _row(
         len(results),
         margin,
         bound,
-        seconds,
+        check.seconds,
         text,
     )
 
@@ -177,22 +175,16 @@ def literal(value) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     if isinstance(value, dict):
-        return (
-            "{" + ", ".join(f"{literal(key)}: {literal(item)}" for key, item in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        inner = ", ".join(map(literal, value))
-        return (
-            f"[{inner}]"
-            if isinstance(value, list)
-            else f"({inner},)"
-            if len(value) == 1
-            else f"({inner})"
-        )
+        items = (f"{literal(key)}: {literal(item)}" for key, item in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(literal, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(literal, value))}{',' * (len(value) == 1)})"
     if is_dataclass(value):
-        shown = [f for f in fields(value) if getattr(value, f.name) != f.default]
-        inner = ", ".join(f"{f.name}={literal(getattr(value, f.name))}" for f in shown)
-        return f"{type(value).__name__}({inner})"
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        shown = [field.name for field in fields(value) if given[field.name] != field.default]
+        return f"{type(value).__name__}({', '.join(f'{k}={literal(given[k])}' for k in shown)})"
     return repr(value)
 
 
@@ -203,29 +195,22 @@ def reproduction(piece: Piece, setting: Setting, case: dict, note: str) -> str:
     given = {name: value for name, value in where.items() if value != defaults[name]} | case
     arguments = [repr(piece.name), *(f"{name}={literal(value)}" for name, value in given.items())]
     call = f"reproduce({', '.join(arguments)})"
-    lines = [
-        "from harness.parity import reproduce",
-        *(["from reference.recipe import Model"] if "Model(" in call else []),
-        call,
-    ]
-    return "\n".join(lines + ([f"# {note}"] if note else []))
+    lines = ["from harness.parity import reproduce"]
+    lines += ["from reference.recipe import Model"] if "Model(" in call else []
+    return "\n".join([*lines, call, *([f"# {note}"] if note else [])])
 
 
 def smaller(piece: Piece, setting: Setting, case: dict) -> dict:
     """Return a case that still breaks the piece, with lists cut and integers lowered for as long as
     that works.
     """
-    deadline, tries = time.monotonic() + SECONDS, 0
-    progress = True
-    while progress:
-        progress = False
-        for candidate in _candidates(case):
-            tries += 1
-            if tries > TRIES or time.monotonic() > deadline:
-                return case
-            if _breaks(piece, setting, candidate):
-                case, progress = candidate, True
-                break
+    deadline, candidates = time.monotonic() + SECONDS, _candidates(case)
+    for _ in range(TRIES):
+        candidate = next(candidates, None)
+        if candidate is None or time.monotonic() > deadline:
+            break
+        if _breaks(piece, setting, candidate):
+            case, candidates = candidate, _candidates(candidate)
     return case
 
 
@@ -240,8 +225,7 @@ def _candidates(case: dict):
 
 def _breaks(piece: Piece, setting: Setting, case: dict) -> bool:
     try:
-        compare = piece.prepare(**case)
-        differences = compare(setting)
+        differences = piece.prepare(**case)(setting)
     # the reference refuses this input, or the fast half raises on it: keep to what is surely the
     # same fault
     except Exception:

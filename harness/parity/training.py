@@ -3,17 +3,18 @@ steps).
 """
 
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
 
 import fast.train
-import fast.transformer
 import reference.schedule
 import reference.train
 from harness.parity import plain
 from harness.parity.compare import (
     ALGORITHM,
+    Compare,
     Difference,
     Setting,
     array,
@@ -27,10 +28,9 @@ from harness.parity.compare import (
     unit_roundoff,
 )
 from harness.parity.network import SMALL, random_params
-from harness.parity.suite import Compare, Piece
+from harness.parity.suite import Piece, table
 from reference.recipe import TINY, Model, Recipe, check
 
-GROUPS = ("params", "buffers", "first", "second", "shadow")
 ROWS = 4
 RUNS = 6  # plain runs, whose largest error is the yardstick of a trajectory
 
@@ -49,23 +49,13 @@ def recipe_of(seed: int, model: Model, dtype: torch.dtype = torch.float64, **tra
     return check(replace(TINY, seed=seed, model=model, optimizer=optimizer, training=training))
 
 
-def fast_state(state: reference.train.State, model: Model, setting: Setting) -> fast.train.State:
+def fast_state(state: reference.train.State, setting: Setting) -> fast.train.State:
     """Return a reference state as the fast half carries it."""
-    groups = {}
-    for group in GROUPS:
-        named = setting.tensors(getattr(state, group))
-        missing = {
-            name: value
-            for name, value in setting.tensors(state.params).items()
-            if name not in named
-        }
-        stacked = fast.transformer.stack(named | missing, model)
-        groups[group] = {
-            name: value
-            for name, value in stacked.items()
-            if name in named or f"blocks.0.{name}" in named
-        }
-    groups["params"] = {name: value.requires_grad_() for name, value in groups["params"].items()}
+    groups = {
+        group: plain.stacked(setting.tensors(getattr(state, group))) for group in fast.train.GROUPS
+    }
+    for value in groups["params"].values():
+        value.requires_grad_()
     return fast.train.State(**groups, step=state.step)
 
 
@@ -75,72 +65,75 @@ def plain_step(recipe: Recipe, state, device: str) -> plain.PlainStep:
     return plain.PlainStep(replace(recipe, training=whole), state, device, other_order=True)
 
 
+def state_within(model: Model, seed: int, at: int, rng) -> reference.train.State:
+    """Return a random state of the reference, as from the middle of a run."""
+    params, groups = random_params(model, seed), {}
+    for group in fast.train.GROUPS[1:]:
+        groups[group] = {
+            name: representable(0.1 * rng.standard_normal(value.shape))
+            for name, value in params.items()
+        }
+    groups["second"] = {name: representable(value**2) for name, value in groups["second"].items()}
+    for group in ("buffers", "first", "second"):
+        groups[group] = {
+            name: value
+            for name, value in groups[group].items()
+            if reference.train.is_matrix(name) == (group == "buffers")
+        }
+    return reference.train.State(params, **groups, step=at)
+
+
+def moved(params: dict, before: dict) -> np.ndarray:
+    """Return by how much weights have moved, as one vector."""
+    return joined({name: array(params[name]) - before[name] for name in before})
+
+
 def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -> Compare:
     """One step from the middle of a run: every weight, buffer, moment and the shadow after it, by
     the plain and the production step.
     """
     recipe, rng = recipe_of(seed, model), np.random.default_rng(seed)
-    params, moments = random_params(model, seed), {}
-    for group in ("buffers", "first", "second", "shadow"):
-        moments[group] = {
-            name: representable(0.1 * rng.standard_normal(value.shape))
-            for name, value in params.items()
-        }
-    moments["second"] = {name: representable(value**2) for name, value in moments["second"].items()}
-    for group in ("buffers", "first", "second"):
-        own = (group == "buffers", moments[group].items())
-        moments[group] = {
-            name: value for name, value in own[1] if reference.train.is_matrix(name) == own[0]
-        }
-    before = reference.train.State(params, **moments, step=at)
+    before = state_within(model, seed, at, rng)
     ids_BS = rng.integers(0, model.vocab, (ROWS, model.length + 1))
-    after, loss, norm = reference.train.train_step(before, ids_BS, multiplier, averaging, recipe)
-    moved = joined({name: value - params[name] for name, value in after.params.items()})
+    given = multiplier, averaging
+    after, *report = reference.train.train_step(before, ids_BS, *given, recipe)
 
-    def plain_numbers(setting: Setting) -> np.ndarray:
-        way = plain_step(recipe_of(seed, model, setting.dtype), before, setting.device)
-        way(lambda step, rows: ids_BS[rows], multiplier, averaging)
-        return joined({name: array(value) - params[name] for name, value in way.params.items()})
+    def batch(step, rows):
+        return ids_BS[rows]
 
-    def differences(state: fast.train.State, report, setting: Setting) -> list[Difference]:
+    def differences(state: fast.train.State, fast_report, setting: Setting) -> list[Difference]:
+        groups = state.tensors()
         if setting.algorithm:
-            groups = [
-                same_tensors(plain.unstacked(getattr(state, group)), getattr(after, group))
-                for group in GROUPS
-            ]
             return [
-                relative(array(report), np.array([loss, norm])),
+                relative(fast_report, np.array(report)),
                 same(np.array(state.step), np.array(after.step)),
-                *sum(groups, []),
+                *chain.from_iterable(
+                    same_tensors(plain.unstacked(members), getattr(after, group))
+                    for group, members in groups.items()
+                ),
             ]
-        found = plain.unstacked(state.params)
-        if any(
-            value.dtype != setting.master
-            for group in GROUPS
-            for value in getattr(state, group).values()
-        ):
+        tensors = chain.from_iterable(members.values() for members in groups.values())
+        if any(value.dtype != setting.master for value in tensors):
             return [Difference(float("inf"), 0.0)]
-        whole = torch.from_numpy(
-            joined({name: array(value) - params[name] for name, value in found.items()})
-        )
-        return twice(setting, whole, moved, lambda: plain_numbers(setting), torch.float64)
+
+        def plainly() -> np.ndarray:
+            way = plain_step(recipe_of(seed, model, setting.dtype), before, setting.device)
+            way(batch, *given)
+            return moved(way.params, before.params)
+
+        changes = torch.from_numpy(moved(plain.unstacked(state.params), before.params))
+        exact = moved(after.params, before.params)
+        return twice(setting, changes, exact, plainly, torch.float64)
 
     def compare(setting: Setting) -> list[Difference]:
-        own = recipe_of(seed, model, setting.dtype)
-        state = fast_state(before, model, setting)
+        own, state = recipe_of(seed, model, setting.dtype), fast_state(before, setting)
         stepper = fast.train.Stepper(own, setting.device, setting.compiled)
-        report = stepper(state, lambda step, rows: ids_BS[rows], multiplier, averaging)
-        out = differences(state, report[:2], setting)
-        if setting.algorithm:
-            plainly, *report = fast.train.train_step(
-                fast_state(before, model, setting),
-                setting.tensor(ids_BS),
-                multiplier,
-                averaging,
-                own,
-            )
-            out += differences(plainly, torch.stack(report), setting)
-        return out
+        production = differences(state, stepper(state, batch, *given)[:2], setting)
+        if not setting.algorithm:
+            return production
+        state, ids = fast_state(before, setting), setting.tensor(ids_BS)
+        state, *fast_report = fast.train.train_step(state, ids, *given, own)
+        return production + differences(state, torch.stack(fast_report), setting)
 
     return compare
 
@@ -159,33 +152,30 @@ def trajectory(seed: int, model: Model, iterations: int, warmdown: int) -> Compa
 
     start = reference.train.initial_state(recipe)
     final, losses = reference.train.train(batch, recipe)
-    exact = {"losses": np.array(losses), "params": final.params, "shadow": final.shadow}
+    exact = np.array(losses), joined(final.params), joined(final.shadow)
 
     def compare(setting: Setting) -> list[Difference]:
         own = recipe_of(seed, model, setting.dtype, **schedule)
         # The fast half rounds its initial weights to float32: for the algorithm both start from the
         # reference's.
         begun = (
-            fast_state(start, model, setting)
+            fast_state(start, setting)
             if setting.algorithm
             else fast.train.initial_state(own, setting.device)
         )
-        state, found_losses = fast.train.train(batch, own, begun)
+        state, fast_losses = fast.train.train(batch, own, begun)
         params, shadow = plain.unstacked(state.params), plain.unstacked(state.shadow)
         if setting.algorithm:
-            losses = relative(np.array(found_losses), exact["losses"])
-            return [
-                losses,
-                *same_tensors(params, exact["params"]),
-                *same_tensors(shadow, exact["shadow"]),
-            ]
-        found = (np.array(found_losses), joined(params), joined(shadow))
-        wanted = (exact["losses"], joined(exact["params"]), joined(exact["shadow"]))
+            weights = same_tensors(params, final.params) + same_tensors(shadow, final.shadow)
+            return [relative(np.array(fast_losses), exact[0]), *weights]
+        results = np.array(fast_losses), joined(params), joined(shadow)
         runs = [plain_run(own, batch, number, setting) for number in range(RUNS)]
-        limits = [
-            2 * max(rms(run[i] - wanted[i]) for run in runs) / rms(wanted[i]) for i in range(3)
-        ]
-        return [Difference(rms(found[i] - wanted[i]) / rms(wanted[i]), limits[i]) for i in range(3)]
+
+        def error(run: tuple, i: int) -> float:
+            return rms(run[i] - exact[i]) / rms(exact[i])
+
+        limits = [2 * max(error(run, i) for run in runs) for i in range(3)]
+        return [Difference(error(results, i), limits[i]) for i in range(3)]
 
     return compare
 
@@ -202,8 +192,7 @@ def plain_run(
         name: value * (1 + u * rng.choice([-1, 1], value.shape))
         for name, value in start.params.items()
     }
-    start = start._replace(params=nudged, shadow=nudged)
-    way = plain_step(recipe, start, setting.device)
+    way = plain_step(recipe, start._replace(params=nudged, shadow=nudged), setting.device)
     for at in range(recipe.training.iterations):
         remaining = reference.schedule.remaining_steps(at, 0.0, 0.0, recipe.training)
         multiplier = reference.schedule.lr_multiplier(remaining, multiplier, recipe.training)
@@ -214,22 +203,16 @@ def plain_run(
     return np.array(losses), joined(way.params), joined(way.shadow)
 
 
-STEPS = [
-    {"seed": 0, "model": replace(SMALL, layers=1), "at": 0, "multiplier": 1.0, "averaging": False},
-    {
-        "seed": 1,
-        "model": replace(SMALL, d=8, causal=True),
-        "at": 600,
-        "multiplier": 0.25,
-        "averaging": True,
-    },
-    {"seed": 2, "model": replace(SMALL, d=8, mlp=2), "at": 7, "multiplier": 1.0, "averaging": True},
-]
 PIECES = [
     Piece(
         "step",
         step,
-        STEPS,
+        table(
+            "seed model at multiplier averaging",
+            (0, replace(SMALL, layers=1), 0, 1.0, False),
+            (1, replace(SMALL, d=8, causal=True), 600, 0.25, True),
+            (2, replace(SMALL, d=8, mlp=2), 7, 1.0, True),
+        ),
         "2 x the rms error of a plain step in the same dtype, its sums in another order",
         compiles=1,
     ),

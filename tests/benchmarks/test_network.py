@@ -117,7 +117,7 @@ def test_training_step(benchmark, implementation):
     recipe = recipe_of(0, SMALL)
     ids_BS = np.random.default_rng(0).integers(0, SMALL.vocab, (4, SMALL.length + 1))
     slow = reference.train.initial_state(recipe)
-    quick = fast_state(slow, SMALL, Setting())
+    quick = fast_state(slow, Setting())
     run = {
         "reference": lambda: reference.train.train_step(slow, ids_BS, 1.0, False, recipe),
         "fast": lambda: fast.train.train_step(quick, torch.from_numpy(ids_BS), 1.0, False, recipe),
