@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fast import orders, philox
-from fast.likelihood import LogProbs, _batches, _ids
+from fast.likelihood import LogProbs, in_batches
 from fast.row_predictor import RowPredictor
 from reference.recipe import EVALUATION_STEPS, GRID, InputError, Stream
 
@@ -145,13 +145,18 @@ def _trailing_pass(ask, masks, length, ids_BL, current_BL, nats_BL, index):
     index.add_(1)
 
 
+def _start(ids_BL, columns, vocab):
+    """Return (masked windows, costs (B, columns), index of the pass), which the passes update."""
+    nats = ids_BL.new_zeros((len(ids_BL), columns), dtype=torch.float64)
+    return torch.full_like(ids_BL, vocab), nats, ids_BL.new_zeros(1)
+
+
 def _bucket(needed: int, length: int) -> int:
     """Return the smallest of BUCKETS even sizes that holds `needed` of `length`."""
     size = -(-length // BUCKETS)
     return min(-(-needed // size) * size, length)
 
 
-@torch.no_grad()
 def chain(
     log_probs: LogProbs | RowPredictor,
     ids_NL,
@@ -173,18 +178,14 @@ def chain(
     """
     orders.check_order(order)
     ask, (count, length) = _asker(log_probs), ids_NL.shape
-    step, nats_NL = min(step, length), np.empty((count, length))
-    for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
-        ids_BL = _ids(ids_NL, indices, device)
+    step = min(step, length)
+
+    def cost(ids_BL, indices, passed):
         priority_BL = orders.priorities(
             order, seed, first_row + indices, length, block, device=ids_BL.device
         ).contiguous()
         sequence_BL = priority_BL.sort(dim=1, stable=True).indices
-        current_BL, nats_BL = (
-            torch.full_like(ids_BL, vocab),
-            torch.zeros_like(ids_BL, dtype=torch.float64),
-        )
-        index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
+        current_BL, nats_BL, index = _start(ids_BL, length, vocab)
         for done in range(0, length, step):
             if order in orders.FIXED:
                 ask.run(_fixed_pass, length, step)(ids_BL, sequence_BL, current_BL, nats_BL, index)
@@ -193,13 +194,13 @@ def chain(
                 ask.run(_adaptive_pass, length, order, step, waiting, vocab)(
                     ids_BL, priority_BL, current_BL, nats_BL
                 )
-            if on_pass:
-                on_pass(kept)
-        nats_NL[indices[:kept]] = nats_BL[:kept].cpu().numpy()
-    return nats_NL
+            passed()
+        return nats_BL
+
+    rows = min(batch_rows, count, ask.most_rows(length))
+    return in_batches(cost, ids_NL, length, rows, device, on_pass)
 
 
-@torch.no_grad()
 def sampled(
     log_probs: LogProbs | RowPredictor,
     ids_NL,
@@ -218,29 +219,21 @@ def sampled(
     """
     check_fixed(order)
     ask, (count, length) = _asker(log_probs), ids_NL.shape
-    nats_NK = np.empty((count, positions))
-    for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
-        ids_BL = _ids(ids_NL, indices, device)
-        drawn_BK, weight_BK = draw_positions(seed, first_row + indices, length, positions)
-        sequence_BL = (
-            orders.priorities(order, seed, first_row + indices, length, 1, device=ids_BL.device)
-            .sort(dim=1, stable=True)
-            .indices
-        )
-        tensors = (
-            ids_BL,
-            sequence_BL,
-            sequence_BL.argsort(dim=1),
-            torch.from_numpy(drawn_BK).to(ids_BL.device),
-        )
-        nats_BK = torch.zeros((len(ids_BL), positions), dtype=torch.float64, device=ids_BL.device)
-        index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
+
+    def cost(ids_BL, indices, passed):
+        rows_B, device = first_row + indices, ids_BL.device
+        drawn_BK, weight_BK = map(torch.from_numpy, draw_positions(seed, rows_B, length, positions))
+        priority_BL = orders.priorities(order, seed, rows_B, length, 1, device=device)
+        sequence_BL = priority_BL.sort(dim=1, stable=True).indices
+        places = sequence_BL, sequence_BL.argsort(dim=1), drawn_BK.to(device)
+        _, nats_BK, index = _start(ids_BL, positions, vocab)
         for _ in range(positions):
-            ask.run(_sampled_pass, length, vocab)(*tensors, nats_BK, index)
-            if on_pass:
-                on_pass(kept)
-        nats_NK[indices[:kept]] = (nats_BK.cpu().numpy() * weight_BK)[:kept]
-    return nats_NK
+            ask.run(_sampled_pass, length, vocab)(ids_BL, *places, nats_BK, index)
+            passed()
+        return nats_BK.cpu() * weight_BK
+
+    rows = min(batch_rows, count, ask.most_rows(length))
+    return in_batches(cost, ids_NL, positions, rows, device, on_pass)
 
 
 def sampled_variance(nats_NK: np.ndarray, length: int) -> np.ndarray:
@@ -255,7 +248,6 @@ def sampled_variance(nats_NK: np.ndarray, length: int) -> np.ndarray:
     return total_N * ((length - count) / length)
 
 
-@torch.no_grad()
 def trailing(
     log_probs: LogProbs | RowPredictor,
     ids_NL,
@@ -273,19 +265,15 @@ def trailing(
     distribution.
     """
     ask, (count, length) = _asker(log_probs), ids_NL.shape
-    nats_NL = np.empty((count, length))
-    for indices, kept in _batches(count, min(batch_rows, count, ask.most_rows(length))):
-        ids_BL = _ids(ids_NL, indices, device)
-        current_BL, nats_BL = (
-            torch.full_like(ids_BL, vocab),
-            torch.zeros_like(ids_BL, dtype=torch.float64),
-        )
-        index = torch.zeros(1, dtype=torch.int64, device=ids_BL.device)
+
+    def cost(ids_BL, indices, passed):
+        current_BL, nats_BL, index = _start(ids_BL, length, vocab)
         for i in range(length):
             needed = min(i + 1 + masks, length)
             seen = _bucket(needed, length) if ask.compiled else needed
             ask.run(_trailing_pass, length, masks, seen)(ids_BL, current_BL, nats_BL, index)
-            if on_pass:
-                on_pass(kept)
-        nats_NL[indices[:kept]] = nats_BL[:kept].cpu().numpy()
-    return nats_NL
+            passed()
+        return nats_BL
+
+    rows = min(batch_rows, count, ask.most_rows(length))
+    return in_batches(cost, ids_NL, length, rows, device, on_pass)

@@ -7,7 +7,8 @@ never cut, filled up or mixed, so a window's nats depend on its row alone.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,16 +19,28 @@ from reference.recipe import EVALUATION_STEPS, GRID, Plan, Score, Stream
 LogProbs = Callable[[torch.Tensor], torch.Tensor]
 
 
-def _batches(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield (indices, kept): `size` indices per batch, the last one repeated to fill up; only the
-    first `kept` count.
+@torch.no_grad()
+def in_batches(
+    cost: Callable,
+    ids_NL,
+    columns: int,
+    rows: int,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats (N, columns) of cost(ids_BL, indices, passed) for `rows` windows at a time, which
+    calls passed() after each forward pass; on_pass learns how many windows that was.
+
+    The last batch is filled up with its last window; the copies do not count.
     """
-    for start in range(0, count, size):
-        yield np.minimum(np.arange(start, start + size), count - 1), min(size, count - start)
-
-
-def _ids(ids_NL, indices: np.ndarray, device) -> torch.Tensor:
-    return torch.as_tensor(ids_NL[indices]).to(device, torch.int64)
+    count = len(ids_NL)
+    nats = np.empty((count, columns))
+    for start in range(0, count, rows):
+        indices, kept = np.arange(start, start + rows).clip(max=count - 1), min(rows, count - start)
+        ids_BL = torch.as_tensor(ids_NL[indices]).to(device, torch.int64)
+        passed = partial(on_pass, kept) if on_pass else lambda: None
+        nats[start : start + kept] = cost(ids_BL, indices, passed)[:kept].cpu().numpy()
+    return nats
 
 
 def _target_nll(log_probs_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tensor:
@@ -57,7 +70,6 @@ def fixed_mask(words_BL: torch.Tensor, size_B: torch.Tensor) -> torch.Tensor:
     )
 
 
-@torch.no_grad()
 def causal_nll(
     log_probs: LogProbs,
     ids_NL,
@@ -73,18 +85,16 @@ def causal_nll(
     previous_N is -1 where the stream starts: no token precedes, and id 0 stands in for it.
     """
     count, length = ids_NL.shape
-    nats_NL = np.empty((count, length))
-    for indices, kept in _batches(count, min(batch_rows, count)):
-        ids_BL = _ids(ids_NL, indices, device)
-        before_B = _ids(previous_N, indices, device).clamp(min=0)
+
+    def cost(ids_BL, indices, passed):
+        before_B = torch.as_tensor(previous_N[indices]).to(ids_BL.device, torch.int64).clamp(min=0)
         log_probs_BLV = log_probs(torch.cat([before_B[:, None], ids_BL[:, :-1]], dim=1))
-        nats_NL[indices[:kept]] = _target_nll(log_probs_BLV, ids_BL)[:kept].cpu().numpy()
-        if on_pass:
-            on_pass(kept)
-    return nats_NL
+        passed()
+        return _target_nll(log_probs_BLV, ids_BL)
+
+    return in_batches(cost, ids_NL, length, min(batch_rows, count), device, on_pass)
 
 
-@torch.no_grad()
 def pilot(
     log_probs: LogProbs,
     ids_NL,
@@ -105,33 +115,28 @@ def pilot(
     """
     count, length = ids_NL.shape
     even_in_log_L = torch.from_numpy(sizes.cumulative_counts(1 / np.arange(1, length + 1)))
-    fits = []
-    for fold in (0, 1):
+
+    def fit(fold: int) -> tuple[np.ndarray, np.ndarray]:
         others = np.flatnonzero((first_row + np.arange(count)) % 2 != fold)
         others = others if len(others) else np.zeros(1, np.int64)
         offset_P = torch.from_numpy(sizes.offset(seed, np.arange(passes), 2 + fold))
         drawn_P = sizes.draw_sizes(even_in_log_L.expand(passes, length), offset_P, 1)[:, 0]
-        losses_P = np.empty(passes)
-        for indices, kept in _batches(passes, min(batch_rows, count)):
-            ids_BL = _ids(ids_NL, others[indices * len(others) // passes], device)
-            size_B = drawn_P[indices].to(ids_BL.device)
-            words_BL = philox.words(
-                seed,
-                Stream.EVALUATION,
-                EVALUATION_STEPS["pilot"][fold],
-                indices,
-                length,
-                device=ids_BL.device,
-            )
-            loss_B = nll(log_probs, ids_BL, fixed_mask(words_BL, size_B), vocab).sum(dim=1) / size_B
-            losses_P[indices[:kept]] = loss_B[:kept].cpu().numpy()
-            if on_pass:
-                on_pass(kept)
-        fits.append(sizes.fit(drawn_P.numpy(), losses_P, length))
-    return Plan(*map(np.stack, zip(*fits, strict=True)))
+        step = EVALUATION_STEPS["pilot"][fold]
+
+        def cost(ids_BL, indices, passed):
+            size_B, device = drawn_P[indices].to(ids_BL.device), ids_BL.device
+            words_BL = philox.words(seed, Stream.EVALUATION, step, indices, length, device=device)
+            loss_BL = nll(log_probs, ids_BL, fixed_mask(words_BL, size_B), vocab)
+            passed()
+            return loss_BL.sum(dim=1, keepdim=True) / size_B[:, None]
+
+        ids_PL = ids_NL[others[np.arange(passes) * len(others) // passes]]
+        losses_P1 = in_batches(cost, ids_PL, 1, min(batch_rows, count), device, on_pass)
+        return sizes.fit(drawn_P.numpy(), losses_P1[:, 0], length)
+
+    return Plan(*map(np.stack, zip(fit(0), fit(1), strict=True)))
 
 
-@torch.no_grad()
 def nelbo(
     log_probs: LogProbs,
     ids_NL,
@@ -152,9 +157,8 @@ def nelbo(
     the plan's curve as control variate.
     """
     count, length = ids_NL.shape
-    nats_NK = np.empty((count, draws))
-    for indices, kept in _batches(count, min(batch_rows, count)):
-        ids_BL = _ids(ids_NL, indices, device)
+
+    def cost(ids_BL, indices, passed):
         rows_B = first_row + indices
         fold_B, device = rows_B % 2, ids_BL.device
         offset_B = np.where(
@@ -175,13 +179,12 @@ def nelbo(
             at_B1 = size_B[:, None] - 1
             excess_B = (loss_B - curve_BL.gather(1, at_B1)[:, 0]) * weight_BL.gather(1, at_B1)[:, 0]
             columns.append(excess_B + curve_BL.sum(dim=1))
-            if on_pass:
-                on_pass(kept)
-        nats_NK[indices[:kept]] = torch.stack(columns, dim=1)[:kept].cpu().numpy()
-    return nats_NK
+            passed()
+        return torch.stack(columns, dim=1)
+
+    return in_batches(cost, ids_NL, draws, min(batch_rows, count), device, on_pass)
 
 
-@torch.no_grad()
 def nelbo_grid(
     log_probs: LogProbs,
     ids_NL,
@@ -204,29 +207,23 @@ def nelbo_grid(
     and +0.03 for 64 (forced mask, end-point rule). Prefer nelbo.
     """
     count, length = ids_NL.shape
-    nats_NK = np.empty((count, points))
     times_K = epsilon + (1 - epsilon) * np.arange(points) / (points - 1)
-    for indices, kept in _batches(count, min(batch_rows, count)):
-        ids_BL = _ids(ids_NL, indices, device)
-        columns = []
-        for k, (t, threshold) in enumerate(
-            zip(times_K.tolist(), masking.thresholds(times_K).tolist(), strict=True)
-        ):
+    steps, thresholds_K = EVALUATION_STEPS["nelbo-grid"][:points], masking.thresholds(times_K)
+    draws = list(zip(steps, times_K.tolist(), thresholds_K.tolist(), strict=True))
+
+    def cost(ids_BL, indices, passed):
+        rows_B, columns = first_row + indices, []
+        for step, t, threshold in draws:
             words_BL = philox.words(
-                seed,
-                Stream.EVALUATION,
-                EVALUATION_STEPS["nelbo-grid"][k],
-                first_row + indices,
-                length,
-                device=ids_BL.device,
+                seed, Stream.EVALUATION, step, rows_B, length, device=ids_BL.device
             )
             masked_BL = (words_BL >> 8) < threshold
             masked_BL[:, 0] |= t < forced_below
             columns.append((1 - epsilon) / t * nll(log_probs, ids_BL, masked_BL, vocab).sum(dim=1))
-            if on_pass:
-                on_pass(kept)
-        nats_NK[indices[:kept]] = torch.stack(columns, dim=1)[:kept].cpu().numpy()
-    return nats_NK
+            passed()
+        return torch.stack(columns, dim=1)
+
+    return in_batches(cost, ids_NL, points, min(batch_rows, count), device, on_pass)
 
 
 def mask_variance(nats_NK: np.ndarray) -> np.ndarray:
