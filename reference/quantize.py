@@ -17,7 +17,8 @@ class Format(NamedTuple):
     code: str  # "float", "fp8", "int" or "ternary"
     bits: int  # of one code; 0 for ternary, which puts five codes in a byte
     scale: str  # "", "row exponent" (int8), "row" or "group" (float16)
-    detail: str | int = ""  # the kind of small float, or the largest integer
+    kind: str = ""  # of float: NumPy's or fp8.py's name
+    top: int = 0  # what a float16 scale brings the largest value to: the largest code
 
 
 DESCRIPTIONS = {
@@ -26,11 +27,11 @@ DESCRIPTIONS = {
     "e4m3": Format("fp8", 8, "", "e4m3"),
     "e4m3-row": Format("fp8", 8, "row exponent", "e4m3"),
     "e5m2": Format("fp8", 8, "", "e5m2"),
-    "int8-row": Format("int", 8, "row", 127),
-    "int6-row": Format("int", 6, "row", 31),
-    "int4-group": Format("int", 4, "group", 7),
-    "e2m1-group": Format("fp8", 4, "group", "e2m1"),
-    "ternary-group": Format("ternary", 0, "group", 1),
+    "int8-row": Format("int", 8, "row", top=127),
+    "int6-row": Format("int", 6, "row", top=31),
+    "int4-group": Format("int", 4, "group", top=7),
+    "e2m1-group": Format("fp8", 4, "group", "e2m1", top=6),
+    "ternary-group": Format("ternary", 0, "group", top=1),
 }
 EXPONENTS = np.arange(
     -128, 120
@@ -170,7 +171,8 @@ def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
             f"{name}: expected finite numbers, found {values[where]} at index {where}; the weights"
             " cannot be stored"
         )
-    limit = {"float32": FLOAT32_MAX, "float16": 65504.0}.get(format, np.inf)
+    form = _look_up(format)
+    limit = float(np.finfo(form.kind).max) if form.code == "float" else np.inf
     if np.abs(values).max() > limit:
         raise InputError(
             f"{name}: expected magnitudes up to {limit} ({format}), found {np.abs(values).max()};"
@@ -189,7 +191,7 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
         return b""
     values_RC = check_values(values, format, name).reshape(rows, columns)
     if form.code == "float":
-        return values_RC.astype(form.detail).tobytes()
+        return values_RC.astype(form.kind).tobytes()
     width = GROUP if form.scale == "group" else columns
     groups_RGW = np.pad(values_RC, ((0, 0), (0, -columns % width))).reshape(rows, -1, width)
     if form.scale == "":
@@ -198,17 +200,16 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
         exponents_R = _row_exponents(np.abs(values_RC).max(axis=1))
         scales_RG, head = 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
     else:
-        top = 6 if form.code == "fp8" else form.detail
         scales_RG = (
             _ternary_scales(groups_RGW, name)
             if form.code == "ternary"
-            else _covering_scales(groups_RGW, top, name)
+            else _covering_scales(groups_RGW, form.top, name)
         )
         head = scales_RG.astype("<f2").tobytes()
     units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].ravel()
     if form.code == "fp8":
-        return head + pack_codes(fp8.encode(units, form.detail), form.bits)
-    integers = np.clip(np.rint(units), -form.detail, form.detail)
+        return head + pack_codes(fp8.encode(units, form.kind), form.bits)
+    integers = np.clip(np.rint(units), -form.top, form.top)
     offset = 1 << (form.bits - 1) if form.bits else 1
     return head + pack_codes((integers + offset).astype(np.uint8), form.bits)
 
@@ -240,7 +241,7 @@ def from_bytes(
                 f"{name}: expected positive finite scales, found others; the data is damaged"
             )
     if form.code == "float":
-        units = np.frombuffer(data, form.detail)
+        units = np.frombuffer(data, form.kind)
         units = np.where(np.isfinite(units), units, np.inf).astype(
             np.float64
         )  # one kind of bad value, refused below
@@ -248,7 +249,7 @@ def from_bytes(
         codes = unpack_codes(data[head:], form.bits, rows * columns, name)
         offset = 1 << (form.bits - 1) if form.bits else 1
         units = (
-            fp8.decode(codes, form.detail)
+            fp8.decode(codes, form.kind)
             if form.code == "fp8"
             else codes.astype(np.float64) - offset
         )

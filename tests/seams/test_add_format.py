@@ -29,8 +29,8 @@ def test_a_format_is_one_row_in_each_half(tmp_path):
     copy.insert("reference/recipe.py", '"ternary-group",', '    "int5-row",\n')
     copy.insert(
         "reference/quantize.py",
-        '"ternary-group": Format("ternary", 0, "group", 1),',
-        '    "int5-row": Format("int", 5, "row", 15),\n',
+        '"ternary-group": Format("ternary", 0, "group", top=1),',
+        '    "int5-row": Format("int", 5, "row", top=15),\n',
     )
     copy.insert(
         "fast/quantize.py",
