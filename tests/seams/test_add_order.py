@@ -4,6 +4,7 @@ copy, one known in advance and one that the model decides.
 
 from tests.support.scratch import Copy
 
+IMPORTS = "from reference.recipe import ORDERS, TIE, InputError, Stream"  # ends the imports of both halves
 FUNCTIONS = """
 
 def _outside_in(seed, rows, position_L, block):
@@ -35,7 +36,7 @@ def test_an_order_is_a_name_and_a_function_in_each_half(tmp_path):
     copy.insert("reference/recipe.py", "Order = Literal[", '    "outside-in", "doubt",\n')
     for half, maximum in (("reference", "max(axis=1)"), ("fast", "amax(dim=-1)")):
         file = f"{half}/orders.py"
-        copy.insert(file, "TIE = 2.0**-10", FUNCTIONS.format(maximum=maximum))
+        copy.insert(file, IMPORTS, FUNCTIONS.format(maximum=maximum))
         copy.insert(file, '"block": _block_index,', '    "outside-in": _outside_in,\n')
         copy.insert(file, '"block": _confidence,', '    "doubt": _doubt,\n')
     ran = copy.run("-c", SCORE)
