@@ -8,8 +8,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +27,7 @@ from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
 from harness.packaging import size
 from harness.progress import bar
+from harness.scoring import score_fresh
 from reference.recipe import InputError, Recipe, check
 
 SCORING = (
@@ -188,48 +187,6 @@ def _train(
         return state
 
 
-def score_fresh(
-    run: Path,
-    scoring,
-    sequences: int | None,
-    device: str,
-    compiled: bool,
-    source: Source | None = None,
-) -> list[dict]:
-    """Score a run's artifact in fresh processes: nothing but the file can reach the score; source:
-    other data than the run's own.
-    """
-    scores = []
-    for estimator, order in scoring:
-        command = [
-            sys.executable,
-            "-m",
-            "harness",
-            "eval",
-            str(run),
-            "--estimator",
-            estimator,
-            "--json",
-            "-",
-            "--device",
-            device,
-        ]
-        # On a CPU the compiler takes longer than it saves.
-        command += (["--order", order] if order else []) + (
-            [] if compiled and not device.startswith("cpu") else ["--no-compiled"]
-        )
-        command += ["--sequences", str(sequences)] if sequences else []
-        command += source.flags() if source else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        if done.returncode:
-            raise TrainingError(
-                f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message"
-                " is above"
-            )
-        scores.append(json.loads(done.stdout))
-    return scores
-
-
 def run(
     recipe: Recipe,
     source: Source,
@@ -351,7 +308,10 @@ def _ship(
         "artifact_bytes": file.stat().st_size,
         "code_bytes": sum(code.values()),
         "codec": header["codec"],
-        "scores": score_fresh(out, scoring, sequences, device, compiled),
+        "scores": [
+            score_fresh(out, estimator, order, sequences, device, compiled)
+            for estimator, order in scoring
+        ],
         "baselines": _baselines(dataset, recipe.model.length, sequences),
         "hardware": log.hardware(device, distributed.environment()[1]),
         "pytorch_version": torch.__version__,

@@ -4,11 +4,14 @@ weights never come here.
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 from fast import artifact, data, evaluate
+from fast.errors import TrainingError
 from fast.evaluate import Effort
 from harness import report
 from harness.corpus.dataset import Dataset, open_dataset
@@ -110,6 +113,34 @@ def score(
         message = f"stopped: {len(known.rows)} windows are scored, {asked} were asked for{kept}"
         raise Stopped(message, found, lambda: report.scores([found])) from None
     return known.score()
+
+
+def score_fresh(
+    run: Path,
+    estimator: str,
+    order: str | None,
+    sequences: int | None,
+    device: str,
+    compiled: bool,
+    source: Source | None = None,
+) -> dict:
+    """Return the score of a run's artifact from a fresh process: nothing but the file can reach it.
+    source: other data than the run's own.
+    """
+    command = [sys.executable, "-m", "harness", "eval", str(run), "--json", "-"]
+    command += ["--estimator", estimator, "--device", device]
+    command += ["--order", order] if order else []
+    command += ["--sequences", str(sequences)] if sequences else []
+    if device.startswith("cpu") or not compiled:  # there the compiler takes longer than it saves
+        command.append("--no-compiled")
+    command += source.flags() if source else []
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise TrainingError(
+            f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message"
+            " is above"
+        )
+    return json.loads(done.stdout)
 
 
 def every(

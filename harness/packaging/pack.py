@@ -20,12 +20,11 @@ from fast.config import recipe_from_dict
 from fast.journal import restore
 from fast.ship import log
 from fast.train import State
-from harness import runs
+from harness import scoring
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.overview import summaries
 from harness.packaging import bundle, readme
-from harness.scoring import locate
 from harness.validate.folder import PLACEHOLDER
 from reference.recipe import InputError, Recipe, Score
 
@@ -59,7 +58,7 @@ def read(folder: Path, source: Source) -> Run:
             f"found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo"
         )
     [summary] = summaries((folder,))
-    file, described = locate(folder)
+    file, described = scoring.locate(folder)
     try:
         recipe = recipe_from_dict(json.loads((folder / "recipe.json").read_text())["recipe"])
         lines = (folder / "train.log").read_text().splitlines()
@@ -144,7 +143,7 @@ def whole_score(run: Run, device: str) -> dict:
     return (
         known[0]
         if known
-        else runs.score_fresh(run.folder, runs.SCORING[:1], None, device, True, run.source)[0]
+        else scoring.score_fresh(run.folder, "nelbo", None, None, device, True, run.source)
     )
 
 
