@@ -1,6 +1,6 @@
 """maskgolf pack."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,20 +48,9 @@ class Pack:
     def run(self):
         """Return what submission.json says, and the folder."""
         from harness import report
+        from harness.packaging.claim import Claim
         from harness.packaging.pack import pack
 
-        packed = pack(
-            self.runs,
-            self.out,
-            name=self.name,
-            author=self.author,
-            github_id=self.github_id,
-            date=self.date,
-            blurb=self.blurb,
-            technique=self.technique,
-            hardware=self.hardware,
-            track=self.track,
-            device=check_device(self.device),
-            source=self.source,
-        )
+        claim = Claim(**{one.name: getattr(self, one.name) for one in fields(Claim)})
+        packed = pack(self.runs, self.out, claim, check_device(self.device), self.source)
         return packed, lambda: report.packed(packed)

@@ -5,12 +5,9 @@ requirements, the artifact.
 import json
 import math
 import os
-import re
-import shutil
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from datetime import date as day
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,12 +22,21 @@ from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.overview import summaries
 from harness.packaging import bundle, readme
-from harness.validate.folder import PLACEHOLDER
+from harness.packaging.claim import TRACKS, Claim
 from reference.recipe import InputError, Recipe, Score
 
-TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds
 PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports
 MODEL = "final_model.mgolf"
+NEEDED = (  # fields of a summary
+    "steps",
+    "seconds",
+    "parameters",
+    "final_lr_multiplier",
+    "ema_started_step",
+    "scores",
+    "hardware",
+    "pytorch_version",
+)
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,7 @@ def read(folder: Path, source: Source) -> Run:
             f"{file}: expected the recipe of recipe.json, "
             f"found another ({'; '.join(changed)}); restore the run's own artifact"
         )
-    needed = (
-        "steps",
-        "seconds",
-        "parameters",
-        "final_lr_multiplier",
-        "ema_started_step",
-        "scores",
-        "hardware",
-        "pytorch_version",
-    )
-    missing = [name for name in needed if name not in summary]
+    missing = [name for name in NEEDED if name not in summary]
     if missing:
         raise InputError(
             f"{folder / 'summary.json'}: expected the field {missing[0]}, found none; another"
@@ -103,26 +99,24 @@ def read(folder: Path, source: Source) -> Run:
     return Run(folder, recipe, source, tokens, header, file.read_bytes(), summary, state, lines)
 
 
-def check_alike(found: list[Run]) -> None:
+def check_alike(runs: list[Run]) -> None:
     """Raise InputError unless the runs differ in their seeds and in nothing else."""
-    first, seen = found[0], {found[0].recipe.seed}
-    for other in found[1:]:
+
+    def configuration(run: Run) -> dict:
+        return asdict(replace(run.recipe, seed=0)) | {
+            "tokenizer_sha256": run.header.get("tokenizer_sha256"),
+            "training and validation tokens": run.tokens,
+        }
+
+    first, seen = runs[0], {runs[0].recipe.seed}
+    for other in runs[1:]:
         if other.recipe.seed in seen:
             raise InputError(
                 f"{other.folder}: expected a seed of its own, found {other.recipe.seed} again; pass"
                 " each seed once"
             )
         seen.add(other.recipe.seed)
-        changed = differences(
-            asdict(first.recipe), asdict(replace(other.recipe, seed=first.recipe.seed))
-        )
-        here, there = (run.header.get("tokenizer_sha256") for run in (first, other))
-        changed += [] if here == there else [f"tokenizer_sha256: {here}, now {there}"]
-        changed += (
-            []
-            if first.tokens == other.tokens
-            else [f"training and validation tokens: {first.tokens}, now {other.tokens}"]
-        )
+        changed = differences(configuration(first), configuration(other))
         if changed:
             raise InputError(
                 f"{other.folder}: expected the configuration of {first.folder}, "
@@ -149,26 +143,17 @@ def whole_score(run: Run, device: str) -> dict:
 
 def log_text(run: Run, score: dict, code_bytes: int) -> str:
     """Return the log of a run with what train_gpt.py says before and after the steps."""
-    label = f"{run.recipe.quantization.format}+{run.header['codec']}"
-    summary = run.summary
-    opening = log.opening_lines(
-        run.recipe,
-        summary["hardware"],
-        summary["pytorch_version"],
-        summary["parameters"],
-        score["tokens"],
-    )
-    numbers = {
-        name: math.nan if score[name] is None and name == "stderr_sequences" else score[name]
-        for name in Score._fields
-    }
-    scored = log.score_lines(label, Score(**numbers))
+    label, summary = f"{run.recipe.quantization.format}+{run.header['codec']}", run.summary
+    known = [summary[name] for name in ("hardware", "pytorch_version", "parameters")]
+    numbers = {name: score[name] for name in Score._fields}
+    if numbers["stderr_sequences"] is None:
+        numbers["stderr_sequences"] = math.nan
     lines = [
-        *opening,
+        *log.opening_lines(run.recipe, *known, score["tokens"]),
         *run.lines,
         *log.closing_lines(run.state, run.recipe),
         *log.size_lines(label, len(run.data), code_bytes),
-        *scored,
+        *log.score_lines(label, Score(**numbers)),
     ]
     return "\n".join(lines) + "\n"
 
@@ -194,11 +179,11 @@ def technique_of(recipe: Recipe) -> str:
     )
 
 
-def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: dict) -> dict:
+def submission(runs: list[Run], scores: list[dict], code_bytes: int, claimed: dict) -> dict:
     """Return submission.json: means over the seeds, sizes as they lie in the folder; steps and
     seconds are those of the artifact's run.
     """
-    first, bpbs = found[0], [score["bpb"] for score in scores]
+    first, bpbs = runs[0], [score["bpb"] for score in scores]
     results = {
         str(run.recipe.seed): {
             "val_bpb": score["bpb"],
@@ -210,7 +195,7 @@ def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: d
             "bytes_model": len(run.data),
             "bytes_total": code_bytes + len(run.data),
         }
-        for run, score in zip(found, scores, strict=True)
+        for run, score in zip(runs, scores, strict=True)
     }
     return claimed | {
         "val_bpb": statistics.fmean(bpbs),
@@ -220,7 +205,7 @@ def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: d
         "bytes_total": code_bytes + len(first.data),
         "bytes_code": code_bytes,
         "bytes_model": len(first.data),
-        "seeds": [run.recipe.seed for run in found],
+        "seeds": [run.recipe.seed for run in runs],
         "seed_results": results,
         "artifact_seed": first.recipe.seed,
         "pytorch_version": first.summary["pytorch_version"],
@@ -233,75 +218,10 @@ def submission(found: list[Run], scores: list[dict], code_bytes: int, claimed: d
     }
 
 
-def _claimed(
-    first: Run, out: Path, name, author, github_id, date, blurb, technique, hardware, track
-) -> tuple[dict, Path]:
-    """Return (the fields that a person states, the folder to write); InputError for what cannot
-    stand.
-    """
-    stated = {
-        "--name": name,
-        "--author": author,
-        "--github-id": github_id,
-        "--blurb": blurb,
-        "--technique": technique,
-        "--hardware": hardware,
-    }
-    for flag, text in stated.items():
-        if text is not None and (
-            not text.strip() or PLACEHOLDER.search(text)
-        ):  # validate would refuse it
-            raise InputError(f"{flag}: expected your own, found {text!r}; give it")
-        if (
-            text is not None
-            and not (text.replace("\n", "") if flag == "--blurb" else text).isprintable()
-        ):
-            raise InputError(
-                f"{flag}: expected a line of text, found {text!r}; leave out what cannot be printed"
-            )
-    if not re.fullmatch(r"[A-Za-z0-9](-?[A-Za-z0-9]){0,38}", github_id):
-        what = "a GitHub user name (letters, digits, single hyphens)"
-        raise InputError(
-            f"--github-id: expected {what}, found {github_id!r}; give it without @ or address"
-        )
-    if track not in TRACKS:
-        raise InputError(
-            f"--track {track!r}: expected one of {', '.join(TRACKS)}; choose one of these"
-        )
-    try:
-        date = day.fromisoformat(date).isoformat() if date else day.today().isoformat()
-    except ValueError:
-        raise InputError(f"--date: expected YYYY-MM-DD, found {date!r}; write it so") from None
-    word = re.sub(r"[^A-Za-z0-9.+-]+", "_", name).strip("_.")
-    if not word:
-        raise InputError(
-            f"--name: expected letters or digits for the folder's name, found {name!r}; choose"
-            " another"
-        )
-    technique = technique or technique_of(first.recipe)
-    fields = {
-        "author": author,
-        "github_id": github_id,
-        "name": name,
-        "blurb": blurb or technique,
-        "date": date,
-        "track": track,
-        "hardware": hardware or first.summary["hardware"],
-        "technique_summary": technique,
-    }
-    target = out / f"{date}_{word}"
-    if target.exists():
-        raise InputError(
-            f"{target}: expected nothing, found a folder; choose another --name, --date or --out,"
-            " or remove it"
-        )
-    return fields, target
-
-
-def _check_budgets(found: list[Run], code: str, track: str) -> int:
+def _check_budgets(runs: list[Run], code: str, track: str) -> int:
     """Return the bytes of the code; InputError where a run is over the size or the track's time."""
     size = len(code.encode())
-    for run in found:
+    for run in runs:
         try:
             artifact.check_size(run.header, len(run.data), {bundle.SCRIPT: size})
         except InputError as error:
@@ -318,37 +238,25 @@ def _check_budgets(found: list[Run], code: str, track: str) -> int:
 
 def _write(target: Path, files: dict[str, bytes]) -> None:
     """Write a folder whole or not at all."""
-    beside = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        beside.chmod(0o755)
-        for name, data in files.items():
-            (beside / name).write_bytes(data)
-        os.rename(beside, target)
-        beside = None
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
+            folder = Path(beside) / target.name
+            folder.mkdir()
+            for name, data in files.items():
+                (folder / name).write_bytes(data)
+            os.rename(folder, target)
     except OSError as error:
         raise InputError(
             f"{target}: cannot write the folder ({error.strerror}); free space or choose another"
             " --out"
         ) from error
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
 
 
 def pack(
     folders: tuple[Path, ...],
     out: Path,
-    *,
-    name: str,
-    author: str,
-    github_id: str,
-    date: str | None = None,
-    blurb: str | None = None,
-    technique: str | None = None,
-    hardware: str | None = None,
-    track: str = "non_record_16mb",
+    claim: Claim,
     device: str = "cpu",
     source: Source | None = None,
 ) -> dict:
@@ -362,25 +270,31 @@ def pack(
         raise InputError(
             "pack: expected at least one run directory, found none; name one, such as runs/demo"
         )
-    found = [read(Path(folder), source or Source()) for folder in folders]
-    check_alike(found)
-    claimed, target = _claimed(
-        found[0], Path(out), name, author, github_id, date, blurb, technique, hardware, track
-    )
-    code = bundle.build(found[0].recipe, found[0].header["codec"])
-    code_bytes = _check_budgets(found, code, track)
-    scores = [whole_score(run, device) for run in found]
-    described = submission(found, scores, code_bytes, claimed)
+    claim.check()
+    target = out / claim.folder()
+    if target.exists():
+        raise InputError(
+            f"{target}: expected nothing, found a folder; choose another --name, --date or --out,"
+            " or remove it"
+        )
+    runs = [read(Path(folder), source or Source()) for folder in folders]
+    first = runs[0]
+    check_alike(runs)
+    code = bundle.build(first.recipe, first.header["codec"])
+    code_bytes = _check_budgets(runs, code, claim.track)
+    scores = [whole_score(run, device) for run in runs]
+    claimed = claim.fields(technique_of(first.recipe), first.summary["hardware"])
+    described = submission(runs, scores, code_bytes, claimed)
     logs = {
         f"train_seed{run.recipe.seed}.log": log_text(run, score, code_bytes)
-        for run, score in zip(found, scores, strict=True)
+        for run, score in zip(runs, scores, strict=True)
     }
     texts = {
-        "README.md": readme.text(described, found[0].recipe, list(logs)),
+        "README.md": readme.text(described, first.recipe, list(logs)),
         "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
         bundle.SCRIPT: code,
         "requirements.txt": requirements(described["pytorch_version"]),
         **logs,
     }
-    _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: found[0].data})
+    _write(target, {name: text.encode() for name, text in texts.items()} | {MODEL: first.data})
     return described | {"folder": str(target)}

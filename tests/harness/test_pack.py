@@ -16,6 +16,7 @@ from fast.checkpoint import write_atomic
 from fast.data import write_shard
 from harness import cli, scoring
 from harness.corpus.sources import Source
+from harness.packaging.claim import Claim
 from harness.packaging.pack import pack
 from reference.recipe import InputError
 from tests.support.commands import refused
@@ -72,7 +73,7 @@ def change(path: Path, **fields) -> None:
 def refusal(runs, out, **changed) -> str:
     """Return the message that pack refuses with; nothing may be left in `out`."""
     with pytest.raises(InputError) as error:
-        pack(tuple(runs), out, **WHO | changed)
+        pack(tuple(runs), out, Claim(**WHO | changed))
     assert not out.exists() or not any(out.iterdir())
     return str(error.value)
 
@@ -192,7 +193,7 @@ def test_a_part_of_the_split_is_scored_again(copy, tmp_path):
     """The demo scores 256 windows; the claim is of all of them."""
     whole = summary_of(copy)["scores"][0]
     change(copy / "summary.json", scores=[whole | {"tokens": 256, "bpb": 1.0}])
-    content = pack((copy,), tmp_path / "out", **WHO)
+    content = pack((copy,), tmp_path / "out", Claim(**WHO))
     assert content["val_bpb"] == whole["bpb"] and content["validation_tokens"] == whole["tokens"]
     assert content["val_bpb_std"] is None and content["seeds"] == [1]
 
@@ -254,7 +255,7 @@ def test_data_that_moved_is_named_and_must_be_the_same(seeds, copy, corpus, tmp_
     assert f"data {tmp_path / 'gone'}: expected a directory of shards" in refusal(
         [copy], tmp_path / "out"
     )
-    content = pack((copy,), tmp_path / "out", **WHO, source=Source(moved))
+    content = pack((copy,), tmp_path / "out", Claim(**WHO), source=Source(moved))
     assert content["val_bpb"] == whole["bpb"]
     change(copy / "recipe.json", source=source | {"data": str(moved)})
     [shard] = moved.glob("datasets/*/*_train_*.bin")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.packaging.claim import Claim
 from harness.packaging.pack import pack
 
 WHO = {
@@ -41,4 +42,4 @@ def seeds(corpus, tmp_path_factory) -> tuple[Path, Path]:
 @pytest.fixture(scope="session")
 def packed(seeds, tmp_path_factory) -> Path:
     """Return the packed folder of both seeds."""
-    return Path(pack(seeds, tmp_path_factory.mktemp("records"), **WHO)["folder"])
+    return Path(pack(seeds, tmp_path_factory.mktemp("records"), Claim(**WHO))["folder"])
