@@ -371,3 +371,13 @@ def test_reference_loads_without_torch():
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "False\n"
+
+
+@pytest.mark.parametrize("path", MODULES, **names)
+def test_help_of_a_flag_is_one_line_or_comments(path):
+    """tyro keeps the line breaks of a string below a field; it joins the lines of comments above."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef):
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert text.lineno == text.end_lineno, f"{node.name}, line {text.lineno}"

@@ -26,28 +26,30 @@ class Bench:
     Example: maskgolf bench compare before.json after.json
     """
 
+    # likelihood; step: the training step against a plain and a public one; muon: against
+    # torch.optim.Muon; device: everything at the golf preset; compare: two result files side by
+    # side.
     piece: tyro.conf.Positional[
         Annotated[
             Literal["likelihood", "step", "muon", "device", "compare"],
             tyro.conf.arg(metavar="PIECE"),
         ]
     ]
-    """likelihood; step: the training step against a plain and a public one; muon: against
-    torch.optim.Muon; device: everything at the golf preset; compare: two result files side by side.
-    """
+    # likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare:
+    # two files that --json or make bench wrote.
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
-    """likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare:
-    two files that --json or make bench wrote."""
+    # likelihood: estimates of the default design of the masks; the others get a quarter.
     repetitions: int = 200
-    """likelihood: estimates of the default design of the masks; the others get a quarter."""
+    # likelihood: windows of the validation split that each estimate covers.
     windows: int = 8
-    """likelihood: windows of the validation split that each estimate covers."""
+    # step: whose step.
     preset: Literal["demo", "golf", "tiny"] = "demo"
-    """step: whose step."""
+    # step: tokens per step (0: the preset's).
     tokens: int = 0
-    """step: tokens per step (0: the preset's)."""
+    # step: the baseline. plain is eager; public is compiled as public scripts compile it.
     against: Literal["plain", "public", "both"] = "both"
-    """step: the baseline. plain is eager; public is compiled as public scripts compile it."""
+    # step: only these of step, forward-backward, update, newton-schulz, average (both against
+    # plain) and evaluation (against public).
     only: Annotated[
         tuple[
             Literal["step", "forward-backward", "update", "newton-schulz", "average", "evaluation"],
@@ -55,32 +57,27 @@ class Bench:
         ],
         tyro.conf.arg(metavar="ROW"),
     ] = ()
-    """step: only these of step, forward-backward, update, newton-schulz, average (both against
-    plain) and evaluation (against public).
-    """
+    # device: the same code at toy size, to know that it works.
     smoke: bool = False
-    """device: the same code at toy size, to know that it works."""
+    # device: only these of step, update, attention, muon, likelihood and levers; what may fail and
+    # parity come first all the same.
     parts: Annotated[
         tuple[Literal["step", "update", "attention", "muon", "likelihood", "levers"], ...],
         tyro.conf.arg(metavar="PART"),
     ] = ()
-    """device: only these of step, update, attention, muon, likelihood and levers; what may fail and
-    parity come first all the same.
-    """
+    # device: seconds in all, parity included; what is left out says so.
     budget: float = 520.0
-    """device: seconds in all, parity included; what is left out says so."""
+    # device: each part in a process of its own, so that one that hangs or dies takes no other with
+    # it (auto: on a GPU).
     separate: Literal["auto", "yes", "no"] = "auto"
-    """device: each part in a process of its own, so that one that hangs or dies takes no other with
-    it (auto: on a GPU).
-    """
+    # Paired timings.
     pairs: int = 7
-    """Paired timings."""
+    # cpu or cuda.
     device: str = "cpu"
-    """cpu or cuda."""
+    # torch.compile what the production path compiles.
     compiled: bool = True
-    """torch.compile what the production path compiles."""
+    # Write the rows to PATH, - for stdout.
     json: Json = None
-    """Write the rows to PATH, - for stdout."""
 
     def run(self):
         """Return the rows."""

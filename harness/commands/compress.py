@@ -18,24 +18,22 @@ class Compress:
     Example: maskgolf compress notes.txt --run runs/demo --order confidence
     """
 
+    # Any file; what is not text is stored beside the model's code.
     file: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FILE")]]
-    """Any file; what is not text is stored beside the model's code."""
+    # Run directory or .mgolf file.
     run_: Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]
-    """Run directory or .mgolf file."""
+    # Where to write (default FILE.mgz, if there is none yet).
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mgz", aliases=["-o"])] = None
-    """Where to write (default FILE.mgz, if there is none yet)."""
+    # Evaluation order; confidence takes a little longer.
     order: CodedOrder = "left-to-right"
-    """Evaluation order; confidence takes a little longer."""
+    # SentencePiece model (default: that of the run's data).
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """SentencePiece model (default: that of the run's data)."""
+    # Decompress before writing, and write only if that gives the file back; takes twice as long.
     verify: bool = False
-    """Decompress before writing, and write only if that gives the file back; takes twice as
-    long.
-    """
+    # cpu or cuda.
     device: str = "cpu"
-    """cpu or cuda."""
+    # Write sizes and bits to PATH, - for stdout.
     json: Json = None
-    """Write sizes and bits to PATH, - for stdout."""
 
     def run(self):
         """Return sizes and bits."""

@@ -19,32 +19,29 @@ class Eval:
     Example: maskgolf eval runs/demo --estimator chain --order confidence --json -
     """
 
+    # Run directories or .mgolf files.
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
-    """Run directories or .mgolf files."""
     estimate: Annotated[Estimate, Flat] = field(default_factory=Estimate)
     source: Annotated[Source, Flat] = field(default_factory=Source)
+    # cpu or cuda.
     device: str = "cpu"
-    """cpu or cuda."""
+    # torch.compile the forward pass.
     compiled: bool = True
-    """torch.compile the forward pass."""
+    # Keep every window's numbers in FILE and go on from what is there: the score covers all its
+    # windows.
     partial: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Keep every window's numbers in FILE and go on from what is there: the score covers all
-    its windows.
-    """
+    # Print the score of several --partial files of disjoint ranges (no RUN).
     merge: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
-    """Print the score of several --partial files of disjoint ranges (no RUN)."""
+    # Score two runs token by token on the same windows: the paired difference, and both by position
+    # in the window.
     compare: bool = False
-    """Score two runs token by token on the same windows: the paired difference, and both by
-    position in the window.
-    """
+    # Other seeds or another recipe: Welch's t-test of RUN... against these.
     against: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")] = ()
-    """Other seeds or another recipe: Welch's t-test of RUN... against these."""
+    # With --compare: draw bits per byte by position (needs the plot extra).
     plot: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """With --compare: draw bits per byte by position (needs the plot extra)."""
+    # Write the score to PATH, - for stdout; several runs: their scores, mean, standard deviation
+    # and test.
     json: Json = None
-    """Write the score to PATH, - for stdout; several runs: their scores, mean, standard
-    deviation and test.
-    """
 
     def run(self):
         """Return one score, or scores with mean and standard deviation for several runs, or a

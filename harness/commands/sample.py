@@ -18,25 +18,24 @@ class Sample:
     --temperature 0.8
     """
 
+    # Run directory or .mgolf file.
     run_: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
-    """Run directory or .mgolf file."""
+    # Text that every sample begins with.
     prompt: str = ""
-    """Text that every sample begins with."""
     count: int = 1  # samples
+    # Which hidden position is drawn next; left-to-right and the other fixed orders draw from the
+    # model's distribution.
     order: Order = "left-to-right"
-    """Which hidden position is drawn next; left-to-right and the other fixed orders draw from
-    the model's distribution.
-    """
     step: int = 1  # positions drawn per pass
     block: int = 32  # order block: tokens per block
     temperature: float = 1.0  # 0 takes the most probable token
     seed: int = 0  # of the draws
+    # SentencePiece model (default: that of the run's data).
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """SentencePiece model (default: that of the run's data)."""
+    # cpu or cuda.
     device: str = "cpu"
-    """cpu or cuda."""
+    # Write the samples to PATH, - for stdout.
     json: Json = None
-    """Write the samples to PATH, - for stdout."""
 
     def run(self):
         """Return the samples."""

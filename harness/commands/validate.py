@@ -18,22 +18,20 @@ class Validate:
     Example: maskgolf validate records/2026-11-23_Mine --data ../shared/fineweb --run
     """
 
+    # Folder that holds submission.json.
     folder: tyro.conf.Positional[Annotated[Path | None, tyro.conf.arg(metavar="DIR")]] = None
-    """Folder that holds submission.json."""
+    # Folder in the official layout, or the word embedded for the text that ships with Python: the
+    # artifact is scored on its validation split.
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in the official layout, or the word embedded for the text that ships with Python: the
-    artifact is scored on its validation split."""
+    # SentencePiece model, where --data holds none or several.
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """SentencePiece model, where --data holds none or several."""
+    # Execute the submission's code: in a temporary folder, without network, within --time-limit.
     run_: Annotated[bool, tyro.conf.arg(name="run")] = False
-    """Execute the submission's code: in a temporary folder, without network, within
-    --time-limit.
-    """
     time_limit: float = 600.0  # seconds that what is executed may take
+    # Say what a check is, which submissions it has caught, how to fix it (no DIR).
     explain: Annotated[str | None, tyro.conf.arg(metavar="CHECK")] = None
-    """Say what a check is, which submissions it has caught, how to fix it (no DIR)."""
+    # Write the list of check, verdict, evidence to PATH, - for stdout.
     json: Json = None
-    """Write the list of check, verdict, evidence to PATH, - for stdout."""
 
     def run(self):
         """Return the rows, and whether none of them failed."""

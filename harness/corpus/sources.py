@@ -11,16 +11,14 @@ import tyro
 class Source:
     """Where tokens come from; nothing given means the embedded corpus."""
 
+    # Folder in the official layout (datasets/*/..._train_*.bin and ..._val_*.bin,
+    # tokenizers/*.model).
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder in the official layout (datasets/*/..._train_*.bin and ..._val_*.bin,
-    tokenizers/*.model).
-    """
+    # SentencePiece model, where the folder holds none or several.
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """SentencePiece model, where the folder holds none or several."""
+    # Text files (UTF-8, or .jsonl with a "text" field) to build shards from; a tenth of the
+    # documents is held out.
     text: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
-    """Text files (UTF-8, or .jsonl with a "text" field) to build shards from; a tenth of the
-    documents is held out.
-    """
 
     def describe(self) -> dict:
         """Return the plain, absolute form that recipe.json keeps."""

@@ -9,17 +9,15 @@ class Assume:
     """What the tensors do not say; the defaults are those of the challenge's scripts."""
 
     length: int = 1024  # tokens per row
+    # Vocabulary without a mask row (default: told by the embedding's rows, if they are a power of
+    # two, with or without a mask row).
     vocab: int | None = None
-    """Vocabulary without a mask row (default: told by the embedding's rows, if they are a
-    power of two, with or without a mask row).
-    """
+    # true: autoregressive; false: masked diffusion, the embedding's last row is the mask (default:
+    # told by the embedding's rows).
     causal: bool | None = None
-    """true: autoregressive; false: masked diffusion, the embedding's last row is the mask
-    (default: told by the embedding's rows).
-    """
+    # Base of the rotary angles.
     rope_base: float = 10000.0
-    """Base of the rotary angles."""
+    # Bound of the logits.
     softcap: float = 30.0
-    """Bound of the logits."""
+    # Activations of a forward pass.
     compute_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Activations of a forward pass."""
