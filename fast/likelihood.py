@@ -116,7 +116,7 @@ def pilot(
     count, length = ids_NL.shape
     even_in_log_L = torch.from_numpy(sizes.cumulative_counts(1 / np.arange(1, length + 1)))
 
-    def fit(fold: int) -> tuple[np.ndarray, np.ndarray]:
+    def fit_fold(fold: int) -> tuple[np.ndarray, np.ndarray]:
         others = np.flatnonzero((first_row + np.arange(count)) % 2 != fold)
         others = others if len(others) else np.zeros(1, np.int64)
         offset_P = torch.from_numpy(sizes.offset(seed, np.arange(passes), 2 + fold))
@@ -134,7 +134,7 @@ def pilot(
         losses_P1 = in_batches(cost, ids_PL, 1, min(batch_rows, count), device, on_pass)
         return sizes.fit(drawn_P.numpy(), losses_P1[:, 0], length)
 
-    return Plan(*map(np.stack, zip(fit(0), fit(1), strict=True)))
+    return Plan(*map(np.stack, zip(fit_fold(0), fit_fold(1), strict=True)))
 
 
 def nelbo(

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.packaging import bundle
+
 ROOT = Path(__file__).parent.parent
 STANDARD = sys.stdlib_module_names
 ALLOWED = {
@@ -314,6 +316,17 @@ def test_twins_take_the_same_arguments(name):
         assert all(p.default is not p.empty for p in found[len(expected) :]), (
             f"{label}: an extra argument without a default"
         )
+
+
+def test_the_modules_of_fast_can_be_joined_in_one_file():
+    """No two define the same name, and no local variable has the name of what it hides: what
+    maskgolf pack relies on, held for every module.
+    """
+    modules = {}
+    for path in FILES["fast"]:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        modules[name] = bundle.read_module(name, path.read_text(), {})
+    assert "sum_over_ranks" in bundle.meanings(modules)
 
 
 @pytest.mark.parametrize("path", FILES["fast"], **names)

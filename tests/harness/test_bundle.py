@@ -584,17 +584,6 @@ def test_what_a_module_runs_is_kept():
     assert flat["ROWS"] == {"one": 1}
 
 
-def test_no_two_modules_of_fast_define_the_same_name():
-    """Held for every module, also what a submission does not reach."""
-    files = sorted((bundle.ROOT / "fast").rglob("*.py"))
-    names = [path.relative_to(bundle.ROOT).with_suffix("").as_posix() for path in files]
-    modules = {
-        name: bundle.read_module(name, path.read_text(), {})
-        for name, path in zip(names, files, strict=True)
-    }
-    assert len(modules) > 20 and "sum_over_ranks" in bundle.meanings(modules)
-
-
 def test_comments_and_what_nobody_needs():
     flat = assembled(
         parts=(
