@@ -66,6 +66,10 @@ class Entry:
             raise self.wrong(f"a shape of {count:,} elements", show(shape))
         return tuple(shape)
 
+    def dtype(self) -> torch.dtype:
+        """Return the dtype that the entry names."""
+        return getattr(torch, self.word("dtype", "float32", "bfloat16", "float16"))
+
     def word(self, field: str, *words: str) -> str:
         """Return a string that is one of the words."""
         value = self.fields.get(field)
@@ -157,15 +161,27 @@ MODES = {
 }
 
 
-def section(where: str, value: dict, name: str) -> dict:
-    """Return a mapping inside the file's value; InputError where there is none."""
-    found = value.get(name)
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+def sections(where: str, value: dict, *names: str) -> list[dict]:
+    """Return mappings inside a file's value; InputError where one is none."""
+    for name in names:
+        found = value.get(name)
+        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+            raise InputError(
+                f"{where}: expected a mapping {name} of names, found {type(found).__name__}; the"
+                " file is of another layout"
+            )
+    return [value[name] for name in names]
+
+
+def passed_through(where: str, quantised: dict, rest: dict) -> dict[str, torch.Tensor]:
+    """Return the tensors that are stored as they are; InputError for one that is there twice."""
+    both = sorted(set(quantised) & set(rest))
+    if both:
         raise InputError(
-            f"{where}: expected a mapping {name} of names, found {type(found).__name__}; the"
-            " file is of another layout"
+            f"{where}: expected each tensor once, found some quantised and plain:"
+            f" {', '.join(both):.400}; the file is damaged"
         )
-    return found
+    return {name: tensor(where, name, kept) for name, kept in rest.items()}
 
 
 def modal(where: str, value: dict) -> dict[str, torch.Tensor]:
@@ -173,22 +189,18 @@ def modal(where: str, value: dict) -> dict[str, torch.Tensor]:
     float32 here.
     """
     mode = value["__quant_mode__"]
-    if isinstance(mode, str) and mode in NORMED:
-        raise InputError(
-            f"{where}: expected a mode of {', '.join(MODES)}, "
-            f"found {mode}: its models normalise before their projections"
-        )
     if not isinstance(mode, str) or mode not in MODES:
+        reason = "; its script must say how to read it"
+        if mode in NORMED:
+            reason = ": its models normalise before their projections"
         raise InputError(
-            f"{where}: expected a __quant_mode__ of {', '.join(MODES)}, "
-            f"found {show(mode)}; its script must say how to read it"
+            f"{where}: expected a __quant_mode__ of {', '.join(MODES)}, found {show(mode)}{reason}"
         )
-    quantised, rest = section(where, value, "entries"), section(where, value, "passthrough")
-    check_apart(where, quantised, rest)
-    values = {name: MODES[mode](Entry(where, name, fields)) for name, fields in quantised.items()}
-    values |= {name: tensor(where, name, node) for name, node in rest.items()}
+    quantised, rest = sections(where, value, "entries", "passthrough")
+    values = passed_through(where, quantised, rest)
+    values |= {name: MODES[mode](Entry(where, name, fields)) for name, fields in quantised.items()}
     return {
-        name: value.to(torch.bfloat16).float() if value.is_floating_point() else value
+        name: value.bfloat16().float() if value.is_floating_point() else value
         for name, value in values.items()
     }
 
@@ -197,56 +209,30 @@ def official(where: str, value: dict) -> dict[str, torch.Tensor]:
     """Return the tensors of the challenge's int8 layout: rows times their scales, in the dtype that
     each one names.
     """
-    found = value["__quant_format__"]
-    if found != OFFICIAL:
+    if value["__quant_format__"] != OFFICIAL:
         raise InputError(
-            f"{where}: expected the __quant_format__ {OFFICIAL}, "
-            f"found {show(found)}; its script must say how to read it"
+            f"{where}: expected the __quant_format__ {OFFICIAL}, found"
+            f" {show(value['__quant_format__'])}; its script must say how to read it"
         )
-    quantised, rest = section(where, value, "quantized"), section(where, value, "passthrough")
-    scales, dtypes = section(where, value, "scales"), section(where, value, "dtypes")
-    originals = (
-        section(where, value, "passthrough_orig_dtypes")
-        if "passthrough_orig_dtypes" in value
-        else {}
+    value = {"passthrough_orig_dtypes": {}} | value
+    quantised, scales, dtypes, rest, originals = sections(
+        where, value, "quantized", "scales", "dtypes", "passthrough", "passthrough_orig_dtypes"
     )
-    check_apart(where, quantised, rest)
-    if not set(quantised) == set(scales) == set(dtypes):
-        odd = sorted(set(quantised) ^ set(scales) | set(quantised) ^ set(dtypes))
+    state = passed_through(where, quantised, rest)
+    odd = sorted(quantised.keys() ^ scales.keys() | quantised.keys() ^ dtypes.keys())
+    if odd:
         raise InputError(
             f"{where}: expected codes, scale and dtype of each tensor, found some without:"
             f" {', '.join(odd):.400}"
         )
-    state = {}
-    for name in quantised:
-        entry = Entry(
-            where, name, {"q": quantised[name], "scale": scales[name], "dtype": dtypes[name]}
-        )
+    for name, codes in quantised.items():
+        entry = Entry(where, name, {"q": codes, "scale": scales[name], "dtype": dtypes[name]})
         scale = entry.tensor("scale", *FLOATS)
         values = scaled(entry, entry.tensor("q", torch.int8), scale, per_row=scale.dim() > 0)
-        state[name] = values.to(
-            getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16"))
-        ).float()
-    for name, node in rest.items():
-        entry = Entry(where, name, {"dtype": originals.get(name, "float32")})
-        state[name] = tensor(where, name, node)
-        if name in originals:
-            state[name] = (
-                state[name]
-                .to(getattr(torch, entry.word("dtype", "float32", "bfloat16", "float16")))
-                .float()
-            )
+        state[name] = values.to(entry.dtype()).float()
+    for name in state.keys() & originals.keys() - quantised.keys():
+        state[name] = state[name].to(Entry(where, name, {"dtype": originals[name]}).dtype()).float()
     return state
-
-
-def check_apart(where: str, quantised: dict, rest: dict) -> None:
-    """Raise InputError for a tensor that is there twice, once quantised and once as it is."""
-    both = sorted(set(quantised) & set(rest))
-    if both:
-        raise InputError(
-            f"{where}: expected each tensor once, "
-            f"found some quantised and plain: {', '.join(both):.400}; the file is damaged"
-        )
 
 
 def tensors(where: str, value: object) -> tuple[dict[str, torch.Tensor], str]:
