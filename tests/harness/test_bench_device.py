@@ -462,6 +462,7 @@ def test_levers_of_attention_and_graphs(toy, monkeypatch):
 # processes of their own
 
 
+@pytest.mark.slow
 def test_what_dies_or_hangs_takes_nothing_with_it(monkeypatch, tmp_path):
     """Jobs that raise, abort, break the device and hang: every other row is there, at once in the
     file, and the command exits 1.

@@ -104,6 +104,7 @@ def test_the_public_losses_are_the_reference():
     assert_same_algorithm(network.nats(ids_BL, mask_BL).detach(), wanted)
 
 
+@pytest.mark.slow
 def test_the_public_step_compiles_whole():
     """Model with loss is one graph without breaks, orthogonalisation one per shape; compiled, it
     computes what it does eagerly.

@@ -59,6 +59,7 @@ def graph_of(function, *tensors, phase="planted"):
     return found[0].module
 
 
+@pytest.mark.slow
 def test_every_phase_is_one_graph_without_a_break(tiny, golf):
     """All of them at the tiny preset; the step and the forward pass at golf's shapes."""
     assert tuple(tiny[0]) == GRAPHS
@@ -84,6 +85,7 @@ def test_graph_breaks_are_problems():
     assert judge.of_trace(trace.Trace("idle", [], [])) == ["idle: nothing was traced"]
 
 
+@pytest.mark.slow
 def test_operations_of_the_golf_step(golf):
     """Products and attention follow from the recipe: six matrices and one attention a block."""
     forward, backward = (
@@ -102,6 +104,7 @@ def flops_of_products(module):
     return sum(counts.flops_of(node) for node in counts.calls(module) if counts.product(node))
 
 
+@pytest.mark.slow
 def test_flops_of_the_golf_step_follow_from_the_recipe(golf):
     """Forward: 2 per weight and token. What follows the last attention sees about half the tokens.
 
@@ -139,6 +142,7 @@ def test_bytes_per_operation():
     assert counts.size_of(None) == counts.size_of(torch.ones(0, 3)) == 0
 
 
+@pytest.mark.slow
 def test_what_forward_keeps_is_counted(golf, tiny):
     """About a dozen activations a block of the golf preset; the inputs do not count."""
     one = GOLF.training.micro_batch_tokens * GOLF.model.d * 2
@@ -147,6 +151,7 @@ def test_what_forward_keeps_is_counted(golf, tiny):
     assert 0 < counts.saved_bytes(tiny[0]["forward"].module) < kept / 1e4
 
 
+@pytest.mark.slow
 def test_no_gradient_is_summed_one_row_after_another(tiny, golf):
     """No accumulating write is left in the step, at either preset."""
     for graphs, _ in (tiny, golf):
@@ -186,6 +191,7 @@ def test_sums_that_meet_no_index_twice_pass():
 WIDE = 3528531795
 
 
+@pytest.mark.slow
 def test_indices_stay_within_int32(tiny, golf):
     """Nothing of the random numbers is left that Inductor would take for index arithmetic."""
     for graphs, _ in (tiny, golf):
@@ -248,6 +254,7 @@ def test_parts_are_told_from_the_lines_of_fast():
     assert parts.part_of_trace(frames(("masking", "kept_loss", "nats.sum()"))) == "loss and head"
 
 
+@pytest.mark.slow
 def test_parts_of_the_golf_step(golf):
     """Every part that the step must have is found, forward and backward."""
     for phase in ("forward", "backward"):
@@ -463,6 +470,7 @@ def test_where_values_decide_the_whole_buffer_is_read():
         assert traffic.touched([dep, access("4 * r + c", **rows)], 99) == 99
 
 
+@pytest.mark.slow
 def test_production_says_how_a_gpu_compiles(golf):
     """The options of the loss go with its graphs, not with the update's; the embedding is
     CUDA's.

@@ -42,6 +42,7 @@ def test_output_directory_is_never_clobbered(run_directory, corpus, tmp_path, ca
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_interrupted_run_resumes_to_the_same_artifact(number, run_directory, corpus, tmp_path):
     """Ctrl-C and SIGTERM leave a checkpoint and a message; the resumed run ships the very bytes of
     the uninterrupted one.

@@ -13,7 +13,7 @@ import torch
 
 from harness import cli, runs
 from tests.scripts import soak
-from tests.support.commands import TINY, torchrun
+from tests.support.commands import TINY, UNSCORED, torchrun
 
 # Of a tiny model, long enough to be stopped twice.
 RUN = [
@@ -65,11 +65,12 @@ def uninterrupted(corpus, tmp_path_factory) -> Path:
     """Return a finished run of one process; nobody asks for its score."""
     out = tmp_path_factory.mktemp("runs") / "alone"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "score_fresh", lambda *_: [])
+        patch.setattr(runs, "score_fresh", lambda *_: UNSCORED)
         assert cli.main(["train", *RUN, "--data", str(corpus), "--out", str(out)]) == 0
     return out
 
 
+@pytest.mark.slow
 def test_two_ranks_are_killed_stopped_and_resumed_to_the_run_of_one_process(
     uninterrupted, corpus, tmp_path
 ):

@@ -155,6 +155,7 @@ def test_chain_of_queries_chooses_alike_where_everything_ties():
         ]
 
 
+@pytest.mark.slow
 def test_every_pass_runs_one_compiled_graph(monkeypatch):
     """One graph for a fixed order, two for one that the model decides or that grows; no break in
     any, so nothing is read back.
@@ -184,6 +185,7 @@ def test_every_pass_runs_one_compiled_graph(monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_compiled_passes_err_at_most_twice_as_much_as_plain_ones():
     """The real compiler in float32: against float64, summed over windows; one rounding of each
     number is always granted.

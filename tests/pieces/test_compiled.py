@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 import fast.train
 from reference.recipe import TINY
 from tests.support.compare import rms, unit_roundoff
 
+pytestmark = pytest.mark.slow  # the compiler takes a minute
 STEPS = 3
 
 

@@ -11,6 +11,7 @@ from tests.support import ranked
 from tests.support.commands import torchrun
 from tests.support.compare import ALGORITHM, relative_error
 
+pytestmark = pytest.mark.slow  # six processes train under torchrun
 SIZES = (1, 2, 4)
 
 

@@ -15,6 +15,7 @@ import fast.train
 from fast import checkpoint
 from harness import cli, runs
 from tests.scripts import soak
+from tests.support.commands import UNSCORED
 
 STEPS = 40
 
@@ -29,7 +30,7 @@ def arguments(corpus) -> list[str]:
 def unscored():
     """Leave out the score of the artifact, which takes longer than the run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "score_fresh", lambda *_: [])
+        patch.setattr(runs, "score_fresh", lambda *_: UNSCORED)
         yield
 
 
@@ -41,6 +42,7 @@ def alone(arguments, unscored, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_three_kills_do_not_change_a_bit(arguments, alone, tmp_path):
     """A checkpoint is written at every step, so that some of the kills of many test runs hit one;
     two ranks are killed in `make soak`.

@@ -22,6 +22,15 @@ TINY = [
 ]
 
 
+UNSCORED = {  # in place of a score, which takes longer than training a tiny model
+    "estimator": "nelbo",
+    "bpb": None,
+    "stderr_masks": None,
+    "stderr_sequences": None,
+    "bytes": 0,
+}
+
+
 @pytest.fixture(scope="session")
 def corpus(embedded_cache, tmp_path_factory) -> Path:
     """Return a small corpus in the official layout with a 400-piece tokenizer, short enough to
