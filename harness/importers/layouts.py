@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from fast import fp8
-from harness.importers.torch_file import show
+from harness.importers.torch_file import MAX_SIZES, show
 from reference.recipe import InputError
 
 OFFICIAL = "int8_clean_per_row_v1"
@@ -59,8 +59,9 @@ class Entry:
         """Return the declared shape, which must hold `count` elements."""
         shape = self.fields.get("shape")
         if (
-            not isinstance(shape, list | tuple)
-            or not all(type(size) is int and size >= 0 for size in shape)
+            not isinstance(shape, list)
+            or len(shape) > MAX_SIZES
+            or not all(type(size) is int and 0 <= size <= count for size in shape)
             or math.prod(shape) != count
         ):
             raise self.wrong(f"a shape of {count:,} elements", show(shape))

@@ -15,6 +15,7 @@ import torch
 from reference.recipe import InputError
 
 MAX_PICKLE = 1 << 24  # bytes beside the tensors; the pickle of a golf model takes 10 KB
+MAX_SIZES = 2 * 64 + 1  # torch's most axes, their strides, an offset
 ZIP = b"PK\x03\x04"
 OPCODES = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE"
@@ -129,10 +130,11 @@ class Reader(pickle._Unpickler):
     def tensor(self, flat, offset, shape, stride, requires_grad, hooks, *newer) -> torch.Tensor:
         """Return a view of a storage; ValueError where it reaches outside."""
         flat = flat.view(newer[0]) if newer and isinstance(newer[0], torch.dtype) else flat
+        sizes = (offset, *shape, *stride)
+        if len(sizes) > MAX_SIZES or not all(type(n) is int and 0 <= n < 1 << 63 for n in sizes):
+            raise ValueError(f"a shape of type {type(shape).__name__} that no tensor has")
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-        count, sizes = math.prod(shape), (offset, *shape, *stride)
-        if not all(type(size) is int and size >= 0 for size in sizes):
-            raise ValueError(f"a tensor of shape {show(shape)}")
+        count = math.prod(shape)
         if count and (last >= len(flat) or count > len(flat)):
             raise ValueError(f"shape {shape}, strides {stride}, offset {offset} in {len(flat):,}")
         return flat.as_strided(shape, stride, offset) if count else flat.new_empty(shape)

@@ -391,6 +391,27 @@ def test_pickles_that_would_take_for_ever_are_read_at_once(tmp_path):
         refused(tmp_path, zipped)
 
 
+class Wide:
+    """A tensor of 20,000 axes, whose number of elements would take an hour to work out."""
+
+    sizes = ((1 << 2000) - 1,) * 20_000
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (
+            torch.zeros(4)._typed_storage(),
+            0,
+            self.sizes,
+            self.sizes,
+            False,
+            {},
+        )
+
+
+def test_shapes_that_no_tensor_has_are_refused_at_once(tmp_path):
+    assert "that no tensor has" in refused(tmp_path, published.saved({"tok_emb.weight": Wide()}))
+    assert "shape of 2,080 elements" in refused(tmp_path, spoilt("fp8", shape=Wide.sizes))
+
+
 def test_declared_sizes_must_be_those_of_the_file(tmp_path):
     """A storage that claims more than its file, a view that reaches outside, more elements than
     memory; a safetensors table likewise.
