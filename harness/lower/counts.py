@@ -1,10 +1,9 @@
-"""What can be told of ATen graphs by reading them: operations, bytes, and two things that go wrong.
+"""What can be told of ATen graphs by reading them: operations, bytes, and what goes wrong.
 
 No CUDA build is needed: every node of a graph knows the shape and the type of its value.
 """
 
 import math
-from collections import Counter
 
 import torch
 from torch.fx import GraphModule, Node
@@ -73,21 +72,10 @@ def calls(module: GraphModule) -> list[Node]:
     return [node for node in module.graph.nodes if node.op == "call_function"]
 
 
-def operations(module: GraphModule) -> Counter:
-    """Return how often each operation occurs, views aside."""
-    names = (name_of(node) for node in calls(module))
-    return Counter(name for name in names if name not in VIEWS)
-
-
 def tensors(value) -> list[torch.Tensor]:
     """Return the tensors of a node's value: none, one or several."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return (
-        [each for each in value if isinstance(each, torch.Tensor)]
-        if isinstance(value, tuple | list)
-        else []
-    )
+    values = value if isinstance(value, tuple | list) else [value]
+    return [one for one in values if isinstance(one, torch.Tensor)]
 
 
 def size_of(value) -> int:
@@ -105,14 +93,6 @@ def bytes_of(node: Node) -> int:
         return 0
     read = sum(size_of(argument.meta.get("val")) for argument in node.all_input_nodes)
     return read + size_of(node.meta.get("val"))
-
-
-def bytes_by_operation(module: GraphModule) -> Counter:
-    """Return the bytes that each operation moves in a graph when nothing is fused."""
-    total = Counter()
-    for node in calls(module):
-        total[name_of(node)] += bytes_of(node)
-    return +total
 
 
 def product(node: Node) -> tuple[int, int, int, int] | None:
@@ -162,8 +142,8 @@ def saved_bytes(module: GraphModule) -> int:
     return sum(size_of(node.meta.get("val")) for node in kept)
 
 
-def _argument(node: Node, place: int, name: str, default):
-    return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
+def _argument(node: Node, index: int, name: str, default):
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def repeats(node: Node) -> bool:
@@ -175,16 +155,6 @@ def repeats(node: Node) -> bool:
         index = _argument(node, 2, "index", None).meta["val"]
         return index.dim() == 0 or int(index.shape[_argument(node, 1, "dim", 0)]) > 1
     return True
-
-
-def serial(module: GraphModule) -> list[str]:
-    """Return the operations of a graph that are serial or sum in any order, one line each."""
-    found = []
-    for node in calls(module):
-        reason = SERIAL.get(name_of(node).rstrip("_"))
-        if reason and repeats(node):
-            found.append(f"{node.name}: {name_of(node)} {reason}")
-    return found
 
 
 def _constant(node: Node) -> int:
@@ -202,7 +172,7 @@ def wide_indices(module: GraphModule) -> list[str]:
     refuses constants that do not fit it. Bitwise operations end such a chain.
     """
     factor: dict[Node, int] = {}  # of nodes that follow from an arange: what it was multiplied by
-    found = []
+    outgrown = []
     for node in calls(module):
         name = name_of(node)
         if name in ("iota", "arange"):
@@ -217,6 +187,6 @@ def wide_indices(module: GraphModule) -> list[str]:
         factor[node] = max(origins) * max(constant, 1) if name == "mul" else max(origins)
         reached = factor[node] if name == "mul" else constant
         if reached >= WIDE:
-            found.append(f"{node.name}: an index {name} {reached} does not fit int32")
+            outgrown.append(f"{node.name}: an index {name} {reached} does not fit int32")
             factor[node] = 1  # said once
-    return found
+    return outgrown

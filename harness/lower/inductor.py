@@ -6,7 +6,7 @@ Passes that time kernels on the device, such as the padding of matrix products, 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from unittest import mock
 
 import torch
@@ -42,13 +42,8 @@ class Launch:
     shape: str = ""  # batch, M, K, N of a product
     inner: int = 0  # K of a product
     dtype: str = ""  # of a product's or an attention's inputs
-    rows: int = (
-        0  # of a fallback that accumulates: how many it adds, one after another where they repeat
-    )
-
-    def json(self) -> dict:
-        """Return the launch as plain values."""
-        return asdict(self)
+    # Of a fallback that accumulates: how many it adds, one after another where they repeat.
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,8 +57,8 @@ class Lowered:
 
 def _origins(node) -> set:
     """Return the ATen nodes that a scheduled node computes."""
-    inner = (part.node for part in node.get_nodes())
-    return {origin for each in inner if each is not None for origin in each.origins}
+    buffers = (part.node for part in node.get_nodes())
+    return {origin for buffer in buffers if buffer is not None for origin in buffer.origins}
 
 
 def _dtype(fx) -> str:
@@ -98,22 +93,22 @@ def _product(phase: str, kind: str, name: str, moved: int, fx) -> Launch:
 def _library(node, phase: str) -> Launch:
     """Return the launch of a library call."""
     inner, moved = node.node, node.get_read_write_buffers_sizes()
-    names = (getattr(inner, each, None) for each in ("python_kernel_name", "op_overload"))
-    name = str(next((each for each in names if each), type(inner).__name__))
-    fx = next((each for each in inner.origins if counts.flops_of(each)), inner.get_origin_node())
+    names = (getattr(inner, field, None) for field in ("python_kernel_name", "op_overload"))
+    name = str(next(filter(None, names), type(inner).__name__))
+    fx = next(filter(counts.flops_of, inner.origins), inner.get_origin_node())
     if fx is not None and counts.product(fx):
         return _product(phase, "matmul", name, moved + _copied(inner, counts.product(fx)), fx)
     if fx is not None and counts.attention_flops(fx):
         flops = counts.attention_flops(fx)
         return Launch(phase, "attention", "attention", name, moved, flops, dtype=_dtype(fx))
-    rows = max((_rows(each) for each in inner.origins), default=0)
+    rows = max(map(_rows, inner.origins), default=0)
     return Launch(phase, "fallback", "fallback", name, moved, rows=rows)
 
 
 def _values(fx) -> list[torch.Tensor]:
     """Return the values of a node's arguments."""
     arguments = (argument.meta.get("val") for argument in fx.all_input_nodes)
-    return [value for each in arguments for value in counts.tensors(each)]
+    return [tensor for value in arguments for tensor in counts.tensors(value)]
 
 
 def _rows(fx) -> int:
@@ -140,22 +135,23 @@ def _template(node, phase: str, name: str) -> Launch | None:
 
 def launches(nodes: list, phase: str, kernels: dict[str, str]) -> list[Launch]:
     """Return what a schedule launches; kernels: {scheduled part: name of its Triton kernel}."""
-    found = []
+    made = []
     for node in nodes:
         if node.is_extern():
             if type(node.node).__name__ != "MultiOutput":  # an entry of another call's result
-                found.append(_library(node, phase))
+                made.append(_library(node, phase))
             continue
-        names = dict.fromkeys(
-            kernels[part.get_name()] for part in node.get_nodes() if part.get_name() in kernels
-        )
-        if names:  # what has no kernel is memory alone
-            name, moved = " ".join(names), traffic.bytes_of(node)
-            part = parts.part_of(_origins(node), phase)
-            found.append(
-                _template(node, phase, name) or Launch(phase, "generated", part, name, moved)
-            )
-    return found
+        scheduled = (part.get_name() for part in node.get_nodes())
+        name = " ".join(dict.fromkeys(kernels[part] for part in scheduled if part in kernels))
+        if name:  # what has no kernel is memory alone
+            made.append(_template(node, phase, name) or _generated(node, phase, name))
+    return made
+
+
+def _generated(node, phase: str, name: str) -> Launch:
+    """Return the launch of a kernel that Inductor generates."""
+    part = parts.part_of(_origins(node), phase)
+    return Launch(phase, "generated", part, name, traffic.bytes_of(node))
 
 
 def _on(module: torch.fx.GraphModule, device: torch.device) -> None:

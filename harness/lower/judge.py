@@ -52,20 +52,15 @@ def of_trace(trace: Trace) -> list[str]:
 
 
 def of_launches(launches: Iterable[Launch]) -> list[str]:
-    """Return the failures of launches, each said once."""
+    """Return the failures of launches, without repetition."""
     return list(dict.fromkeys(line for line in map(refusal, launches) if line))
 
 
 def of_kernels(kernels: Iterable[Kernel]) -> list[str]:
     """Return the failures of compiled kernels: errors and spills."""
-    errors = [
-        f"{each.phase}: {each.name} does not compile: {each.error}"
-        for each in kernels
-        if each.error
-    ]
-    spills = [
-        f"{each.phase}: {each.name} spills {each.spilled} bytes per thread"
-        for each in kernels
-        if each.spilled
-    ]
-    return errors + spills
+    errors = {kernel: f"does not compile: {kernel.error}" for kernel in kernels if kernel.error}
+    spills = {
+        kernel: f"spills {kernel.spilled} bytes per thread" for kernel in kernels if kernel.spilled
+    }
+    failures = [*errors.items(), *spills.items()]
+    return [f"{kernel.phase}: {kernel.name} {problem}" for kernel, problem in failures]

@@ -11,11 +11,8 @@ from harness.lower import counts
 UPDATE = "update"
 CHOICE = "choice and draw"
 OTHER = "norms and residuals"
-CALLERS = (
-    "orders",
-    "sample",
-    "chain",
-)  # choose, and call the network: what they do themselves is a choice
+# Choose, and call the network: what they do themselves is a choice.
+CALLERS = ("orders", "sample", "chain")
 RULES = (  # (part, pattern of "file:function: code", one line per frame); the first match wins
     (UPDATE, r"^(muon|adam|ema):|:_updated?_?:"),
     ("masks and random draws", r"^philox:|^masking:(mask|corrupt|masked_positions):"),
@@ -34,8 +31,8 @@ def part_of_trace(trace: str) -> str:
         return CHOICE
     called = [frame for frame in frames if frame[0] not in CALLERS]
     lines = "\n".join(f"{file}:{function}: {code}" for file, function, code in called)
-    found = (part for part, pattern in RULES if re.search(pattern, lines, re.MULTILINE))
-    return next(found, OTHER)
+    matching = (part for part, pattern in RULES if re.search(pattern, lines, re.MULTILINE))
+    return next(matching, OTHER)
 
 
 def part_of(origins: Iterable[Node], phase: str) -> str:

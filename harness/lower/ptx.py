@@ -4,12 +4,12 @@ It holds for Triton 3.6 under torch 2.11, whose _precompile_config it borrows. O
 several configurations the first is compiled; the choice among them is the GPU's.
 """
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -36,14 +36,11 @@ class Kernel:
 
 def sources(codes: dict[str, str]) -> list[tuple[str, str, str]]:
     """Return (phase, name, source) of the distinct kernels in {phase: code of its wrapper}."""
-    seen, found = set(), []
+    distinct = {}
     for phase, code in codes.items():
         for name, source in KERNEL.findall(code):
-            plain = source.replace(name, "")
-            if plain not in seen:
-                seen.add(plain)
-                found.append((phase, name, source))
-    return found
+            distinct.setdefault(source.replace(name, ""), (phase, name, source))
+    return list(distinct.values())
 
 
 def _module(path: Path):
@@ -66,10 +63,8 @@ def _assembly(path: Path) -> str:
     with h100.pretended(), mock.patch.object(triton, "compile", keep):
         values = vars(_module(path)).values()
         tuner = next(value for value in values if hasattr(value, "_precompile_config"))
-        try:
+        with contextlib.suppress(Compiled):
             tuner._precompile_config(tuner.configs[0])
-        except Compiled:
-            pass
     return kept[0]
 
 
@@ -92,30 +87,23 @@ def read_usage(said: str) -> tuple[int, int]:
 
 def kernels(codes: dict[str, str], folder: Path) -> list[Kernel]:
     """Return the distinct kernels of {phase: code}, compiled; sources and PTX stay in folder."""
-    found = []
     folder.mkdir(parents=True, exist_ok=True)
+    # A failed kernel is one line of the report.
     quiet = logging.getLogger("torch._inductor.runtime.triton_heuristics")
-    before, quiet.disabled = quiet.disabled, True  # a failed kernel is one line of the report
+    with mock.patch.object(quiet, "disabled", True):
+        return [
+            _compiled(folder / f"k{number:03d}_{name[:100]}.py", phase, name, source)
+            for number, (phase, name, source) in enumerate(sources(codes))
+        ]
+
+
+def _compiled(path: Path, phase: str, name: str, source: str) -> Kernel:
+    """Return one kernel, compiled from a file that is written first."""
+    path.write_text(source)
+    ptx = path.with_suffix(".ptx")
     try:
-        for number, (phase, name, source) in enumerate(sources(codes)):
-            path = folder / f"k{number:03d}_{name[:100]}.py"
-            path.write_text(source)
-            try:
-                ptx = path.with_suffix(".ptx")
-                ptx.write_text(_assembly(path))
-                registers, spilled = _usage(ptx)
-                found.append(Kernel(phase, name, registers, spilled))
-            except (
-                Exception
-            ) as error:  # whatever the compiler raises: the next kernel is compiled too
-                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                said = lines[-1] if lines else type(error).__name__
-                found.append(Kernel(phase, name, error=said))
-    finally:
-        quiet.disabled = before
-    return found
-
-
-def temporary() -> Path:
-    """Return a new folder for what is kept nowhere."""
-    return Path(tempfile.mkdtemp(prefix="maskgolf-lower-"))
+        ptx.write_text(_assembly(path))
+        return Kernel(phase, name, *_usage(ptx))
+    except Exception as error:  # whatever the compiler raises: the next kernel is compiled too
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return Kernel(phase, name, error=lines[-1] if lines else type(error).__name__)

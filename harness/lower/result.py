@@ -11,19 +11,13 @@ def rows(
 
     launches, bytes, flops and note stand beside; the first row states the assumptions.
     """
-    made = []
-    for (phase, part), each in sums.items():
-        name = f"lower {preset}: {phase}: {part}"
-        counted = {"launches": each.launches, "bytes": int(each.bytes), "flops": each.flops}
-        note = f"predicted, not measured; {settings}"
-        made.append(
-            {
-                **row(name, None, each.ms, None, None, None, 0, "ms"),
-                **counted,
-                "note": note,
-                "machine": machine,
-            }
-        )
+    note = f"predicted, not measured; {settings}"
+    made = [
+        row(f"lower {preset}: {phase}: {part}", candidate=total.ms, unit="ms")
+        | {"launches": total.launches, "bytes": int(total.bytes), "flops": total.flops}
+        | {"note": note, "machine": machine}
+        for (phase, part), total in sums.items()
+    ]
     if made:
         made[0]["assumptions"] = assumed.stated()
     return made
@@ -32,10 +26,9 @@ def rows(
 def text(sums: dict[tuple, Sum], saved: dict[str, int], assumed: Assumptions) -> str:
     """Return the table and the assumptions as lines."""
     lines = [f"{'phase':15} {'part':24} {'launches':>8} {'GB':>9} {'TFLOP':>8} {'ms':>9}"]
-    for (phase, part), each in sums.items():
-        numbers = (
-            f"{each.launches:8} {each.bytes / 1e9:9.2f} {each.flops / 1e12:8.3f} {each.ms:9.2f}"
-        )
+    for (phase, part), total in sums.items():
+        moved, computed = total.bytes / 1e9, total.flops / 1e12
+        numbers = f"{total.launches:8} {moved:9.2f} {computed:8.3f} {total.ms:9.2f}"
         lines.append(f"{phase:15} {part:24} {numbers}")
     lines += [
         f"{phase}: {size / 1e9:.2f} GB are kept for the backward pass"

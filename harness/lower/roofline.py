@@ -51,10 +51,9 @@ class Assumptions:
 
     def stated(self) -> dict[str, dict]:
         """Return {name: {value, why}} for a result file."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
-            each.name: {"value": values[each.name], "why": each.metadata["why"]}
-            for each in fields(self)
+            assumed.name: {"value": getattr(self, assumed.name), "why": assumed.metadata["why"]}
+            for assumed in fields(self)
         }
 
 
@@ -65,7 +64,7 @@ def peak(dtype: str, assumed: Assumptions) -> float:
 
 def attention_rate(name: str, assumed: Assumptions) -> float:
     """Return the operations per second of an attention operator."""
-    kernel = next((each for each in ("cudnn", "flash") if each in name), "other")
+    kernel = next((kind for kind in ("cudnn", "flash") if kind in name), "other")
     direction = "backward" if "backward" in name else "forward"
     return getattr(assumed, f"{kernel}_{direction}")
 

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ def lowered(traced: trace.Trace, settings: dict) -> tuple[list[inductor.Lowered]
             done.append(inductor.lower(graph, settings))
         except Exception as error:  # whatever Inductor raises: the other phases are lowered too
             failures.append(f"{graph.phase}: is not lowered: {first_line(error)}")
-    return done, failures + judge.of_launches(each for one in done for each in one.launches)
+    return done, failures + judge.of_launches(launch for one in done for launch in one.launches)
 
 
 def everything(
@@ -36,25 +38,22 @@ def everything(
     launches, codes, saved, failures, notes = [], {}, {}, [], []
     for traced in trace.traces(recipe, kernel, phases):
         print(f"lowering {traced.name}", file=sys.stderr)
-        saved |= {
-            g.phase: counts.saved_bytes(g.module) for g in traced.graphs if g.phase == "forward"
-        }
+        forward = (graph for graph in traced.graphs if graph.phase == "forward")
+        saved |= {graph.phase: counts.saved_bytes(graph.module) for graph in forward}
         done, wrong = lowered(traced, settings)
         failures += wrong
         launches += [launch for one in done for launch in one.launches]
         codes |= {one.phase: one.code for one in done}
-    folder = out or ptx.temporary()
+    folder = out or Path(tempfile.mkdtemp(prefix="maskgolf-lower-"))
     folder.mkdir(parents=True, exist_ok=True)
     for phase, code in codes.items():
         (folder / f"{phase.replace(' ', '_')}.py").write_text(code)
-    (folder / "launches.json").write_text(
-        json.dumps([launch.json() for launch in launches], indent=1)
-    )
+    (folder / "launches.json").write_text(json.dumps(list(map(asdict, launches)), indent=1))
     if compiled:
         print("compiling the Triton kernels", file=sys.stderr)
         kernels = ptx.kernels(codes, folder / "kernels")
         failures += judge.of_kernels(kernels)
-        most = max(kernels, key=lambda each: each.registers, default=None)
+        most = max(kernels, key=lambda kernel: kernel.registers, default=None)
         notes.append(f"{len(kernels)} distinct Triton kernels compiled for {ptx.h100.ARCHITECTURE}")
         notes += [f"most registers: {most.registers}, {most.phase}: {most.name}"] if most else []
     assumed = roofline.Assumptions()

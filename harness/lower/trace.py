@@ -69,9 +69,9 @@ def faked(value, mode: FakeTensorMode):
             fake = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
         return fake.requires_grad_(value.requires_grad)
     if isinstance(value, dict):
-        return {name: faked(each, mode) for name, each in value.items()}
+        return {name: faked(item, mode) for name, item in value.items()}
     if isinstance(value, tuple | list):
-        inner = [faked(each, mode) for each in value]
+        inner = [faked(item, mode) for item in value]
         return type(value)(*inner) if hasattr(value, "_fields") else type(value)(inner)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = (field.name for field in dataclasses.fields(value) if field.init)
@@ -199,26 +199,6 @@ def _query(recipe: Recipe, mode: FakeTensorMode) -> FirstPass:
     return query
 
 
-def _chain(recipe: Recipe, mode: FakeTensorMode, order: str) -> None:
-    ids_NL, vocab = windows(recipe, WINDOWS), recipe.model.vocab
-    chain.chain(_query(recipe, mode), ids_NL, vocab, order, SEED, 1, 32)
-
-
-def _nelbo(recipe: Recipe, mode: FakeTensorMode) -> None:
-    _query(recipe, mode)(torch.from_numpy(windows(recipe, WINDOWS)))
-
-
-def _sampled(recipe: Recipe, mode: FakeTensorMode) -> None:
-    ids_NL, vocab = windows(recipe, WINDOWS), recipe.model.vocab
-    positions = min(POSITIONS, recipe.model.length)
-    chain.sampled(_query(recipe, mode), ids_NL, vocab, "random", SEED, positions)
-
-
-def _trailing(recipe: Recipe, mode: FakeTensorMode) -> None:
-    ids_NL, masks = windows(recipe, WINDOWS), recipe.model.length // 8
-    chain.trailing(_query(recipe, mode), ids_NL, recipe.model.vocab, masks)
-
-
 def _causal(recipe: Recipe, mode: FakeTensorMode) -> None:
     recipe = replace(recipe, model=replace(recipe.model, causal=True))
     ids_BL = faked(torch.from_numpy(windows(recipe, WINDOWS)), mode)
@@ -241,14 +221,32 @@ def _sampling(recipe: Recipe, mode: FakeTensorMode) -> None:
         torch.compile(one_pass, dynamic=False, fullgraph=True)(*given)
 
 
-MASKED = {  # of a masked-diffusion model alone
-    "nelbo": _nelbo,
+def _chain(query: FirstPass, ids_NL: np.ndarray, vocab: int, order: str) -> None:
+    chain.chain(query, ids_NL, vocab, order, SEED, 1, 32)
+
+
+def _sampled(query: FirstPass, ids_NL: np.ndarray, vocab: int) -> None:
+    positions = min(POSITIONS, ids_NL.shape[1])
+    chain.sampled(query, ids_NL, vocab, "random", SEED, positions)
+
+
+MASKED = {  # of a masked-diffusion model alone: what asks for its passes
+    "nelbo": lambda query, ids_NL, vocab: query(torch.from_numpy(ids_NL)),
     "chain fixed": partial(_chain, order="random"),
     "chain adaptive": partial(_chain, order="confidence"),
     "chain sampled": _sampled,
-    "chain trailing": _trailing,
+    "chain trailing": lambda query, ids_NL, vocab: chain.trailing(
+        query, ids_NL, vocab, ids_NL.shape[1] // 8
+    ),
 }
-PASSES = {**MASKED, "causal": _causal, "sampling": _sampling}
+
+
+def _masked(recipe: Recipe, mode: FakeTensorMode, ask: Callable) -> None:
+    ask(_query(recipe, mode), windows(recipe, WINDOWS), recipe.model.vocab)
+
+
+PASSES = {name: partial(_masked, ask=ask) for name, ask in MASKED.items()}
+PASSES |= {"causal": _causal, "sampling": _sampling}
 PHASES = ("training", *PASSES)  # what can be asked for
 
 

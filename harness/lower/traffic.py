@@ -25,8 +25,8 @@ def footprint(dep: MemoryDep) -> frozenset[int] | None:
 
     Two accesses of equal footprint are taken for accesses of the same elements.
     """
-    named = {each: type(each).__name__ for each in dep.index.atoms(sympy.Function)}
-    bare = dep.index.replace(lambda each: named.get(each) == "Identity", lambda each: each.args[0])
+    named = {call: type(call).__name__ for call in dep.index.atoms(sympy.Function)}
+    bare = dep.index.replace(lambda part: named.get(part) == "Identity", lambda part: part.args[0])
     unknown = set(named.values()) - {*FUNCTIONS, "Identity"}
     if bare.free_symbols - set(dep.var_names) or unknown:
         return None
@@ -34,11 +34,11 @@ def footprint(dep: MemoryDep) -> frozenset[int] | None:
         return frozenset([int(bare)])
     sizes = [int(size) for size in dep.size]
     axes = [range(n) if n <= WHOLE_AXIS else (0, 1, n - 2, n - 1) for n in sizes]
-    places = np.array(list(itertools.product(*axes)), np.int64)
-    if not len(places):
+    samples = np.array(list(itertools.product(*axes)), np.int64)
+    if not len(samples):
         return frozenset()
     index = sympy.lambdify(list(dep.var_names), bare, modules=[FUNCTIONS, "numpy"])
-    return frozenset(np.broadcast_to(index(*places.T), len(places)).tolist())
+    return frozenset(np.broadcast_to(index(*samples.T), len(samples)).tolist())
 
 
 def touched(deps: list, elements: int) -> int:
@@ -47,10 +47,10 @@ def touched(deps: list, elements: int) -> int:
     """
     counted = {}
     for dep in deps:
-        places = footprint(dep) if isinstance(dep, MemoryDep) else None
-        if places is None:
+        sample = footprint(dep) if isinstance(dep, MemoryDep) else None
+        if sample is None:
             return elements
-        counted[places] = max(counted.get(places, 0), int(dep.get_numel()))
+        counted[sample] = max(counted.get(sample, 0), int(dep.get_numel()))
     return min(elements, sum(counted.values()))
 
 

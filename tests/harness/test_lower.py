@@ -1,6 +1,7 @@
 """What of make lower needs no CUDA build: fake-tensor graphs, the roofline, the verdicts."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from unittest import mock
 
@@ -59,6 +60,30 @@ def graph_of(function, *tensors, phase="planted"):
     return found[0].module
 
 
+def operations(module):
+    """Return how often each operation occurs in a graph, views aside."""
+    names = map(counts.name_of, counts.calls(module))
+    return Counter(name for name in names if name not in counts.VIEWS)
+
+
+def bytes_by_operation(module):
+    """Return the bytes that each operation moves in a graph when nothing is fused."""
+    total = Counter()
+    for node in counts.calls(module):
+        total[counts.name_of(node)] += counts.bytes_of(node)
+    return +total
+
+
+def serial(module):
+    """Return the operations of a graph that are serial or sum in any order, one line each."""
+    lines = []
+    for node in counts.calls(module):
+        reason = counts.SERIAL.get(counts.name_of(node).rstrip("_"))
+        if reason and counts.repeats(node):
+            lines.append(f"{node.name}: {counts.name_of(node)} {reason}")
+    return lines
+
+
 @pytest.mark.slow
 def test_every_phase_is_one_graph_without_a_break(tiny, golf):
     """All of them at the tiny preset; the step and the forward pass at golf's shapes."""
@@ -88,9 +113,7 @@ def test_graph_breaks_are_problems():
 @pytest.mark.slow
 def test_operations_of_the_golf_step(golf):
     """Products and attention follow from the recipe: six matrices and one attention a block."""
-    forward, backward = (
-        counts.operations(golf[0][phase].module) for phase in ("forward", "backward")
-    )
+    forward, backward = (operations(golf[0][phase].module) for phase in ("forward", "backward"))
     layers = GOLF.model.layers
     assert forward["_scaled_dot_product_cudnn_attention"] == layers
     assert backward["_scaled_dot_product_cudnn_attention_backward"] == layers
@@ -136,7 +159,7 @@ def test_flops_of_the_golf_step_follow_from_the_recipe(golf):
 def test_bytes_per_operation():
     """A sum reads two and writes one; a view moves nothing; an expanded row counts once."""
     module = graph_of(lambda x, y: (x + y).relu().T, torch.ones(8, 4), torch.ones(8, 4))
-    assert counts.bytes_by_operation(module) == {"add": 3 * 128, "relu": 2 * 128}
+    assert bytes_by_operation(module) == {"add": 3 * 128, "relu": 2 * 128}
     assert counts.size_of(torch.ones(1, 4).expand(8, 4)) == 16
     assert counts.size_of((torch.ones(2), None, torch.ones(3, dtype=torch.bfloat16))) == 14
     assert counts.size_of(None) == counts.size_of(torch.ones(0, 3)) == 0
@@ -156,7 +179,7 @@ def test_no_gradient_is_summed_one_row_after_another(tiny, golf):
     """No accumulating write is left in the step, at either preset."""
     for graphs, _ in (tiny, golf):
         for phase in ("forward", "backward", "update"):
-            assert counts.serial(graphs[phase].module) == [], phase
+            assert serial(graphs[phase].module) == [], phase
 
 
 def test_serial_sums_are_seen():
@@ -165,27 +188,27 @@ def test_serial_sums_are_seen():
     looked_up = graph_of(
         lambda t, i: torch.nn.functional.embedding(i, t).square(), table, ids, phase="backward"
     )
-    assert len(counts.serial(looked_up)) == 1
+    assert len(serial(looked_up)) == 1
     gathered = graph_of(
         lambda t, i: t.gather(0, i[:, None].expand(-1, 4)).square(), table, ids, phase="backward"
     )
-    assert len(counts.serial(gathered)) == 1
+    assert len(serial(gathered)) == 1
     added = torch.fx.experimental.proxy_tensor.make_fx(
         lambda t, i: t.index_add(0, i, torch.ones(7, 4))
     )
-    assert ["index_add" in line for line in counts.serial(added(table.detach(), ids))] == [True]
+    assert ["index_add" in line for line in serial(added(table.detach(), ids))] == [True]
 
 
 def test_sums_that_meet_no_index_twice_pass():
     """One index a row, as in the loss, and a write that replaces."""
     scores, ids = torch.ones(5, 4, requires_grad=True), torch.zeros(5, dtype=torch.int64)
     picked = graph_of(lambda s, i: s.gather(-1, i[:, None]).square(), scores, ids, phase="backward")
-    assert counts.operations(picked)["scatter_add"] == 1 and counts.serial(picked) == []
+    assert operations(picked)["scatter_add"] == 1 and serial(picked) == []
     make = torch.fx.experimental.proxy_tensor.make_fx
     replaced = make(lambda t, i: t.index_put((i,), torch.ones(5, 4)))
     added = make(lambda t, i: t.index_put((i,), torch.ones(5, 4), accumulate=True))
-    assert counts.serial(replaced(scores.detach(), ids)) == []
-    assert len(counts.serial(added(scores.detach(), ids))) == 1
+    assert serial(replaced(scores.detach(), ids)) == []
+    assert len(serial(added(scores.detach(), ids))) == 1
 
 
 WIDE = 3528531795
