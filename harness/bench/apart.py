@@ -138,7 +138,7 @@ def take(part: str, record, progress: Progress, line: dict) -> None:
     if "begun" in line:
         progress.current = line["begun"]
         return
-    record.add(part, line["name"], line["found"], line["note"])
+    record.add(part, line["name"], line["row"], line["note"])
     progress.done.append(line["name"])
     progress.current = None
 
@@ -175,10 +175,10 @@ def main(request: dict) -> int:
         with open(request["file"], "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def add(name: str, found: dict | None, note: str | None) -> None:
-        write({"name": name, "found": found, "note": note})
-        said = note or (found or {}).get("note") or ""
-        if said.startswith("failed") and not measure.alive(settings.device):
+    def add(name: str, row: dict | None, note: str | None) -> None:
+        write({"name": name, "row": row, "note": note})
+        note = note or (row or {}).get("note") or ""
+        if note.startswith("failed") and not measure.alive(settings.device):
             os._exit(BROKEN)
 
     try:

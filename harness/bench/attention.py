@@ -110,9 +110,9 @@ def excess(given: Inputs, run: Callable) -> float:
     wide = [x.detach().double().requires_grad_(x.requires_grad) for x in few]
     results = both_ways(run, few), both_ways(formula, few), both_ways(formula, wide)
     ratios = []
-    for found, rough, exact in zip(*results, strict=True):
-        limit = 2 * max(rms(rough.double() - exact), unit_roundoff(found.dtype) * rms(exact))
-        ratios.append(Difference(rms(found.double() - exact), limit).ratio)
+    for value, rough, exact in zip(*results, strict=True):
+        limit = 2 * max(rms(rough.double() - exact), unit_roundoff(value.dtype) * rms(exact))
+        ratios.append(Difference(rms(value.double() - exact), limit).ratio)
     return max(ratios)
 
 

@@ -39,10 +39,10 @@ def files(paths: tuple[Path, ...]) -> dict:
 def read(path: Path) -> dict[str, dict]:
     """Return {name: row} of a result file; InputError for anything else."""
 
-    def refuse(found: str) -> InputError:
+    def refused(problem: str) -> InputError:
         return InputError(
             f"{path}: expected the JSON of a maskgolf bench command or of make bench, found"
-            f" {found}; choose another file"
+            f" {problem}; choose another file"
         )
 
     try:
@@ -53,45 +53,40 @@ def read(path: Path) -> dict[str, dict]:
             " wrote"
         ) from error
     except ValueError as error:  # neither UTF-8 nor JSON
-        raise refuse(f"something else ({str(error).splitlines()[0]})") from error
+        raise refused(f"something else ({str(error).splitlines()[0]})") from error
     if isinstance(content, dict) and "benchmarks" in content:
         try:
             content = _grouped(content)
         except (KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
-            raise refuse(f"a pytest-benchmark file without {error}") from error
+            raise refused(f"a pytest-benchmark file without {error}") from error
     if not isinstance(content, list) or not content:
-        raise refuse("no rows")
+        raise refused("no rows")
     rows = {}
-    for place, each in enumerate(content):
-        problem = _problem(each) or ("its name a second time" if each["name"] in rows else None)
+    for number, entry in enumerate(content):
+        problem = _problem(entry)
+        if not problem and entry["name"] in rows:
+            problem = "its name a second time"
         if problem:
-            raise refuse(f"{problem} in row {place}")
-        rows[each["name"]] = each
+            raise refused(f"{problem} in row {number}")
+        rows[entry["name"]] = entry
     return rows
 
 
-def _problem(each) -> str | None:
+def _problem(entry) -> str | None:
     """Return what keeps a value from being a row, None for a row."""
-    wanted = {"name": str, "unit": str, "machine": str}
-    if not isinstance(each, dict):
-        return f"{type(each).__name__} instead of an object"
-    for name, kind in wanted.items():
-        if not isinstance(each.get(name), kind):
+    if not isinstance(entry, dict):
+        return f"{type(entry).__name__} instead of an object"
+    for name in ("name", "unit", "machine"):
+        if not isinstance(entry.get(name), str):
             return f"no {name}"
     for name in (*NUMBERS, "pairs"):
-        value = each.get(name, "")
-        if value is not None and (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        value = entry.get(name, "")
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and math.isfinite(value)):
             return f"no number for {name}"
-    if each["ratio"] is not None and (
-        each["low"] is None
-        or each["high"] is None
-        or not each["low"] <= each["ratio"] <= each["high"]
-    ):
-        return f"a ratio of {each['ratio']} outside {each['low']} ... {each['high']}"
+    ratio, low, high = (entry[name] for name in ("ratio", "low", "high"))
+    if ratio is not None and (low is None or high is None or not low <= ratio <= high):
+        return f"a ratio of {ratio} outside {low} ... {high}"
     return None
 
 
@@ -100,51 +95,35 @@ def _grouped(content: dict) -> list[dict]:
     from the quartiles of both.
     """
     info, groups = content["machine_info"], {}
-    processor = info["cpu"].get("brand_raw") or info["machine"]
-    machine = (
-        f"{processor}, Python"
-        f" {info['python_version']}{', ' + info['torch'] if 'torch' in info else ''}"
-    )
-    for each in content["benchmarks"]:
-        groups.setdefault(each["group"], {})[each["params"]["implementation"]] = each["stats"]
-    rows = []
-    for group, found in groups.items():
-        for name, other in itertools.product(OURS, found):
-            if other in OURS or name not in found:
-                continue
-            fast, slow = found[name], found[other]
-            middle, low, high = (
-                slow["median"] / fast["median"],
-                slow["q1"] / fast["q3"],
-                slow["q3"] / fast["q1"],
-            )
-            numbers = (
-                1e3 * slow["median"],
-                1e3 * fast["median"],
-                middle,
-                low,
-                high,
-                min(slow["rounds"], fast["rounds"]),
-                "ms",
-            )
-            rows.append(row(f"{group}: {name} / {other}", *numbers) | {"machine": machine})
-    return rows
+    machine = f"{info['cpu'].get('brand_raw') or info['machine']}, Python {info['python_version']}"
+    machine += f", {info['torch']}" if "torch" in info else ""
+    for entry in content["benchmarks"]:
+        implementation = entry["params"]["implementation"]
+        groups.setdefault(entry["group"], {})[implementation] = entry["stats"]
+    return [
+        _against(f"{group}: {name} / {other}", timed[other], timed[name]) | {"machine": machine}
+        for group, timed in groups.items()
+        for name, other in itertools.product(OURS, timed)
+        if name in timed and other not in OURS
+    ]
+
+
+def _against(name: str, slow: dict, fast: dict) -> dict:
+    """Return the row of two implementations, of their statistics in seconds."""
+    medians = slow["median"], fast["median"]
+    low, high = slow["q1"] / fast["q3"], slow["q3"] / fast["q1"]
+    numbers = *(1e3 * median for median in medians), medians[0] / medians[1], low, high
+    return row(name, *numbers, min(slow["rounds"], fast["rounds"]), "ms")
 
 
 def _machines(rows: dict[str, dict]) -> str:
-    return "; ".join(dict.fromkeys(each["machine"] for each in rows.values()))
+    return "; ".join(dict.fromkeys(entry["machine"] for entry in rows.values()))
 
 
-def _faster(a: dict | None, b: dict | None) -> float | None:
-    """Return how many times less time b's candidate takes where both sides have times and no ratio,
-    else None.
-    """
-    both = [
-        each
-        for each in (a, b)
-        if each and each["ratio"] is None and each["unit"] == "ms" and each["candidate"]
-    ]
-    return a["candidate"] / b["candidate"] if len(both) == 2 else None
+def _time(entry: dict | None) -> float | None:
+    """Return the time of a row that has one and no ratio."""
+    alone = entry and entry["ratio"] is None and entry["unit"] == "ms"
+    return entry["candidate"] if alone else None
 
 
 def _matched(name: str, a: dict | None, b: dict | None) -> dict:
@@ -154,14 +133,18 @@ def _matched(name: str, a: dict | None, b: dict | None) -> dict:
     Where neither side has a ratio but both have a time, as predictions do, change is how many times
     faster b's candidate is.
     """
-    kept = [each and {key: each[key] for key in (*NUMBERS, "pairs")} for each in (a, b)]
-    known = a and b and a["ratio"] and b["ratio"] is not None
-    change = b["ratio"] / a["ratio"] if known else _faster(a, b)
+    numbers = [side and {key: side[key] for key in (*NUMBERS, "pairs")} for side in (a, b)]
+    change = overlap = None
+    if a and b and a["ratio"] and b["ratio"] is not None:
+        change = b["ratio"] / a["ratio"]
+        overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
+    elif _time(a) and _time(b):
+        change = _time(a) / _time(b)
     return {
         "name": name,
         "unit": (a or b)["unit"],
-        "a": kept[0],
-        "b": kept[1],
+        "a": numbers[0],
+        "b": numbers[1],
         "change": change,
-        "overlap": a["low"] <= b["high"] and b["low"] <= a["high"] if known else None,
+        "overlap": overlap,
     }

@@ -322,9 +322,9 @@ class Record:
         self.rows, self.machine, self.on_row = [], machine(device), on_row
         self.begun = time.monotonic()
 
-    def add(self, part: str, name: str, found: dict | None = None, note: str | None = None) -> None:
+    def add(self, part: str, name: str, row: dict | None = None, note: str | None = None) -> None:
         """Add a row; its seconds are those since the row before."""
-        numbers = {"note": note} | (found or noted(name, note))
+        numbers = {"note": note} | (row or noted(name, note))
         doubt = self.doubt(part) if numbers["ratio"] is not None else None
         if doubt:
             numbers |= {"ratio": None, "low": None, "high": None, "note": doubt}
@@ -337,7 +337,7 @@ class Record:
 
     def doubt(self, part: str) -> str | None:
         """Return what is not proven of the code that a part times; None where all of it is."""
-        notes = {each["name"]: each["note"] for each in self.rows}
+        notes = {row["name"]: row["note"] for row in self.rows}
         for piece in gate.names_of(RESTS[part]) if part in RESTS else ():
             note = notes.get(parity_row(piece))
             if note != AGREES:
@@ -368,10 +368,10 @@ def run(
                 continue
             begin(name)
             try:
-                found, note = job(), None
+                row, note = job(), None
             except Exception as error:
-                found, note = None, _failure(error)
-            add(name, found, note)
+                row, note = None, _failure(error)
+            add(name, row, note)
     except Exception as error:
         add(f"{part}: the rest", None, _failure(error))
 
@@ -420,7 +420,7 @@ def failed(rows: list[dict]) -> list[dict]:
     """Return the rows whose measurement went wrong: not those that are not available here, nor
     those without time.
     """
-    return [each for each in rows if (each["note"] or "").startswith("failed")]
+    return [row for row in rows if (row["note"] or "").startswith("failed")]
 
 
 def device(

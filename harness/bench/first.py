@@ -67,9 +67,9 @@ def graph(device: str) -> float | str:
 
     x_44 = torch.arange(16.0, device=device).view(4, 4) - 8
     begun = time.perf_counter()
-    found, expected = compiler(True)(double)(x_44), double(x_44)
-    if not torch.equal(found, expected):
-        return f"failed: {found.tolist()} instead of {expected.tolist()}"
+    doubled, expected = compiler(True)(double)(x_44), double(x_44)
+    if not torch.equal(doubled, expected):
+        return f"failed: {doubled.tolist()} instead of {expected.tolist()}"
     return time.perf_counter() - begun
 
 

@@ -47,17 +47,17 @@ def require(
 
 
 def hold(
-    command: str, side: str, what: str, found: dict, plainly: dict, exact: dict, times: float
+    command: str, side: str, what: str, tensors: dict, plainly: dict, exact: dict, times: float
 ) -> None:
     """Raise CheckFailed unless the tensors of a side lie near the float64 ones: at most so many
     times as far as the plain ones do.
     """
 
-    def distance(tensors: dict) -> torch.Tensor:
-        apart = (tensors[name].detach().double() - exact[name].detach() for name in exact)
+    def distance(side: dict) -> torch.Tensor:
+        apart = (side[name].detach().double() - exact[name].detach() for name in exact)
         return sum(difference.square().sum() for difference in apart) ** 0.5
 
-    error, limit = distance(found), distance(plainly)
+    error, limit = distance(tensors), distance(plainly)
     if not error <= times * limit:
         raise CheckFailed(
             f"bench {command}: nothing is timed while the two sides differ: {what} of {side} lie"

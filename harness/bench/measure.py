@@ -43,10 +43,10 @@ def driver() -> str:
     """Return the version of the NVIDIA driver, as its own tool says."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split()
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        said = []
-    return said[0] if said else "unknown"
+        output = ""
+    return next(iter(output.split()), "unknown")
 
 
 def facts(device: str) -> str:
@@ -59,8 +59,8 @@ def facts(device: str) -> str:
         triton = "not installed"
     if torch.device(device).type != "cuda":
         return f"{machine(device)}, Triton {triton}"
-    found = torch.cuda.get_device_properties(device)
-    kind = f"capability {found.major}.{found.minor}, {found.total_memory / 2**30:.1f} GiB"
+    gpu = torch.cuda.get_device_properties(device)
+    kind = f"capability {gpu.major}.{gpu.minor}, {gpu.total_memory / 2**30:.1f} GiB"
     cudnn = torch.backends.cudnn.version()
     return f"{machine(device)}, {kind}, cuDNN {cudnn}, Triton {triton}"
 
@@ -165,4 +165,4 @@ def as_rate(timed: dict, tokens: float) -> dict:
 
 def on_machine(rows: list[dict], device: str) -> list[dict]:
     """Return rows with the machine that they were measured on."""
-    return [each | {"machine": machine(device)} for each in rows]
+    return [one | {"machine": machine(device)} for one in rows]

@@ -1,6 +1,4 @@
-"""How two halves are compared (SPEC section 12): where a check runs, and what it found against what
-it may find.
-"""
+"""How two halves are compared (SPEC section 12): where a check runs, an error and its limit."""
 
 import math
 from collections.abc import Callable
@@ -116,33 +114,33 @@ def array(value) -> np.ndarray:
     return np.asarray(value)
 
 
-def same(found, expected) -> Difference:
+def same(actual, expected) -> Difference:
     """Return how many entries differ; none may. nan equals nan; bytes and text compare by position,
     their lengths too.
     """
     if isinstance(expected, bytes | str):
-        wrong = sum(a != b for a, b in zip_longest(found, expected))
+        wrong = sum(a != b for a, b in zip_longest(actual, expected))
         return Difference(float(wrong), 0.0)
-    found, expected = array(found), np.asarray(expected)
-    if found.shape != expected.shape:
+    actual, expected = array(actual), np.asarray(expected)
+    if actual.shape != expected.shape:
         return Difference(math.inf, 0.0)
-    equal = (found == expected) | ((found != found) & (expected != expected))
+    equal = (actual == expected) | ((actual != actual) & (expected != expected))
     return Difference(float(np.size(equal) - np.count_nonzero(equal)), 0.0)
 
 
-def relative(found, expected, limit: float = ALGORITHM, floor: float = 0.0) -> Difference:
+def relative(actual, expected, limit: float = ALGORITHM, floor: float = 0.0) -> Difference:
     """Return the largest deviation over the largest expected entry (at least floor)."""
-    found, expected = array(found), np.asarray(expected)
-    if found.shape != expected.shape or not np.isfinite(found).all():
+    actual, expected = array(actual), np.asarray(expected)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return Difference(math.inf, limit)
-    deviation = np.abs(found - expected).max(initial=0.0)
+    deviation = np.abs(actual - expected).max(initial=0.0)
     scale = max(np.abs(expected).max(initial=0.0), floor)
     return Difference(float(deviation / scale) if scale else float(deviation), limit)
 
 
 def within(
     setting: Setting,
-    found: torch.Tensor,
+    actual: torch.Tensor,
     expected: np.ndarray,
     bound: np.ndarray,
     dtype: torch.dtype | None = None,
@@ -151,19 +149,19 @@ def within(
     what the result must have.
     """
     wanted = torch.float64 if setting.algorithm else dtype or setting.dtype
-    if found.dtype != wanted:
+    if actual.dtype != wanted:
         return Difference(math.inf, ALGORITHM)
     if setting.algorithm:
-        return relative(found, expected)
-    found, expected = array(found), np.asarray(expected)
-    if found.shape != expected.shape or not np.isfinite(found).all():
+        return relative(actual, expected)
+    actual, expected = array(actual), np.asarray(expected)
+    if actual.shape != expected.shape or not np.isfinite(actual).all():
         return Difference(math.inf, 0.0)
-    if not found.size:
+    if not actual.size:
         return Difference(0.0, 0.0)
-    deviation, bound = np.abs(found - expected), np.broadcast_to(bound, expected.shape)
+    deviation, bound = np.abs(actual - expected), np.broadcast_to(bound, expected.shape)
     worst = np.argmax(np.where(deviation > 0, deviation / np.maximum(bound, 1e-300), 0.0))
     scale = np.abs(expected).max() or 1.0
-    return Difference(*(float(each.flat[worst] / scale) for each in (deviation, bound)))
+    return Difference(*(float(values.flat[worst] / scale) for values in (deviation, bound)))
 
 
 def rms(value) -> float:
@@ -172,7 +170,11 @@ def rms(value) -> float:
 
 
 def twice(
-    setting: Setting, found, expected: np.ndarray, plain: Callable, dtype: torch.dtype | None = None
+    setting: Setting,
+    actual,
+    expected: np.ndarray,
+    plain: Callable,
+    dtype: torch.dtype | None = None,
 ) -> list[Difference]:
     """Float64: the same algorithm. Otherwise the rms error is at most twice that of plain(), a run
     in the same dtype in another order.
@@ -181,15 +183,15 @@ def twice(
     entries are left to the float64 check.
     """
     wanted = torch.float64 if setting.algorithm else dtype or setting.dtype
-    if found.dtype != wanted:
+    if actual.dtype != wanted:
         return [Difference(math.inf, ALGORITHM)]
     if setting.algorithm:
-        return [relative(found, expected)]
+        return [relative(actual, expected)]
     if expected.size < ENOUGH:
         return []
     scale = rms(expected)
     limit = 2 * max(rms(array(plain()) - expected) / scale, unit_roundoff(wanted))
-    error = rms(array(found) - expected) / scale if found.shape == expected.shape else math.inf
+    error = rms(array(actual) - expected) / scale if actual.shape == expected.shape else math.inf
     return [Difference(error, limit)]
 
 
@@ -204,18 +206,18 @@ def against_plain(
     )
 
 
-def same_tensors(found: dict, expected: dict) -> list[Difference]:
+def same_tensors(actual: dict, expected: dict) -> list[Difference]:
     """Compare dicts of float64 tensors name by name.
 
     Where terms as large as the whole cancel (the gradient of q when all keys are alike), rounding
     of the whole is left: 1e-15 of it passes.
     """
-    if list(found) != list(expected) or any(
-        value.dtype != torch.float64 for value in found.values()
+    if list(actual) != list(expected) or any(
+        value.dtype != torch.float64 for value in actual.values()
     ):
         return [Difference(math.inf, ALGORITHM)]
     floor = 1e-6 * max((np.abs(value).max(initial=0.0) for value in expected.values()), default=0.0)
-    return [relative(found[name], expected[name], floor=floor) for name in expected]
+    return [relative(actual[name], expected[name], floor=floor) for name in expected]
 
 
 def joined(values: dict) -> np.ndarray:

@@ -32,16 +32,16 @@ class TableModel(NamedTuple):
     """
 
     log_probs: np.ndarray  # ((vocab + 1)**length, length, vocab)
-    place: np.ndarray
+    powers: np.ndarray  # (length,): of vocab + 1, which number the contexts
 
     def reference(self, ids_BL: np.ndarray) -> np.ndarray:
         """log_probs for the reference."""
-        return self.log_probs[ids_BL @ self.place]
+        return self.log_probs[ids_BL @ self.powers]
 
     def fast(self, setting: Setting):
         """log_probs for the fast half, in the setting's dtype."""
-        log_probs, place = setting.tensor(self.log_probs), setting.tensor(self.place)
-        return lambda ids_BL: log_probs[(ids_BL * place).sum(dim=1)]
+        log_probs, powers = setting.tensor(self.log_probs), setting.tensor(self.powers)
+        return lambda ids_BL: log_probs[(ids_BL * powers).sum(dim=1)]
 
 
 def table_model(seed: int, vocab: int, length: int, tied: bool = False) -> TableModel:

@@ -528,7 +528,7 @@ def apart_with(folder, monkeypatch, command, budget=30.0, on_row=lambda rows: No
     return device.measured("cpu", ("attention",), time.monotonic() + budget, on_row, finish)
 
 
-FOUND = {"name": "a", "found": TIMED, "note": None}
+DONE = {"name": "a", "row": TIMED, "note": None}
 
 
 def test_a_process_that_says_nothing_more_is_killed(monkeypatch, tmp_path):
@@ -538,7 +538,7 @@ def test_a_process_that_says_nothing_more_is_killed(monkeypatch, tmp_path):
     rows = apart_with(
         tmp_path,
         monkeypatch,
-        script({"begun": "a"}, FOUND, {"begun": "b"}, then="time.sleep(600)"),
+        script({"begun": "a"}, DONE, {"begun": "b"}, then="time.sleep(600)"),
         budget=1.0,
     )
     assert [(each["name"], each["note"]) for each in rows] == [
@@ -568,7 +568,7 @@ def test_interrupt_ends_the_process_and_shows_what_is_known(monkeypatch, tmp_pat
 
     monkeypatch.setattr(apart.subprocess, "Popen", popen)
     with pytest.raises(Stopped) as stopped:
-        apart_with(tmp_path, monkeypatch, script(FOUND, then="time.sleep(600)"), on_row=interrupt)
+        apart_with(tmp_path, monkeypatch, script(DONE, then="time.sleep(600)"), on_row=interrupt)
     assert [each["name"] for each in stopped.value.result] == ["a"]
     assert [process.poll() for process in started] == [-signal.SIGKILL]
 
