@@ -67,10 +67,11 @@ def finished(
             return False
         if code not in (0, BROKEN):
             note = f"failed: the process ended by {_cause(code)}{': ' if last else ''}{last}"
-            record.add(part, progress.current or f"{part}: the rest", note=note)
+            name = progress.current or device.rest_of(part)
+            record.add(part, name, measure.noted(name, note))
             if progress.current:
                 progress.done.append(progress.current)
-        if code == 0 or len(progress.done) == before or f"{part}: the rest" in progress.done:
+        if code == 0 or len(progress.done) == before or device.rest_of(part) in progress.done:
             return True
         say(f"{part}: goes on in a new process")
 
@@ -138,7 +139,7 @@ def take(part: str, record, progress: Progress, line: dict) -> None:
     if "begun" in line:
         progress.current = line["begun"]
         return
-    record.add(part, line["name"], line["row"], line["note"])
+    record.add(part, line["name"], line["row"])
     progress.done.append(line["name"])
     progress.current = None
 
@@ -175,10 +176,9 @@ def main(request: dict) -> int:
         with open(request["file"], "a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def add(name: str, row: dict | None, note: str | None) -> None:
-        write({"name": name, "row": row, "note": note})
-        note = note or (row or {}).get("note") or ""
-        if note.startswith("failed") and not measure.alive(settings.device):
+    def add(name: str, row: dict) -> None:
+        write({"name": name, "row": row})
+        if (row.get("note") or "").startswith("failed") and not measure.alive(settings.device):
             os._exit(BROKEN)
 
     try:

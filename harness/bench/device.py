@@ -297,6 +297,7 @@ SHARES = {
 }
 AGREES = "agrees with the specification"
 SKIPPED = "skipped: the time budget is used up"
+CUT_OFF = "failed: the time budget is used up; raise --budget"  # of parity
 
 
 def peak(run: Callable, device: str) -> int | None:
@@ -322,16 +323,14 @@ class Record:
         self.rows, self.machine, self.on_row = [], machine(device), on_row
         self.begun = time.monotonic()
 
-    def add(self, part: str, name: str, row: dict | None = None, note: str | None = None) -> None:
-        """Add a row; its seconds are those since the row before."""
-        numbers = {"note": note} | (row or noted(name, note))
-        doubt = self.doubt(part) if numbers["ratio"] is not None else None
+    def add(self, part: str, name: str, row: dict) -> None:
+        """Add a row under a name; its seconds are those since the row before."""
+        row, now = {"note": None} | row, time.monotonic()
+        doubt = self.doubt(part) if row["ratio"] is not None else None
         if doubt:
-            numbers |= {"ratio": None, "low": None, "high": None, "note": doubt}
-        now = time.monotonic()
-        self.rows.append(
-            numbers | {"name": name, "seconds": now - self.begun, "machine": self.machine}
-        )
+            row |= {"ratio": None, "low": None, "high": None, "note": doubt}
+        row |= {"name": name, "seconds": now - self.begun, "machine": self.machine}
+        self.rows.append(row)
         self.begun = now
         self.on_row(self.rows)
 
@@ -346,21 +345,17 @@ class Record:
 
     def stop(self, part: str, limit: float, budget_left: bool) -> None:
         """Say that the time of a part is up: that of the whole run, or its own, in seconds."""
+        note = SKIPPED if part != "parity" else CUT_OFF
         if budget_left:
-            self.add(part, f"{part}: the rest", note=f"failed: stopped after {limit:.0f} s")
-        elif part == "parity":
-            self.add(
-                part, f"{part}: the rest", note="failed: the time budget is used up; raise --budget"
-            )
-        else:
-            self.add(part, f"{part}: the rest", note=SKIPPED)
+            note = f"failed: stopped after {limit:.0f} s"
+        self.add(part, rest_of(part), noted(rest_of(part), note))
 
 
 def run(
     part: str, bench: Bench, done: set[str], begin: Callable[[str], None], add: Callable
 ) -> None:
-    """Run the jobs of a part but those done; begin(name) is called before each, add(name, row,
-    note) after. What fails is a note.
+    """Run the jobs of a part but those done; begin(name) is called before each, add(name, row)
+    after. What fails is a note.
     """
     try:
         for name, job in PARTS[part](bench):
@@ -368,12 +363,12 @@ def run(
                 continue
             begin(name)
             try:
-                row, note = job(), None
+                row = job()
             except Exception as error:
-                row, note = None, _failure(error)
-            add(name, row, note)
+                row = failure(name, error)
+            add(name, row)
     except Exception as error:
-        add(f"{part}: the rest", None, _failure(error))
+        add(rest_of(part), failure(rest_of(part), error))
 
 
 def measured(
@@ -411,9 +406,15 @@ def finished(bench: Bench, part: str, limit: float, record: Record) -> bool:
         gc.collect()
 
 
-def _failure(error: Exception) -> str:
+def rest_of(part: str) -> str:
+    """Return the name of the row of what is left of a part."""
+    return f"{part}: the rest"
+
+
+def failure(name: str, error: Exception) -> dict:
+    """Return the row of a job that raised."""
     lines = str(error).splitlines() or [""]
-    return f"failed: {type(error).__name__}: {lines[0]}"
+    return noted(name, f"failed: {type(error).__name__}: {lines[0]}")
 
 
 def failed(rows: list[dict]) -> list[dict]:

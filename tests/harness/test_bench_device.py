@@ -528,7 +528,7 @@ def apart_with(folder, monkeypatch, command, budget=30.0, on_row=lambda rows: No
     return device.measured("cpu", ("attention",), time.monotonic() + budget, on_row, finish)
 
 
-DONE = {"name": "a", "row": TIMED, "note": None}
+DONE = {"name": "a", "row": TIMED}
 
 
 def test_a_process_that_says_nothing_more_is_killed(monkeypatch, tmp_path):
