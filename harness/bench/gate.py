@@ -10,8 +10,6 @@ from harness import parity
 from harness.errors import CheckFailed
 from harness.parity.suite import Row
 
-# Pieces that also run through torch.compile where asked for: the draws and one training step.
-COMPILED = ("masks", "step")
 NETWORK = ("masks", "loss", "forward")
 OPTIMIZER = ("clip", "newton-schulz", "muon", "adam", "ema")
 BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every piece
@@ -31,7 +29,7 @@ def require(
     """Return the rows of the named pieces (none: all but the 50-step trajectory); CheckFailed names
     the first red one.
 
-    compiled: the pieces of COMPILED among them run through torch.compile as well. on_piece(done,
+    compiled: those of parity.COMPILED run through torch.compile as well. on_piece(done,
     total, rows) is called after each.
     """
     names, rows = names_of(pieces), []
@@ -74,19 +72,14 @@ def names_of(pieces: Sequence[str] = ()) -> list[str]:
 
 
 def examined(name: str, device: str, compiled: bool, dtypes: Sequence[str]) -> list[Row]:
-    """Return the rows of one piece, compiled as well where it is among COMPILED."""
-    return parity.parity([name], device, dtypes, compiled and name in COMPILED)
+    """Return the rows of one piece, compiled as well where it is among parity.COMPILED."""
+    return parity.parity([name], device, dtypes, compiled and name in parity.COMPILED)
 
 
 def described(rows: list[Row], device: str, compiled: bool) -> str | None:
     """Return the first red row in words and the command that shows it; None where all are green."""
-    red = [row for row in rows if not row.passed]
-    if not red:
+    red = next((row for row in rows if not row.passed), None)
+    if red is None:
         return None
-    row = red[0]
-    error = f"error {row.error:.3g}" if row.error is not None else "not finite, or an exception"
     how = f"--device {device}{' --compiled' if compiled else ''}"
-    return (
-        f"{row.piece} ({row.level}, {row.dtype}: {error}, limit {row.limit:.3g}); "
-        f"see maskgolf parity {row.piece} {how}"
-    )
+    return f"{red.words()}; see maskgolf parity {red.piece} {how}"

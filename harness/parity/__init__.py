@@ -16,6 +16,8 @@ from reference.recipe import InputError, Recipe
 MODULES = (randomness, network, optimizer, storage, likelihood, chain, training)
 PIECES = {piece.name: piece for module in MODULES for piece in module.PIECES}
 PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
+# What the preflight also runs through torch.compile: the draws and one training step.
+COMPILED = ("masks", "step")
 # What the preflight leaves out: 50 steps of the reference take longer than it may.
 LONG = ("trajectory",)
 
@@ -82,16 +84,12 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
     pieces = [piece for piece in PIECES.values() if piece.name not in LONG]
     dtypes, rows = (getattr(torch, recipe.training.compute_dtype),), []
     for piece in pieces:
-        rows += examine(piece, device, dtypes, compiled and piece.name in ("masks", "step"))
+        rows += examine(piece, device, dtypes, compiled and piece.name in COMPILED)
     red = [row for row in rows if not row.passed]
     if red:
-        names = ", ".join(
-            f"{row.piece} ({row.level}, {row.dtype}: error {row.error} > {row.limit:.3g})"
-            for row in red
-        )
         raise TrainingError(
-            f"preflight on {device}: {names}; see maskgolf parity {red[0].piece} --device {device},"
-            " or pass --no-preflight"
+            f"preflight on {device}: {', '.join(row.words() for row in red)}; see maskgolf parity"
+            f" {red[0].piece} --device {device}, or pass --no-preflight"
         )
     say(
         f"preflight on {device}: {len(rows)} rows of {len(pieces)} pieces agree with the"

@@ -59,6 +59,12 @@ class Row:
     seconds: float
     reproduction: str | None
 
+    def words(self) -> str:
+        """Return in words which row this is, its error and its limit."""
+        wrong = "not finite, or an exception"
+        error = wrong if self.error is None else f"error {self.error:.3g}"
+        return f"{self.piece} ({self.level}, {self.dtype}: {error}, limit {self.limit:.3g})"
+
     def plain(self) -> dict:
         """Return the JSON object."""
         return {"class" if name == "kind" else name: value for name, value in asdict(self).items()}

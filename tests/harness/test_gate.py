@@ -42,7 +42,7 @@ def test_no_names_mean_every_piece_but_the_long_one(monkeypatch):
     assert [name for name, _ in asked] == [
         name for name in parity.PIECES if name not in parity.LONG
     ]
-    assert {name for name, compiled in asked if compiled} == set(gate.COMPILED)
+    assert {name for name, compiled in asked if compiled} == set(parity.COMPILED)
 
 
 def test_a_planted_bug_shuts_the_gate(monkeypatch):
