@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fast import container, quantize
+from fast import container, quantize, transformer
 from fast.bytes import Tokenizer
 from fast.checkpoint import is_special, write_atomic
 from fast.config import recipe_from_dict
@@ -34,9 +34,10 @@ def write(
     extra: dict | None = None,
     codec: str = "best",
 ) -> int:
-    """Quantise, pack and write; returns the size in bytes. A full disk is an InputError and leaves
-    no file.
+    """Quantise, pack and write weights, named or stacked; returns the size in bytes. A
+    full disk is an InputError and leaves no file.
     """
+    params = transformer.unstack(params)
     formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
     data = container.pack(params, formats, {**(extra or {}), "recipe": asdict(recipe)}, codec)
     write_atomic(Path(path), data)

@@ -30,12 +30,23 @@ class Layout(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Evaluation windows of one length, and the true token before each window (-1: the stream
-    starts there).
-    """
+    """Windows of one length, and the true token before each (-1: the stream starts there)."""
 
     ids_NL: np.ndarray
     previous_N: np.ndarray
+
+    def take(self, rows) -> "Windows":
+        """Return some of the windows."""
+        return Windows(self.ids_NL[rows], self.previous_N[rows])
+
+    def before_NL(self) -> np.ndarray:
+        """Return the token before each token (-1 where there is none)."""
+        return np.concatenate([self.previous_N[:, None], self.ids_NL[:, :-1]], axis=1)
+
+
+def windows_of(ids_NS: np.ndarray) -> Windows:
+    """Return windows from runs of L + 1 tokens, the first of which is the one before."""
+    return Windows(*map(np.ascontiguousarray, (ids_NS[:, 1:], ids_NS[:, 0])))
 
 
 def write_shard(path: str | Path, tokens) -> None:
@@ -226,22 +237,21 @@ def batch(
     shuffle: bool,
     global_rows: int,
     vocab: int | None = None,
-) -> np.ndarray:
-    """Return int64 (len(rows), length + 1): column 0 the token before the window (-1: none), then
-    the window.
+) -> Windows:
+    """Return the windows (int64) of some rows.
 
     rows are global row indices of a batch of global_rows; training drops the remainder of the
     stream.
     """
     windows = count_windows(tokens, length)
-    ids = np.full((len(rows), length + 1), -1, np.int64)
+    ids_NS = np.full((len(rows), length + 1), -1, np.int64)
     for local, row in enumerate(rows):
         start = length * window_index(step, int(row), global_rows, windows, seed, shuffle)
         before = max(start - 1, 0)
         read = tokens.read(before, start + length)
         _check_ids(tokens, read, before, vocab)
-        ids[local, length + 1 - len(read) :] = read
-    return ids
+        ids_NS[local, length + 1 - len(read) :] = read
+    return windows_of(ids_NS)
 
 
 def batches(tokens: Tokens, recipe: Recipe) -> Callable:

@@ -15,42 +15,31 @@ from fast import chain, likelihood, masking, orders, transformer
 from fast.bytes import ByteTable, token_bytes
 from fast.data import Tokens, Windows, evaluation_windows
 from fast.likelihood import LogProbs
+from fast.objective import objective_of
 from fast.row_predictor import RowPredictor
-from reference.recipe import InputError, Plan, Recipe, Score
+from reference.recipe import InputError, Plan, Recipe, Score, ScoreOptions
 
-ESTIMATORS = ("nelbo", "nelbo-grid", "chain", "causal")
 FIRST_TOKENS = ("stream", "control")
 PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to
 VALIDATION_WINDOWS = 64  # of the in-training validation, scored by nelbo
 
 
 @dataclass(frozen=True)
-class Effort:
-    """Which estimate, and how much of it; the fields of other estimators do not count."""
+class Effort(ScoreOptions):
+    """Which estimate, and how much of it."""
 
-    estimator: str = "nelbo"
-    order: str | None = None
+    estimator: str = "nelbo"  # of METHODS
     seed: int = 0
-    draws: int = 16  # nelbo: masks per window
-    points: int = 256  # nelbo-grid: times
     epsilon: float = 0.001  # nelbo-grid: smallest time
     forced_below: float = 0.01  # nelbo-grid: position 0 is hidden at times below
-    step: int = 1  # chain: positions revealed per pass
-    block: int = 32  # chain along block: tokens per block
-    positions: int | None = (
-        None  # chain along an order fixed in advance: places drawn per window instead of all
-    )
-    trailing: int | None = (
-        None  # chain left to right: mask tokens kept behind the queried position instead of all
-    )
 
     def check(self) -> None:
         """Raise InputError for an unknown name, a number out of range or options that do not go
         together.
         """
-        if self.estimator not in ESTIMATORS:
+        if self.estimator not in METHODS:
             raise InputError(
-                f"unknown estimator {self.estimator!r}: expected one of {', '.join(ESTIMATORS)};"
+                f"unknown estimator {self.estimator!r}: expected one of {', '.join(METHODS)};"
                 " choose one of these"
             )
         if self.estimator == "chain":
@@ -99,14 +88,7 @@ class Effort:
 
     def passes(self, length: int) -> int:
         """Return how many forward passes one window takes, the pilot's aside."""
-        along = (
-            min(self.positions or length, length)
-            if self.step == 1
-            else math.ceil(length / self.step)
-        )
-        return {"nelbo": self.draws, "nelbo-grid": self.points, "chain": along, "causal": 1}[
-            self.estimator
-        ]
+        return METHODS[self.estimator].passes(self, length)
 
 
 class Part(NamedTuple):
@@ -126,13 +108,9 @@ def window_bytes(windows: Windows, table: ByteTable, first_token: str = "stream"
     """Return bytes_N of text in each window; first_token "control" treats the token before each
     window as a control token.
     """
-    before_N = (
-        np.asarray(windows.previous_N, np.int64)
-        if first_token == "stream"
-        else np.full(len(windows.previous_N), -1)
-    )
-    previous_NL = np.concatenate([before_N[:, None], windows.ids_NL[:, :-1]], axis=1)
-    return token_bytes(windows.ids_NL, previous_NL, table).sum(axis=1)
+    if first_token == "control":
+        windows = windows._replace(previous_N=np.full(len(windows.ids_NL), -1))
+    return token_bytes(windows.ids_NL, windows.before_NL(), table).sum(axis=1)
 
 
 def pilot_passes(windows: int, draws: int) -> int:
@@ -266,14 +244,14 @@ def measure(
                 np.minimum(np.arange(start, start + size), count - 1),
                 min(size, count - start),
             )
-            batch = Windows(group.ids_NL[indices], group.previous_N[indices])
+            batch = group.take(indices)
             once = {
                 "batch_rows": size,
                 "device": device,
                 "on_pass": lambda _, kept=kept: on_pass(kept),
             }
             with np.errstate(invalid="ignore"):  # what is not finite is refused on the next line
-                nats_N, variance_N = _estimate(
+                nats_N, variance_N = METHODS[effort.estimator].estimate(
                     log_probs, batch, vocab, effort, plan, first_row + start, once
                 )
             _check_finite(nats_N[:kept])
@@ -309,6 +287,14 @@ def split_plan(
     return fit_plan(log_probs, group, vocab, effort, **settings), _pilot_total(group, effort)
 
 
+def default_effort(recipe: Recipe) -> Effort:
+    """Return the Effort that a recipe is scored by unless another is asked for."""
+    objective = objective_of(recipe.model)
+    estimator = objective.estimator
+    order = objective.orders[0] if estimator == "chain" else None
+    return Effort(estimator, order, epsilon=recipe.diffusion.epsilon)
+
+
 def validator(
     recipe: Recipe, tokens: Tokens, table: ByteTable, device="cpu"
 ) -> Callable[..., Score]:
@@ -318,11 +304,12 @@ def validator(
     windows = evaluation_windows(
         tokens, recipe.model.length, recipe.model.vocab, 0, VALIDATION_WINDOWS
     )
-    estimator = "causal" if recipe.model.causal else "nelbo"
+    effort = default_effort(recipe)
+    how = effort.estimator, effort.order
 
     def validate(state) -> Score:
-        predict = predictor(transformer.unstack(state.shadow), recipe, device)
-        return evaluate(predict, windows, table, estimator, seed=recipe.seed, device=device)
+        predict = predictor(state.shadow, recipe, device)
+        return evaluate(predict, windows, table, *how, seed=recipe.seed, device=device)
 
     return validate
 
@@ -331,43 +318,67 @@ def _pilot_total(group: Windows, effort: Effort) -> int:
     return 2 * pilot_passes(len(group.ids_NL), effort.draws)
 
 
-def _estimate(log_probs, group, vocab, effort, plan, first_row, settings):
-    """Return (nats_N, variance_N) of one batch: its windows' totals and how far other masks would
-    move them.
+class Method(NamedTuple):
+    """An estimator. estimate(log_probs, group, vocab, effort, plan, first_row, settings) returns
+    (nats_N, variance_N): the totals of windows and how far other masks would move them.
     """
-    ids_NL, seed = group.ids_NL, effort.seed
-    length = ids_NL.shape[1]
-    if effort.estimator == "nelbo":
-        nats = likelihood.nelbo(
-            log_probs, ids_NL, vocab, effort.draws, plan, seed, first_row, **settings
-        )
-        return nats.mean(axis=1), likelihood.mask_variance(nats)
-    if effort.estimator == "nelbo-grid":
-        grid = (effort.points, effort.epsilon, effort.forced_below)
-        nats = likelihood.nelbo_grid(log_probs, ids_NL, vocab, *grid, seed, first_row, **settings)
-        return nats.mean(axis=1), likelihood.mask_variance(nats)
-    if effort.positions is not None and effort.positions < length:
-        nats = chain.sampled(
-            log_probs, ids_NL, vocab, effort.order, seed, effort.positions, first_row, **settings
-        )
-        return nats.sum(axis=1), chain.sampled_variance(nats, length)
+
+    passes: Callable[[Effort, int], int]  # forward passes of one window of a length
+    estimate: Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+def _nelbo(log_probs, group, vocab, effort, plan, first_row, settings):
+    numbers = effort.draws, plan, effort.seed, first_row
+    nats_NK = likelihood.nelbo(log_probs, group.ids_NL, vocab, *numbers, **settings)
+    return nats_NK.mean(axis=1), likelihood.mask_variance(nats_NK)
+
+
+def _nelbo_grid(log_probs, group, vocab, effort, plan, first_row, settings):
+    grid = effort.points, effort.epsilon, effort.forced_below, effort.seed, first_row
+    nats_NK = likelihood.nelbo_grid(log_probs, group.ids_NL, vocab, *grid, **settings)
+    return nats_NK.mean(axis=1), likelihood.mask_variance(nats_NK)
+
+
+def _chain(log_probs, group, vocab, effort, plan, first_row, settings):
+    length = group.ids_NL.shape[1]
+    if effort.positions is None or effort.positions >= length:
+        return _exact(log_probs, group, vocab, effort, plan, first_row, settings)
+    numbers = effort.order, effort.seed, effort.positions, first_row
+    nats_NK = chain.sampled(log_probs, group.ids_NL, vocab, *numbers, **settings)
+    return nats_NK.sum(axis=1), chain.sampled_variance(nats_NK, length)
+
+
+def _chain_passes(effort: Effort, length: int) -> int:
+    if effort.step > 1:
+        return math.ceil(length / effort.step)
+    return min(effort.positions or length, length)
+
+
+def _exact(log_probs, group, vocab, effort, plan, first_row, settings):
+    nats_NL = token_nats(log_probs, group, vocab, effort, first_row, **settings)
+    return nats_NL.sum(axis=1), np.zeros(len(nats_NL))
+
+
+METHODS = {
+    "nelbo": Method(lambda effort, length: effort.draws, _nelbo),
+    "nelbo-grid": Method(lambda effort, length: effort.points, _nelbo_grid),
+    "chain": Method(_chain_passes, _chain),
+    "causal": Method(lambda effort, length: 1, _exact),
+}
+
+
+def token_nats(
+    log_probs: LogProbs, group: Windows, vocab: int, effort: Effort, first_row: int = 0, **settings
+) -> np.ndarray:
+    """Return nats_NL, the exact cost of every token, by an estimator that knows it: causal or
+    chain.
+    """
     if effort.estimator == "causal":
-        nats = likelihood.causal_nll(log_probs, ids_NL, group.previous_N, **settings)
-    elif effort.trailing is not None:
-        nats = chain.trailing(log_probs, ids_NL, vocab, effort.trailing, **settings)
-    else:
-        nats = chain.chain(
-            log_probs,
-            ids_NL,
-            vocab,
-            effort.order,
-            seed,
-            effort.step,
-            effort.block,
-            first_row,
-            **settings,
-        )
-    return nats.sum(axis=1), np.zeros(len(nats))
+        return likelihood.causal_nll(log_probs, group.ids_NL, group.previous_N, **settings)
+    if effort.trailing is not None:
+        return chain.trailing(log_probs, group.ids_NL, vocab, effort.trailing, **settings)
+    how = effort.order, effort.seed, effort.step, effort.block
+    return chain.chain(log_probs, group.ids_NL, vocab, *how, first_row, **settings)
 
 
 def _check_finite(nats_N):
@@ -383,13 +394,14 @@ def _check_finite(nats_N):
 def predictor(
     params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False
 ) -> RowPredictor | LogProbs:
-    """Return log_probs(ids_BL) -> (B, L, V) of a model: activations in the recipe's compute dtype,
-    log-softmax in float32 or better.
+    """Return log_probs(ids_BL) -> (B, L, V) of a model, weights named or stacked: activations
+    in the recipe's compute dtype, log-softmax in float32 or better.
 
-    A masked-diffusion model comes as a RowPredictor, which answers for single rows as well.
+    Where the objective allows it, it is a RowPredictor, which answers for single rows as well.
     """
     dtype = getattr(torch, recipe.training.compute_dtype)
-    if not recipe.model.causal:
+    objective = objective_of(recipe.model)
+    if objective.single_rows:
         return RowPredictor(params, recipe.model, dtype, device, compiled)
     with torch.no_grad():
         weights = transformer.prepare(
@@ -400,7 +412,8 @@ def predictor(
     table = transformer.table_for(model, model.length, dtype, device)
 
     def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
-        return masking.log_softmax(transformer.forward(weights, ids_BL, model, dtype, table))
+        shown_BL = objective.shown(ids_BL, model)
+        return masking.log_softmax(transformer.forward(weights, shown_BL, model, dtype, table))
 
     # One graph per window length: the last window of a stream is shorter, and short enough to run
     # as it is.

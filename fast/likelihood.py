@@ -87,8 +87,8 @@ def causal_nll(
     count, length = ids_NL.shape
 
     def cost(ids_BL, indices, passed):
-        before_B = torch.as_tensor(previous_N[indices]).to(ids_BL.device, torch.int64).clamp(min=0)
-        log_probs_BLV = log_probs(torch.cat([before_B[:, None], ids_BL[:, :-1]], dim=1))
+        previous_B = torch.as_tensor(previous_N[indices]).to(ids_BL.device, torch.int64)
+        log_probs_BLV = log_probs(masking.tokens_before(ids_BL, previous_B))
         passed()
         return _target_nll(log_probs_BLV, ids_BL)
 

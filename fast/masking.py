@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fast import philox
-from reference.recipe import Stream
+from reference.recipe import Recipe, Stream
 
 
 def radical_inverse(index) -> np.ndarray:
@@ -63,6 +63,11 @@ def corrupt(ids_BL: torch.Tensor, mask_BL: torch.Tensor, mask_id: int) -> torch.
     return ids_BL.masked_fill(mask_BL, mask_id)
 
 
+def tokens_before(ids_BL: torch.Tensor, previous_B: torch.Tensor) -> torch.Tensor:
+    """Return the token before each token (B, L); id 0 stands in where there is none (-1)."""
+    return torch.cat([previous_B.clamp(min=0)[:, None], ids_BL[:, :-1]], dim=1)
+
+
 def log_softmax(logits: torch.Tensor) -> torch.Tensor:
     """Return log p over the last axis in float32, or float64 for float64 logits."""
     return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
@@ -81,6 +86,16 @@ def cross_entropy(logits_BLV: torch.Tensor, ids_BL: torch.Tensor) -> torch.Tenso
 def weights(times_B, max_weight: float) -> np.ndarray:
     """Return the loss weight of each row: min(1 / t, max_weight)."""
     return np.minimum(np.reciprocal(np.asarray(times_B, np.float64)), max_weight)
+
+
+def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return (thresholds_B int64, weights_B float64) of a step's global rows: times are drawn on
+    the host in float64.
+    """
+    times_B = times(recipe.seed, step, rows, recipe.diffusion.epsilon)
+    drawn = thresholds(times_B), weights(times_B, recipe.diffusion.max_weight)
+    thresholds_B, weights_B = (torch.from_numpy(values).to(device) for values in drawn)
+    return thresholds_B, weights_B
 
 
 def loss(

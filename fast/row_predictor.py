@@ -63,7 +63,8 @@ class RowPredictor:
     ):
         """Move the weights to the device and build the tables."""
         self.compiled, self.device, self._graphs = compiled, torch.device(device), {}
-        params = {name: value.detach().to(device) for name, value in params.items()}
+        named = transformer.unstack(params)
+        params = {name: value.detach().to(device) for name, value in named.items()}
         self.model, self.dtype = model, dtype
         with torch.no_grad():
             self.weights = {name: value.to(dtype) for name, value in params.items()}

@@ -10,16 +10,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from fast import adam, distributed, ema, masking, muon, schedule, transformer
+from fast import adam, checkpoint, distributed, ema, muon, schedule, transformer
 from fast.distributed import World
 from fast.errors import TrainingError
+from fast.objective import objective_of
 from reference.recipe import Recipe, Training
 
 GROUPS = ("params", "buffers", "first", "second", "shadow")
@@ -59,6 +63,24 @@ class State:
         }
 
 
+class StepReport(NamedTuple):
+    """What a step came to."""
+
+    loss: float
+    norm: float  # of the gradients, before the clip
+    remaining: int  # steps still to do
+
+
+def restore(folder: Path, recipe: Recipe, device="cpu") -> State | None:
+    """Return the state of the checkpoint in a run directory, None where there is none."""
+    loaded = checkpoint.load(Path(folder) / "checkpoint", recipe, device)
+    if loaded is None:
+        return None
+    tensors, progress = loaded
+    tensors["params"] = {name: value.requires_grad_() for name, value in tensors["params"].items()}
+    return State(**tensors, **progress)
+
+
 def is_matrix(name: str) -> bool:
     """Return whether Muon trains this parameter: the 2-D matrices inside blocks, stacked or not."""
     return name.rpartition(".")[2] in transformer.MATRICES
@@ -67,10 +89,7 @@ def is_matrix(name: str) -> bool:
 def initial_state(recipe: Recipe, device="cpu", dtype=torch.float32) -> State:
     """Return the state before the first step; dtype other than float32 is for parity."""
     named = transformer.initialize(recipe.model, recipe.seed)
-    params = {
-        name: value.to(device, dtype)
-        for name, value in transformer.stack(named, recipe.model).items()
-    }
+    params = {name: value.to(device, dtype) for name, value in transformer.stack(named).items()}
     zeros = {name: torch.zeros_like(value) for name, value in params.items()}
     return State(
         params={name: value.requires_grad_() for name, value in params.items()},
@@ -81,62 +100,25 @@ def initial_state(recipe: Recipe, device="cpu", dtype=torch.float32) -> State:
     )
 
 
-def inputs_and_targets(ids_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split windows of L + 1 ids into causal inputs and targets, both (B, L); id 0 stands in before
-    a stream's first token.
-    """
-    return ids_BS[:, :-1].clamp(min=0), ids_BS[:, 1:]
-
-
-def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (thresholds_B int64, weights_B float64) of a step's global rows: times are drawn on
-    the host in float64.
-    """
-    times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
-    weights_B = masking.weights(times_B, recipe.diffusion.max_weight)
-    return torch.from_numpy(masking.thresholds(times_B)).to(device), torch.from_numpy(weights_B).to(
-        device
-    )
-
-
 def batch_loss(
     params: dict[str, torch.Tensor],
-    ids_BS: torch.Tensor,
+    windows: tuple[torch.Tensor, torch.Tensor],
     step,
     rows,
     recipe: Recipe,
-    drawn=None,
+    noise=None,
     dtype=None,
     table=None,
     capacity=None,
 ):
-    """Return the loss of windows (B, L + 1) in nats per token; rows are their global row indices.
+    """Return the loss of windows (ids_BL, previous_B) in nats per token; rows are their global row
+    indices.
 
-    drawn is noise() of the same rows, passed where step and rows are tensors; dtype is that of the
-    activations. capacity: the head sees masked positions alone, gathered into so many slots (NaN
-    where they are more).
+    dtype is that of the activations. noise, capacity: as in the loss of the objective.
     """
     model = recipe.model
-    inputs_BL, ids_BL = inputs_and_targets(ids_BS)
-    if model.causal:
-        return masking.causal_loss(
-            transformer.forward(params, inputs_BL, model, dtype, table), ids_BL
-        )
-    thresholds_B, weights_B = drawn or noise(recipe, step, rows, ids_BS.device)
-    rows_B = torch.as_tensor(rows, device=ids_BS.device)
-    mask_BL = masking.mask(recipe.seed, step, rows_B, model.length, thresholds_B)
-    corrupted_BL = masking.corrupt(ids_BL, mask_BL, model.vocab)
-    if capacity is not None:
-        masked = masking.masked_positions(mask_BL, capacity)
-        return masking.masked_loss(
-            transformer.forward(params, corrupted_BL, model, dtype, table, masked.take),
-            ids_BL,
-            masked,
-            weights_B,
-        )
-    return masking.loss(
-        transformer.forward(params, corrupted_BL, model, dtype, table), ids_BL, mask_BL, weights_B
-    )
+    network = partial(transformer.forward, params, model=model, dtype=dtype, table=table)
+    return objective_of(model).loss(network, *windows, step, rows, recipe, noise, capacity)
 
 
 def _updated(tensors: dict, grads: dict, multiplier, momentum, count, decay, recipe: Recipe):
@@ -219,13 +201,17 @@ def apply_gradients(
 
 
 def train_step(
-    state: State, ids_BS: torch.Tensor, multiplier: float, averaging: bool, recipe: Recipe
+    state: State,
+    windows: tuple[torch.Tensor, torch.Tensor],
+    multiplier: float,
+    averaging: bool,
+    recipe: Recipe,
 ):
-    """Return (state, loss, gradient norm) after one step on the global batch ids_BS (B, L + 1),
-    written plainly: no accumulation.
+    """Return (state, loss, gradient norm) after one step on the windows (ids_BL, previous_B) of the
+    global batch, written plainly: no accumulation.
     """
     params = {name: value.detach().requires_grad_() for name, value in state.params.items()}
-    loss = batch_loss(params, ids_BS, state.step, torch.arange(len(ids_BS)), recipe)
+    loss = batch_loss(params, windows, state.step, torch.arange(len(windows[0])), recipe)
     grads = dict(
         zip(
             params,
@@ -325,8 +311,8 @@ class Stepper:
         dtype = getattr(torch, training.compute_dtype)
         table = transformer.table_for(model, model.length, dtype, self.device)
 
-        def loss(params, ids_BS, step, rows, drawn, capacity):
-            of_rows = batch_loss(params, ids_BS, step, rows, recipe, drawn, dtype, table, capacity)
+        def loss(params, windows, step, rows, noise, capacity):
+            of_rows = batch_loss(params, windows, step, rows, recipe, noise, dtype, table, capacity)
             return of_rows * (len(rows) / whole)
 
         def update(tensors, grads, loss, controls):
@@ -369,8 +355,8 @@ class Stepper:
         ]  # one layer has no skips to use
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
-        """Return what the loss of a micro-batch takes beside the weights, on the device: ids, step,
-        rows, noise, capacity().
+        """Return what the loss of a micro-batch takes beside the weights, on the device: windows,
+        step, rows, noise, capacity.
         """
         prepared = self._prepared.pop((batch, step, rows), None)
         return self._inputs(batch, step, rows) if prepared is None else prepared
@@ -385,15 +371,15 @@ class Stepper:
 
     def _inputs(self, batch: Callable, step: int, rows: range) -> tuple:
         own = np.arange(rows.start, rows.stop)
-        ids_BS = self._sent(torch.as_tensor(batch(step, own)))
-        thresholds_B, weights_B = noise(self.recipe, step, own)
-        rows_B = torch.from_numpy(own)
-        capacity = self.capacity(step, rows_B, thresholds_B)
+        windows = tuple(self._sent(torch.as_tensor(part)) for part in batch(step, own))
+        rows_B, objective = torch.from_numpy(own), objective_of(self.recipe.model)
+        noise = objective.noise(self.recipe, step, own)
+        capacity = objective.capacity(step, rows_B, noise, self.recipe)
         return (
-            ids_BS,
+            windows,
             self._sent(torch.tensor(step)),
             self._sent(rows_B),
-            (self._sent(thresholds_B), self._sent(weights_B)),
+            tuple(self._sent(values) for values in noise),
             capacity,
         )
 
@@ -404,17 +390,6 @@ class Stepper:
             if self.device.type == "cuda"
             else tensor.to(self.device)
         )
-
-    def capacity(self, step: int, rows: torch.Tensor, thresholds_B: torch.Tensor) -> int | None:
-        """Return how many slots hold the masked positions of some rows, None (the head sees all)
-        where they are more, counted exactly.
-        """
-        recipe, length = self.recipe, self.recipe.model.length
-        slots = masking.capacity(len(rows), length)
-        if recipe.model.causal or slots == len(rows) * length:
-            return None
-        masked = masking.mask(recipe.seed, step, rows, length, thresholds_B)
-        return slots if masked.sum() <= slots else None
 
     def __call__(
         self, state: State, batch: Callable, multiplier: float, averaging: bool
@@ -475,16 +450,15 @@ def train(
     recipe: Recipe,
     state: State | None = None,
     stepper: Stepper | None = None,
-    hooks=None,
+    callbacks: Sequence[Callable[[State, StepReport], float | None]] = (),
     clock=time.perf_counter,
     world: World | None = None,
 ) -> tuple[State, list[float]]:
     """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its
     budget, which rank 0's clock decides.
 
-    batch(step, rows) returns the windows of some global rows, (B, L + 1) ids. hooks, if given, are
-    told of every finished step (`step_done(state, loss, norm, remaining)`), whose returned seconds
-    are taken off the training clock.
+    batch(step, rows) returns the windows (ids_BL, previous_B) of some global rows. callbacks are
+    called in order after every step; the seconds that they return are off the training clock.
     """
     state, world = state or initial_state(recipe), world or World()
     stepper = stepper or Stepper(recipe, state.params["embedding"].device, False, world)
@@ -496,10 +470,10 @@ def train(
             schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world
         )
         state.multiplier = schedule.lr_multiplier(remaining, state.multiplier, recipe.training)
-        report = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
+        result = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
         if remaining > 1:
             stepper.prepare(batch, state.step)
-        loss, norm, applied = report.tolist()
+        loss, norm, applied = result.tolist()
         now = clock() - begun
         if not applied:
             state.step -= 1
@@ -515,6 +489,6 @@ def train(
         state.elapsed = now
         state.finished = remaining == 1
         losses.append(loss)
-        if hooks is not None:
-            begun += hooks.step_done(state, loss, norm, remaining)
+        report = StepReport(loss, norm, remaining - 1)
+        begun += sum(callback(state, report) or 0.0 for callback in callbacks)
     return state, losses

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from fast import philox
+from fast.objective import objective_of
 from reference.recipe import Model, Stream
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
+ENDS = ("embedding", "skip")  # parameters outside blocks, in front of them and behind
 BLOCK = (*MATRICES, "query_gain", "attn_scale", "mlp_scale", "mix")
 
 
@@ -36,7 +38,7 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
         f"blocks.{i}.{kind}": shape for i in range(model.layers) for kind, shape in block.items()
     }
     return {
-        "embedding": (model.vocab + (0 if model.causal else 1), d),
+        "embedding": (model.vocab + objective_of(model).mask_token, d),
         **blocks,
         "skip": (model.layers // 2, d),
     }
@@ -73,26 +75,32 @@ def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
     return params
 
 
-def stack(params: dict[str, torch.Tensor], model: Model) -> dict[str, torch.Tensor]:
-    """Return {kind: (layers, ...)} with the blocks' tensors stacked; embedding and skip as they
-    are. One tensor per kind trains.
+def stack(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return {kind: (layers, ...)} with the tensors of blocks stacked; embedding and skip as they
+    are. One tensor per kind trains. Of a part of the parameters, what is there.
     """
-    kinds = [name.rpartition(".")[2] for name in params if name.startswith("blocks.0.")]
-    stacked = {
-        kind: torch.stack([params[f"blocks.{i}.{kind}"] for i in range(model.layers)])
+    layers = 1 + max((int(name.split(".")[1]) for name in params if "." in name), default=-1)
+    kinds = dict.fromkeys(name.rpartition(".")[2] for name in params)
+    return {
+        kind: params[kind]
+        if kind in params
+        else torch.stack([params[f"blocks.{i}.{kind}"] for i in range(layers)])
         for kind in kinds
     }
-    return {"embedding": params["embedding"], **stacked, "skip": params["skip"]}
 
 
-def unstack(stacked: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return {name: tensor} from stacked kinds, as views, in the order of shapes."""
-    kinds = [kind for kind in stacked if kind not in ("embedding", "skip")]
-    rows = {kind: stacked[kind].unbind(0) for kind in kinds}
-    blocks = {
-        f"blocks.{i}.{kind}": rows[kind][i] for i in range(len(rows[kinds[0]])) for kind in kinds
-    }
-    return {"embedding": stacked["embedding"], **blocks, "skip": stacked["skip"]}
+def unstack(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return {name: tensor} from stacked kinds, as views, in the order of shapes; what is named
+    already stays. Of a part of the parameters, what is there.
+    """
+    kinds = [kind for kind in params if kind not in ENDS]
+    if any("." in kind for kind in kinds):
+        return params
+    rows = {kind: params[kind].unbind(0) for kind in kinds}
+    layers = len(rows[kinds[0]]) if kinds else 0
+    blocks = {f"blocks.{i}.{kind}": rows[kind][i] for i in range(layers) for kind in kinds}
+    first, last = ({name: params[name]} if name in params else {} for name in ENDS)
+    return {**first, **blocks, **last}
 
 
 def _written_for_gpus(device: torch.device) -> bool:
@@ -185,9 +193,11 @@ def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -
     return torch.stack([half.to(x_BHLh.dtype) for half in halves], dim=-2).flatten(-2)
 
 
-def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torch.Tensor:
+def _attention(
+    x_Nd, qkv, o, query_gain, model: Model, table, pick=None, causal=None
+) -> torch.Tensor:
     """Return attention() for N = B L positions: q, k and v projected by one matrix, weights in the
-    dtype of x. pick: as in forward().
+    dtype of x. pick, causal: as in forward().
     """
     H, G, (_, L, width) = model.heads, model.kv_heads, table.shape
     q, k, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
@@ -202,24 +212,36 @@ def _attention(x_Nd, qkv, o, query_gain, model: Model, table, pick=None) -> torc
     k = rope(rmsnorm(k, model.norm_eps), model.rope_base, table)
     if in_place:
         q, k = q.transpose(1, 2), k.transpose(1, 2)
+    if causal is None:
+        causal = objective_of(model).is_causal
     y_BHLh = F.scaled_dot_product_attention(
-        q, k, v_BLGh.transpose(1, 2), is_causal=model.causal, enable_gqa=True
+        q, k, v_BLGh.transpose(1, 2), is_causal=causal, enable_gqa=True
     )
     y_Nd = y_BHLh.transpose(1, 2).reshape(x_Nd.shape)
     return F.linear(y_Nd if pick is None else pick(y_Nd), o)
 
 
 def attention(
-    x_BLd, q, k, v, o, query_gain, model: Model, table: torch.Tensor | None = None
+    x_BLd,
+    q,
+    k,
+    v,
+    o,
+    query_gain,
+    model: Model,
+    table: torch.Tensor | None = None,
+    *,
+    causal: bool | None = None,
 ) -> torch.Tensor:
     """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q,
-    softmax scale 1/sqrt(h).
+    softmax scale 1/sqrt(h). causal: as in forward().
     """
     L = x_BLd.shape[1]
     if table is None:
         table = table_for(model, L, x_BLd.dtype, x_BLd.device)
     qkv, o = (matrix.to(x_BLd.dtype) for matrix in (torch.cat([q, k, v]), o))
-    return _attention(x_BLd.flatten(0, 1), qkv, o, query_gain, model, table).view_as(x_BLd)
+    y_Nd = _attention(x_BLd.flatten(0, 1), qkv, o, query_gain, model, table, None, causal)
+    return y_Nd.view_as(x_BLd)
 
 
 def mlp(
@@ -279,9 +301,15 @@ def _blocks(
 
 
 def _block(
-    x_Nd, x0_Nd, weights: dict[str, torch.Tensor], model: Model, table: torch.Tensor, pick=None
+    x_Nd,
+    x0_Nd,
+    weights: dict[str, torch.Tensor],
+    model: Model,
+    table: torch.Tensor,
+    pick=None,
+    causal: bool | None = None,
 ) -> torch.Tensor:
-    """Return x after a block with the weights of _ready. pick: as in forward().
+    """Return x after a block with the weights of _ready. pick, causal: as in forward().
 
     The N = B L positions stand in one axis, as in the matrix products, so that the compiler can
     append to a product what follows it.
@@ -289,7 +317,7 @@ def _block(
     x_Nd = weights["mix"][0] * x_Nd + weights["mix"][1] * x0_Nd
     normed_Nd = rmsnorm(x_Nd, model.norm_eps)
     attended = _attention(
-        normed_Nd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick
+        normed_Nd, weights["qkv"], weights["o"], weights["query_gain"], model, table, pick, causal
     )
     x_Nd = (x_Nd if pick is None else pick(x_Nd)) + attended
     return x_Nd + mlp(x_Nd, weights["up"], weights["down"], model.norm_eps)
@@ -302,13 +330,16 @@ def block(
     i: int,
     model: Model,
     table: torch.Tensor | None = None,
+    *,
+    causal: bool | None = None,
 ) -> torch.Tensor:
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
     L = x_BLd.shape[1]
     if table is None:
         table = table_for(model, L, x_BLd.dtype, x_BLd.device)
     weights = _ready({kind: params[f"blocks.{i}.{kind}"] for kind in BLOCK}, x_BLd.dtype)
-    return _block(x_BLd.flatten(0, 1), x0_BLd.flatten(0, 1), weights, model, table).view_as(x_BLd)
+    x_Nd, x0_Nd = x_BLd.flatten(0, 1), x0_BLd.flatten(0, 1)
+    return _block(x_Nd, x0_Nd, weights, model, table, None, causal).view_as(x_BLd)
 
 
 class _Embed(torch.autograd.Function):
@@ -364,6 +395,8 @@ def forward(
     dtype=None,
     table=None,
     pick=None,
+    *,
+    causal: bool | None = None,
 ) -> torch.Tensor:
     """Return logits_BLV in (-softcap, softcap), float32 or better; dtype is that of the
     activations, default the parameters'.
@@ -371,6 +404,7 @@ def forward(
     params are named, stacked or prepared. pick, where given, takes activations (N, d), N = B L, to
     those of the positions whose logits are asked for, (C, d): what follows the last attention sees
     no others, and the result is (C, V).
+    causal: whether attention looks back only (default: as the model's objective does).
     """
     if "blocks" not in params:
         params = _prepare(params, model, dtype or params["embedding"].dtype)
@@ -386,9 +420,8 @@ def forward(
     for i, weights in enumerate(params["blocks"]):
         if pushed and i >= half:
             x = x + params["skip"][i - half] * pushed.pop()
-        x = _block(
-            x, x0, weights, model, table[:, :length], pick if i == model.layers - 1 else None
-        )
+        picked = pick if i == model.layers - 1 else None
+        x = _block(x, x0, weights, model, table[:, :length], picked, causal)
         if i < half:
             pushed.append(x)
     logits = F.linear(rmsnorm(x, model.norm_eps), params["head"])

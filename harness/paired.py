@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fast import chain, data, evaluate, likelihood
+from fast import data, evaluate
 from fast.bytes import token_bytes
+from fast.evaluate import Effort
+from fast.objective import objective_of
 from harness.corpus.sources import Source
 from harness.overview import check_image, figure
 from harness.progress import bar
@@ -39,18 +41,18 @@ def per_token(
     estimate.order of a diffusion model.
     """
     _, params, recipe, dataset = opened(run, source)
-    model, order = recipe.model, estimate.order or "left-to-right"
+    model, objective = recipe.model, objective_of(recipe.model)
     predict = evaluate.predictor(params, recipe, device, compiled)
     windows = data.evaluation_windows(
         dataset.validation, model.length, model.vocab, estimate.from_, estimate.sequences
     )
-    method = "autoregressive, one pass" if model.causal else f"chain rule, {order}"
+    chosen = estimate.order or "left-to-right"
+    order = chosen if objective.exact == "chain" else None
+    walk = {"step": estimate.step, "block": estimate.block, "seed": estimate.seed}
+    effort = Effort(objective.exact, order, **walk)
+    method = f"chain rule, {order}" if order else "autoregressive, one pass"
     bits, sizes, row, done = [], [], estimate.from_, 0
-    total = sum(
-        group.ids_NL.shape[0]
-        * (1 if model.causal else math.ceil(group.ids_NL.shape[1] / estimate.step))
-        for group in windows
-    )
+    total = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
     with bar(f"{run}: {method}", "passes") as progress:
 
         def on_pass(count):
@@ -58,26 +60,13 @@ def per_token(
             done += count
             progress.update(done, total)
 
-        for ids_NL, previous_N in windows:
-            settings = {"batch_rows": estimate.batch_rows, "device": device, "on_pass": on_pass}
-            if model.causal:
-                nats_NL = likelihood.causal_nll(predict, ids_NL, previous_N, **settings)
-            else:
-                nats_NL = chain.chain(
-                    predict,
-                    ids_NL,
-                    model.vocab,
-                    order,
-                    estimate.seed,
-                    estimate.step,
-                    estimate.block,
-                    row,
-                    **settings,
-                )
-            before_NL = np.concatenate([previous_N[:, None], ids_NL[:, :-1]], axis=1)
+        settings = {"batch_rows": estimate.batch_rows, "device": device, "on_pass": on_pass}
+        for group in windows:
+            nats_NL = evaluate.token_nats(predict, group, model.vocab, effort, row, **settings)
             bits.append(nats_NL / math.log(2))
-            sizes.append(token_bytes(ids_NL, before_NL, dataset.tokenizer.table))
-            row += len(ids_NL)
+            table = dataset.tokenizer.table
+            sizes.append(token_bytes(group.ids_NL, group.before_NL(), table))
+            row += len(group.ids_NL)
     text = hashlib.sha256(b"".join(group.ids_NL.tobytes() for group in windows)).hexdigest()
     return TokenCosts(str(run), method, bits, sizes, dataset.tokenizer.sha256, text)
 

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fast.artifact import LIMIT
+from fast.objective import objective_of
+from reference.recipe import Model
 
 # A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
 console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
@@ -203,7 +205,7 @@ def compression(result: dict) -> None:
 def imported(result: dict) -> None:
     """Print the model in another project's weight file, and the formats of its weights."""
     model = result["model"]
-    kind = "causal" if model["causal"] else "masked diffusion"
+    kind = objective_of(Model(**model)).name
     _print_quantities(
         f"{result['file']} as {result['out']}",
         {

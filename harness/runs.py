@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
+from fast.callbacks import Metrics, StopOnRequest, TrainLog, run_callbacks
 from fast.checkpoint import NAME, write_atomic
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
-from fast.journal import Follower, Journal, restore
+from fast.objective import objective_of
 from fast.ship import log
-from fast.train import State, Stepper, deterministic, initial_state, train
+from fast.train import State, Stepper, deterministic, initial_state, restore, train
 from harness import parity
 from harness.compression.compressors import baselines
 from harness.corpus.dataset import Dataset, open_dataset
@@ -115,9 +116,8 @@ def plan(recipe: Recipe) -> dict:
     matrices = sum(
         size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES
     )
-    attention = (
-        2 * model.layers * model.length * model.d // (2 if model.causal else 1)
-    )  # q k' and p v, per token
+    attended = objective_of(model).attended * model.length
+    attention = int(2 * model.layers * attended * model.d)  # q k' and p v, per token
     products = matrices + model.vocab * model.d + attention
     code = sum(size.code_bytes(recipe).values())
     return {
@@ -143,7 +143,7 @@ def _train(
     world: World,
     compiled: bool,
 ) -> State:
-    training, batch = recipe.training, data.batches(dataset.train, recipe)
+    batch = data.batches(dataset.train, recipe)
     validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, world.device)
 
     with (
@@ -151,16 +151,17 @@ def _train(
         distributed.stop_everywhere(world) as stop,
         bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress,
     ):
-
-        def on_step(state, loss, remaining):
-            rate = training.tokens_per_step / max(state.durations[-1], 1e-9)
-            progress.update(
-                state.step, state.step + remaining, f"loss {loss:.3f}, {rate:,.0f} tokens/s"
-            )
-
-        journal = Journal(out, recipe, validate, stop, progress.say, on_step)
+        train_log = TrainLog(out / "train.log", progress.say)
+        metrics = Metrics(out / "metrics.jsonl")
         if resumed and world.rank == 0:
-            journal.resume(state)
+            train_log.resume()
+            metrics.resume(state.step)
+            train_log.line(f"resumed at step {state.step}")
+        callbacks = (
+            [StopOnRequest(stop)]
+            if world.rank
+            else run_callbacks(out, recipe, train_log, metrics, validate, stop, progress.update)
+        )
         if state.finished:
             return state
         stepper = Stepper(recipe, world.device, compiled, world)
@@ -170,20 +171,13 @@ def _train(
             )
             stepper.warm_up(state, batch)
         try:
-            state, _ = train(
-                batch,
-                recipe,
-                state,
-                stepper,
-                Follower(stop) if world.rank else journal,
-                world=world,
-            )
+            state, _ = train(batch, recipe, state, stepper, callbacks, world=world)
         except (TrainingError, PeerLost) as error:
             if world.rank == 0:
-                journal.line(f"stopped: {error}; the last checkpoint is kept")
+                train_log.line(f"stopped: {error}; the last checkpoint is kept")
             raise
         if state.ema_started_step is None and world.rank == 0:
-            journal.line("ema never started: the live weights ship")
+            train_log.line("ema never started: the live weights ship")
         return state
 
 
@@ -233,20 +227,13 @@ def run(
                 if resume
                 else initial_state(recipe, world.device)
             )
+        known = objective_of(recipe.model).estimators
+        scoring = [pair for pair in scoring if pair[0] in known] or SCORING[:1]
         state = _train(recipe, dataset, out, state, resume, world, compiled)
         distributed.leave()
         if world.rank > 0:
             return None
-        return _ship(
-            recipe,
-            dataset,
-            out,
-            state,
-            scoring if not recipe.model.causal else SCORING[:1],
-            sequences,
-            world.device,
-            compiled,
-        )
+        return _ship(recipe, dataset, out, state, scoring, sequences, world.device, compiled)
 
 
 def _check_data(path: Path, dataset: Dataset) -> None:
@@ -290,7 +277,7 @@ def _ship(
     file = out / "artifact.mgolf"
     artifact.write(
         file,
-        transformer.unstack(state.shadow),
+        state.shadow,
         recipe,
         {"tokenizer_sha256": dataset.tokenizer.sha256},
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from fast import sample as drawing
+from fast.objective import objective_of
 from harness.compression import compress
 from harness.corpus import prepare, shards
 from reference.recipe import InputError
@@ -35,10 +36,7 @@ def sample(
             raise InputError(f"--{name}: expected at least {least}, found {value}; raise it")
     model = compress.load(run, tokenizer, device)
     shape, processor = model.recipe.model, model.tokenizer.processor
-    if shape.causal and order != "left-to-right":
-        raise InputError(
-            f"--order {order}: expected left-to-right, the one order of a causal model; drop it"
-        )
+    objective_of(shape).check_order(order)
     opening = [processor.bos_id(), *prepare.encode(prompt, model.tokenizer)]
     if len(opening) >= shape.length:
         raise InputError(

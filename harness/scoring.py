@@ -7,12 +7,13 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from fast import artifact, data, evaluate
 from fast.errors import TrainingError
 from fast.evaluate import Effort
+from fast.objective import objective_of
 from harness import report
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.sources import Source
@@ -20,7 +21,7 @@ from harness.errors import Stopped
 from harness.estimate import Estimate
 from harness.partial import Partial, merge
 from harness.progress import bar
-from reference.recipe import InputError, Recipe
+from reference.recipe import GOLF, InputError, Recipe, ScoreOptions
 
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
 
@@ -82,33 +83,21 @@ def score(
     windows. Ctrl-C raises Stopped with the score so far.
     """
     file, params, recipe, dataset = opened(run, source)
-    model = recipe.model
-    effort = effort_of(estimate, model.causal, recipe.diffusion.epsilon)
-    known = Partial(_identity(run, file, dataset, model.length, estimate, effort), partial)
+    effort, length = effort_of(estimate, recipe), recipe.model.length
+    known = Partial(_identity(run, file, dataset, length, estimate, effort), partial)
     predict = evaluate.predictor(params, recipe, device, compiled)
-    begun, before = time.perf_counter(), known.seconds
-    windows = min(
-        -(-len(dataset.validation) // model.length), estimate.from_ + (estimate.sequences or 2**63)
-    )
+    stop = -(-len(dataset.validation) // length)
+    if estimate.sequences:
+        stop = min(stop, estimate.from_ + estimate.sequences)
     try:
-        _measure(
-            known,
-            predict,
-            dataset,
-            model,
-            effort,
-            estimate,
-            windows,
-            device,
-            lambda: before + time.perf_counter() - begun,
-        )
+        _measure(known, predict, dataset, recipe.model, effort, estimate, stop, device)
     except KeyboardInterrupt:
         if not known.rows:
             raise
         kept = (
             f"; go on with --partial {partial}" if partial else "; --partial FILE would keep them"
         )
-        asked = windows - estimate.from_
+        asked = stop - estimate.from_
         found = known.score()
         message = f"stopped: {len(known.rows)} windows are scored, {asked} were asked for{kept}"
         raise Stopped(message, found, lambda: report.scores([found])) from None
@@ -202,7 +191,7 @@ def merged(files, runs=(), partial: Path | None = None) -> dict:
     return merge(list(files))
 
 
-def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
+def effort_of(estimate: Estimate, recipe: Recipe = GOLF):
     """Return the Effort that an Estimate means for a model; InputError for what does not go
     together or is out of range.
     """
@@ -210,14 +199,16 @@ def effort_of(estimate: Estimate, causal: bool = False, epsilon: float = 0.001):
         raise InputError(
             f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it"
         )
-    estimator = "causal" if causal else estimate.estimator
-    order = estimate.order or ("left-to-right" if estimator == "chain" else None)
-    if causal and order == "left-to-right":
+    objective, estimator, order = objective_of(recipe.model), estimate.estimator, estimate.order
+    if estimator not in objective.estimators:
+        estimator = objective.estimator
+    if estimator == "chain":
+        order = order or "left-to-right"
+    elif estimator == "causal" and order == "left-to-right":
         order = None  # its only order
-    shared = ("seed", "draws", "points", "step", "block", "positions", "trailing")
-    effort = Effort(
-        estimator, order, epsilon=epsilon, **{name: getattr(estimate, name) for name in shared}
-    )
+    options = {field.name: getattr(estimate, field.name) for field in fields(ScoreOptions)}
+    options |= {"estimator": estimator, "order": order}
+    effort = Effort(**options, seed=estimate.seed, epsilon=recipe.diffusion.epsilon)
     effort.check()
     return effort
 
@@ -236,59 +227,41 @@ def _identity(run, file, dataset, length, estimate, effort) -> dict:
     return model | data | asdict(effort) | {"first_token": estimate.first_token}
 
 
-def _measure(known, predict, dataset, model, effort, estimate, stop, device, clock) -> None:
+def _measure(known, predict, dataset, model, effort, estimate, stop, device) -> None:
     """Add to `known` every window from estimate.from_ to stop that it lacks, saving now and then.
     nelbo's plan comes from the first windows of the split, whatever the range, so that ranges
     scored apart add up.
     """
-    validation, table = dataset.validation, dataset.tokenizer.table
-    first = data.evaluation_windows(
-        validation, model.length, model.vocab, estimate.from_, estimate.sequences
-    )  # refuses an empty range
+    stream = dataset.validation, model.length, model.vocab
+    first = data.evaluation_windows(*stream, estimate.from_, estimate.sequences)  # refuses none
     # What is added up with other ranges is computed in passes of one shape, which decides the last
     # bits.
-    rows = (
-        estimate.batch_rows
-        if known.path
-        else min(estimate.batch_rows, max(len(group.ids_NL) for group in first))
-    )
-    saved = time.monotonic()
+    rows = estimate.batch_rows
+    if not known.path:
+        rows = min(rows, max(len(group.ids_NL) for group in first))
+    settings = {"batch_rows": rows, "device": device}
+    begun, saved = time.perf_counter() - known.seconds, time.monotonic()
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
             if effort.estimator == "nelbo" and model.length not in known.plans:
-                sizes, settings = (
-                    (model.length, model.vocab),
-                    {"batch_rows": rows, "device": device},
-                )
-                known.plans[model.length], passes = evaluate.split_plan(
-                    predict, validation, *sizes, effort, **settings
-                )
+                plan, passes = evaluate.split_plan(predict, *stream, effort, **settings)
+                known.plans[model.length] = plan
                 known.forwards += passes
+            settings |= {
+                "first_token": estimate.first_token,
+                "plans": known.plans,
+                "filled": model.length if known.path else None,
+                "on_progress": progress.update,
+            }
             for begin, end in known.missing(estimate.from_, stop):
-                windows = data.evaluation_windows(
-                    validation, model.length, model.vocab, begin, end - begin
-                )
-                settings = {
-                    "first_token": estimate.first_token,
-                    "batch_rows": rows,
-                    "device": device,
-                    "plans": known.plans,
-                }
-                settings["filled"] = model.length if known.path else None
-                for part in evaluate.measure(
-                    predict,
-                    windows,
-                    table,
-                    effort,
-                    first_row=begin,
-                    **settings,
-                    on_progress=progress.update,
-                ):
+                windows = data.evaluation_windows(*stream, begin, end - begin)
+                text = predict, windows, dataset.tokenizer.table
+                for part in evaluate.measure(*text, effort, first_row=begin, **settings):
                     known.add(part)
                     if time.monotonic() - saved > SAVE_EVERY:
-                        known.seconds, saved = clock(), time.monotonic()
+                        known.seconds, saved = time.perf_counter() - begun, time.monotonic()
                         known.save()
         finally:
-            known.seconds = clock()
+            known.seconds = time.perf_counter() - begun
             if known.rows:
                 known.save()

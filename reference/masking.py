@@ -52,6 +52,11 @@ def corrupt(ids_BL, mask_BL, mask_id):
     return np.where(mask_BL, mask_id, ids_BL)
 
 
+def tokens_before(ids_BL, previous_B):
+    """Return the token before each token (B, L); id 0 stands in where there is none (-1)."""
+    return np.maximum(np.concatenate([previous_B[:, None], ids_BL[:, :-1]], axis=1), 0)
+
+
 def log_softmax(logits):
     """Return log p over the last axis; complex logits pass, the shift looks at real parts only."""
     shifted = logits - logits.real.max(axis=-1, keepdims=True)

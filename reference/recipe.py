@@ -46,6 +46,14 @@ ORDERS: tuple[str, ...] = get_args(Order)
 # Scores are rounded to multiples of this: what is equal but for rounding must tie on every device.
 TIE = 2.0**-10
 
+# Estimators of a masked network's score; each has its row of METHODS in fast/evaluate.py.
+Estimator = Literal[
+    "nelbo",
+    "nelbo-grid",
+    "chain",
+]
+ESTIMATORS: tuple[str, ...] = get_args(Estimator)
+
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "float32",
     "float16",
@@ -202,6 +210,27 @@ class Recipe:
     training: Training = field(default_factory=Training)
     ema: EMA = field(default_factory=EMA)
     quantization: Quantization = field(default_factory=Quantization)
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """By what a text is scored; the fields of other estimators do not count."""
+
+    # nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
+    # exact, one pass per token. A causal model is always scored by its one exact pass.
+    estimator: Estimator = "nelbo"
+    # Evaluation order of chain (default left-to-right).
+    order: Order | None = None
+    draws: int = 16  # nelbo: masks per window
+    points: int = 256  # nelbo-grid: times
+    step: int = 1  # chain: positions revealed per pass
+    block: int = 32  # chain along block: tokens per block
+    # chain along left-to-right, right-to-left or random: estimate from this many drawn positions
+    # per window, with an error bar.
+    positions: int | None = None
+    # chain left-to-right: mask tokens kept behind the queried position (default: to the end of the
+    # window).
+    trailing: int | None = None
 
 
 GOLF = Recipe()

@@ -2,11 +2,13 @@
 shadow. No hidden state.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from reference import adam, ema, gradient, masking, muon, schedule, transformer
+from reference import adam, ema, gradient, muon, schedule, transformer
+from reference.objective import objective_of
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 
@@ -38,29 +40,12 @@ def initial_state(recipe):
     return State(params, buffers, moments, moments, params, 0)
 
 
-def inputs_and_targets(ids_BS):
-    """Split windows of L + 1 ids, the first of them the previous token, into causal inputs and
-    targets, both (B, L).
-
-    A stream's first token has no previous one (-1): id 0 stands in.
-    """
-    return np.maximum(ids_BS[:, :-1], 0), ids_BS[:, 1:]
-
-
-def batch_loss(params, ids_BS, step, rows, recipe):
-    """Return the loss of a batch of windows in nats per token; rows are their global row
+def batch_loss(params, windows, step, rows, recipe):
+    """Return the loss of windows (ids_BL, previous_B) in nats per token; rows are their global row
     indices.
     """
-    model = recipe.model
-    inputs_BL, ids_BL = inputs_and_targets(ids_BS)
-    if model.causal:
-        return masking.causal_loss(transformer.forward(params, inputs_BL, model), ids_BL)
-    times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
-    mask_BL = masking.mask(recipe.seed, step, rows, model.length, masking.thresholds(times_B))
-    logits_BLV = transformer.forward(params, masking.corrupt(ids_BL, mask_BL, model.vocab), model)
-    return masking.loss(
-        logits_BLV, ids_BL, mask_BL, masking.weights(times_B, recipe.diffusion.max_weight)
-    )
+    network = partial(transformer.forward, params, model=recipe.model)
+    return objective_of(recipe.model).loss(network, *windows, step, rows, recipe)
 
 
 def apply_gradients(state, grads, multiplier, averaging, recipe):
@@ -96,14 +81,14 @@ def apply_gradients(state, grads, multiplier, averaging, recipe):
     return State(params, buffers, first, second, shadow, state.step + 1), norm
 
 
-def train_step(state, ids_BS, multiplier, averaging, recipe):
-    """Return (state, loss, gradient norm) after one step on the global batch ids_BS of shape (B, L
-    + 1).
+def train_step(state, windows, multiplier, averaging, recipe):
+    """Return (state, loss, gradient norm) after one step on the windows (ids_BL, previous_B) of the
+    global batch.
     """
-    rows = np.arange(len(ids_BS))
+    rows = np.arange(len(windows[0]))
 
     def loss(params):
-        return batch_loss(params, ids_BS, state.step, rows, recipe)
+        return batch_loss(params, windows, state.step, rows, recipe)
 
     value, grads = loss(state.params), gradient.gradient(loss, state.params)
     state, norm = apply_gradients(state, grads, multiplier, averaging, recipe)
@@ -111,8 +96,8 @@ def train_step(state, ids_BS, multiplier, averaging, recipe):
 
 
 def train(batch, recipe):
-    """Return (state, losses) of a whole step-bound run; batch(step, rows) returns the windows of
-    some global rows, (B, L + 1) ids.
+    """Return (state, losses) of a whole step-bound run; batch(step, rows) returns the windows
+    (ids_BL, previous_B) of some global rows.
     """
     state, losses, multiplier, averaging = initial_state(recipe), [], 1.0, False
     rows = np.arange(recipe.training.tokens_per_step // recipe.model.length)

@@ -7,13 +7,14 @@ B rows, L positions, d width, H query heads, G key/value heads, h head width, V 
 import numpy as np
 
 from reference import philox
+from reference.objective import objective_of
 from reference.recipe import Stream
 
 
 def shapes(model):
     """Return {name: shape} of every parameter, in the order that numbers their initial draws."""
     d, width = model.d, model.d // model.heads
-    out = {"embedding": (model.vocab + (not model.causal), d)}
+    out = {"embedding": (model.vocab + objective_of(model).mask_token, d)}
     for i in range(model.layers):
         out |= {
             f"blocks.{i}.q": (d, d),
@@ -79,9 +80,9 @@ def softmax(x):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def attention(x_BLd, q, k, v, o, query_gain, model):
+def attention(x_BLd, q, k, v, o, query_gain, model, *, causal=None):
     """Return the attention output (B, L, d): grouped heads, q and k normed, RoPE, gain on q,
-    softmax scale 1/sqrt(h).
+    softmax scale 1/sqrt(h). causal: whether it looks back only (default: as the objective does).
 
     Key/value head g serves query heads g H/G ... (g + 1) H/G - 1 (Ainslie et al. 2023, GQA).
     """
@@ -99,7 +100,7 @@ def attention(x_BLd, q, k, v, o, query_gain, model):
     )
     v_BHLh = np.repeat(split(v), model.heads // model.kv_heads, axis=1)
     scores = q_BHLh @ k_BHLh.swapaxes(-1, -2) / np.sqrt(width)
-    if model.causal:
+    if objective_of(model).is_causal if causal is None else causal:
         scores = np.where(np.tril(np.ones((L, L), bool)), scores, -np.inf)
     return (softmax(scores) @ v_BHLh).swapaxes(1, 2).reshape(B, L, d) @ o.T
 
@@ -110,7 +111,7 @@ def mlp(x_BLd, up, down):
     return (hidden * (hidden.real > 0)) ** 2 @ down.T
 
 
-def block(x_BLd, x0_BLd, params, i, model):
+def block(x_BLd, x0_BLd, params, i, model, *, causal=None):
     """Return x after block i: mix with the embedding, attention, MLP, each scaled per channel."""
     p = {
         name.split(".")[2]: value
@@ -120,12 +121,12 @@ def block(x_BLd, x0_BLd, params, i, model):
     x_BLd = p["mix"][0] * x_BLd + p["mix"][1] * x0_BLd
     normed = rmsnorm(x_BLd, model.norm_eps)
     x_BLd = x_BLd + p["attn_scale"] * attention(
-        normed, p["q"], p["k"], p["v"], p["o"], p["query_gain"], model
+        normed, p["q"], p["k"], p["v"], p["o"], p["query_gain"], model, causal=causal
     )
     return x_BLd + p["mlp_scale"] * mlp(rmsnorm(x_BLd, model.norm_eps), p["up"], p["down"])
 
 
-def forward(params, ids_BL, model):
+def forward(params, ids_BL, model, *, causal=None):
     """Return logits_BLV in (-softcap, softcap). The first half of the blocks push, block half + j
     adds skip[j] * pop().
     """
@@ -134,7 +135,7 @@ def forward(params, ids_BL, model):
     for i in range(model.layers):
         if half <= i < 2 * half:
             x = x + params["skip"][i - half] * pushed.pop()
-        x = block(x, x0, params, i, model)
+        x = block(x, x0, params, i, model, causal=causal)
         if i < half:
             pushed.append(x)
     head = params["embedding"][: model.vocab]

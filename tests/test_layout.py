@@ -87,12 +87,17 @@ def broken_imports(half: str, file: str, source: str) -> list[str]:
 
 
 def public_functions(module) -> dict:
-    """Return {name: function} of the public functions that a module defines itself."""
-    members = inspect.getmembers(module, inspect.isfunction)
+    """Return {name: function} of the public functions that a module defines itself, and of the
+    methods of its classes, named Class.method.
+    """
+    members = dict(inspect.getmembers(module, inspect.isfunction))
+    for label, kind in inspect.getmembers(module, inspect.isclass):
+        methods = inspect.getmembers(kind, inspect.isfunction)
+        members |= {f"{label}.{name}": method for name, method in methods}
     return {
         name: function
-        for name, function in members
-        if function.__module__ == module.__name__ and not name.startswith("_")
+        for name, function in members.items()
+        if function.__module__ == module.__name__ and "_" not in (name[0], name.split(".")[-1][0])
     }
 
 
@@ -253,6 +258,21 @@ def test_a_part_that_imports_another_is_seen():
     assert other_parts(Path("harness/parity/chain.py"), source) == {"cli"}
 
 
+def test_only_the_objectives_ask_whether_a_model_is_causal():
+    """Everything else asks objective_of(model). The importers' own flag has the same name."""
+    asking = {
+        (path.relative_to(ROOT).as_posix(), ast.unparse(node))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "causal"
+    }
+    assert asking == {
+        ("reference/objective.py", "model.causal"),
+        ("fast/objective.py", "model.causal"),
+        ("harness/importers/naming.py", "assume.causal"),
+    }
+
+
 def test_allowed_imports_pass():
     assert (
         broken_imports(
@@ -283,6 +303,7 @@ def test_the_pieces_have_twins():
         "philox",
         "masking",
         "transformer",
+        "objective",
         "muon",
         "adam",
         "ema",
@@ -309,10 +330,12 @@ def test_twins_take_the_same_arguments(name):
         expected = list(inspect.signature(slow[function]).parameters.values())
         found = list(inspect.signature(quick[function]).parameters.values())
         label = f"{name}.{function}"
-        assert [bare(p.name) for p in found[: len(expected)]] == [bare(p.name) for p in expected], (
-            label
-        )
-        assert [p.default for p in found[: len(expected)]] == [p.default for p in expected], label
+        for by_name in (False, True):
+            wanted, given = (
+                [(bare(p.name), p.default) for p in all_ if (p.kind is p.KEYWORD_ONLY) is by_name]
+                for all_ in (expected, found)
+            )
+            assert given[: len(wanted)] == wanted, label
         assert all(p.default is not p.empty for p in found[len(expected) :]), (
             f"{label}: an extra argument without a default"
         )

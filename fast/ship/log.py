@@ -1,16 +1,14 @@
-"""Parity: not a numeric piece. The log of a submission: the challenge's lines, and what else a
-reader checks.
+"""Parity: not a numeric piece. The log of a run: the challenge's lines, and what else a reader of a
+submission checks.
 """
 
 import platform
-from functools import partial
-from pathlib import Path
 
 import torch
 
-from fast.journal import Journal
+from fast.objective import objective_of
 from fast.train import State, initial_state
-from reference.recipe import InputError, Recipe, Score
+from reference.recipe import Recipe, Score
 
 
 def hardware(device: str, count: int = 1) -> str:
@@ -25,37 +23,6 @@ def hardware(device: str, count: int = 1) -> str:
     )
 
 
-class Log(Journal):
-    """The journal of a submission: the challenge's lines in one file and on the screen, no
-    checkpoints.
-    """
-
-    def __init__(self, path: Path, recipe: Recipe, validate=None):
-        """Start the file afresh."""
-        super().__init__(
-            path.parent,
-            recipe,
-            validate,
-            stop=lambda: None,
-            show=partial(print, flush=True),
-            on_step=lambda *_: None,
-        )
-        self.log = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("")
-        except OSError as error:
-            raise InputError(
-                f"{path}: cannot write the log ({error.strerror}); choose another RUN_ID or folder"
-            ) from error
-
-    def record(self, **fields) -> None:
-        """Keep nothing: the lines say it."""
-
-    def save(self, state: State) -> None:
-        """Keep nothing: a submission trains in one go."""
-
-
 def opening_lines(
     recipe: Recipe, device_name: str, torch_version: str, parameters: int, tokens: int
 ) -> list[str]:
@@ -66,7 +33,7 @@ def opening_lines(
         (
             f"model_params:{parameters} layers:{model.layers} d:{model.d} heads:{model.heads}"
             f" kv_heads:{model.kv_heads} vocab:{model.vocab} length:{model.length}"
-            f" causal:{model.causal}"
+            f" causal:{objective_of(model).is_causal}"
         ),
         (
             f"iterations:{training.iterations}"

@@ -10,7 +10,9 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,11 @@ import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
 from fast.bytes import Tokenizer, load_tokenizer
+from fast.callbacks import LogLoss, TrainLog, Validate
 from fast.data import Layout, Tokens
 from fast.distributed import World
 from fast.errors import PeerFailed, PeerLost, TrainingError
-from fast.evaluate import Effort
-from fast.journal import Follower
 from fast.ship import log
-from fast.ship.log import Log
 from fast.ship.packed import CODEC, RECIPE
 from fast.train import State, Stepper, deterministic, initial_state, train
 from reference.recipe import InputError, Recipe, Score, check
@@ -66,7 +66,7 @@ def opened(recipe: Recipe) -> tuple[Layout, Tokenizer]:
     return layout, load_tokenizer(layout.tokenizer, recipe.model.vocab)
 
 
-def train_model(recipe: Recipe, tokens: Tokens, journal: Log | Follower, world: World) -> State:
+def train_model(recipe: Recipe, tokens: Tokens, callbacks: list[Callable], world: World) -> State:
     """Return the state at the end of the budget."""
     compiled = world.device.startswith(
         "cuda"
@@ -79,7 +79,7 @@ def train_model(recipe: Recipe, tokens: Tokens, journal: Log | Follower, world: 
         )
         if compiled:
             stepper.warm_up(state, batch)
-        return train(batch, recipe, state, stepper, journal, world=world)[0]
+        return train(batch, recipe, state, stepper, callbacks, world=world)[0]
 
 
 def score_tokens(
@@ -89,11 +89,11 @@ def score_tokens(
     tokenizer: Tokenizer,
     world: World,
 ) -> Score:
-    """Return the score of the whole validation split, shared by the ranks: NELBO, or the one exact
-    pass of a causal model.
+    """Return the score of the whole validation split, shared by the ranks, by the
+    objective's estimator.
     """
     model, begun = recipe.model, time.perf_counter()
-    effort = Effort("causal" if model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
+    effort = evaluate.default_effort(recipe)
     windows = -(-len(tokens) // model.length)
     settings = {
         "batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)),
@@ -108,7 +108,7 @@ def score_tokens(
             predict = evaluate.predictor(
                 params, recipe, world.device, compiled=world.device.startswith("cuda")
             )
-            if not model.causal:
+            if effort.estimator == "nelbo":
                 plans[model.length], _ = evaluate.split_plan(
                     predict, tokens, model.length, model.vocab, effort, **settings
                 )
@@ -162,9 +162,11 @@ def score_file(path: Path | str, world: World) -> list[str]:
     return [*log.size_lines(label, size, code), *log.score_lines(label, score)]
 
 
-def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log | Follower]:
-    """Return the recipe under the environment, its training tokens, tokenizer and journal: rank 0
-    writes logs/RUN_ID.txt.
+def begin(
+    recipe: Recipe, world: World
+) -> tuple[Recipe, Tokens, Tokenizer, TrainLog | None, list[Callable]]:
+    """Return the recipe under the environment, its training tokens, tokenizer, log and
+    callbacks: rank 0 writes logs/RUN_ID.txt, the others nothing.
     """
     recipe = configured(recipe)
     distributed.share(recipe, world)
@@ -178,12 +180,10 @@ def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log 
     for split in (tokens, validation):
         data.count_windows(split, recipe.model.length)
     if world.rank:
-        return recipe, tokens, tokenizer, Follower(lambda: None)
-    journal = Log(
-        Path("logs") / f"{run_id}.txt",
-        recipe,
-        evaluate.validator(recipe, validation, tokenizer.table, world.device),
-    )
+        return recipe, tokens, tokenizer, None, []
+    validate = evaluate.validator(recipe, validation, tokenizer.table, world.device)
+    train_log = TrainLog(Path("logs") / f"{run_id}.txt", partial(print, flush=True))
+    train_log.begin()
     parameters = sum(math.prod(shape) for shape in transformer.shapes(recipe.model).values())
     for line in log.opening_lines(
         recipe,
@@ -192,8 +192,10 @@ def begin(recipe: Recipe, world: World) -> tuple[Recipe, Tokens, Tokenizer, Log 
         parameters,
         len(validation),
     ):
-        journal.line(line)
-    return recipe, tokens, tokenizer, journal
+        train_log.line(line)
+    training = recipe.training
+    callbacks = [LogLoss(train_log, training), Validate(validate, training, train_log)]
+    return recipe, tokens, tokenizer, train_log, callbacks
 
 
 def run(recipe: Recipe, world: World) -> None:
@@ -201,8 +203,8 @@ def run(recipe: Recipe, world: World) -> None:
     to logs/RUN_ID.txt.
     """
     with distributed.fail_together(world):
-        recipe, tokens, tokenizer, journal = begin(recipe, world)
-    state = train_model(recipe, tokens, journal, world)
+        recipe, tokens, tokenizer, train_log, callbacks = begin(recipe, world)
+    state = train_model(recipe, tokens, callbacks, world)
     with distributed.fail_together(world):
         if world.rank == 0:
             if world.device.startswith("cuda"):
@@ -210,20 +212,20 @@ def run(recipe: Recipe, world: World) -> None:
                     torch.cuda.max_memory_allocated() >> 20,
                     torch.cuda.max_memory_reserved() >> 20,
                 )
-                journal.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
+                train_log.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
             artifact.write(
                 ARTIFACT,
-                transformer.unstack(state.shadow),
+                state.shadow,
                 recipe,
                 {"tokenizer_sha256": tokenizer.sha256},
                 CODEC,
             )
             for line in log.closing_lines(state, recipe):
-                journal.line(line)
+                train_log.line(line)
     lines = score_file(ARTIFACT, world)
     if world.rank == 0:
         for line in lines:
-            journal.line(line)
+            train_log.line(line)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fast import adam, ema, muon, train
+from fast import adam, ema, muon, train, transformer
 from harness.bench.measure import (
     Jobs,
     as_rate,
@@ -133,7 +133,7 @@ class Plain(Side):
 
 def flat(way: Side) -> torch.Tensor:
     """Return the gradients of a batch as one vector, ordered by the names of single tensors."""
-    separate = plain.unstacked(way.gradients()[1])
+    separate = transformer.unstack(way.gradients()[1])
     return torch.cat([separate[name].flatten() for name in sorted(separate)])
 
 
@@ -173,7 +173,7 @@ def of_step(plainly: Plain, quick: Production, pairs: int) -> Jobs:
 
     yield job("backward, one micro-batch", backward)
     loss, grads = quick.gradients()
-    separate = {name: value.clone() for name, value in plain.unstacked(grads).items()}
+    separate = {name: value.clone() for name, value in transformer.unstack(grads).items()}
     updates = partial(plainly.update, loss, separate), partial(quick.update, loss, grads)
     yield job("update", paired, *updates, *timing)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fast import data, evaluate, likelihood, transformer
+from fast import data, evaluate, likelihood
 from harness import report
 from harness.bench import attention, components, first, gate, levers, muon
 from harness.bench.likelihood import speed
@@ -205,10 +205,9 @@ def likelihoods(bench: Bench) -> Jobs:
     against whole forward passes.
     """
     model, sizes = bench.recipe.model, bench.sizes
-    params = transformer.unstack(bench.production.params)
     group = data.evaluation_windows(bench.tokens, model.length, model.vocab, 0, sizes.windows)[0]
     eager, query = (
-        evaluate.predictor(params, bench.recipe, bench.device, compiled)
+        evaluate.predictor(bench.production.params, bench.recipe, bench.device, compiled)
         for compiled in (False, bench.compiled)
     )
     effort = evaluate.Effort(draws=sizes.draws)

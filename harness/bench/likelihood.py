@@ -12,6 +12,7 @@ import numpy as np
 import fast.chain
 import fast.likelihood
 from fast import artifact, data, evaluate
+from fast.objective import objective_of
 from harness import scoring
 from harness.bench import designs
 from harness.bench.measure import as_rate, compared, on_machine, row, turns, waiting
@@ -40,7 +41,7 @@ def likelihood(
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
     model = recipe.model
-    if model.causal:
+    if not objective_of(model).single_rows:
         raise InputError(
             f"{run}: expected a masked-diffusion model, found a causal one, whose single pass is"
             " exact; choose another run"

@@ -49,7 +49,7 @@ def drawn(model: Model, device: str) -> tuple[dict[str, torch.Tensor], ...]:
     def draw() -> dict[str, torch.Tensor]:
         shapes = transformer.shapes(model).items()
         named = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes}
-        stacked = transformer.stack(named, model)
+        stacked = transformer.stack(named)
         return {name: value for name, value in stacked.items() if is_matrix(name)}
 
     return draw(), draw(), draw()
@@ -57,7 +57,7 @@ def drawn(model: Model, device: str) -> tuple[dict[str, torch.Tensor], ...]:
 
 def torch_muon(weights, grads, buffers, optimizer: Optimizer) -> torch.optim.Muon:
     """Return torch's optimizer on copies of the single matrices, its state that of our buffers."""
-    weights, grads, buffers = map(plain.unstacked, (weights, grads, buffers))
+    weights, grads, buffers = map(transformer.unstack, (weights, grads, buffers))
     params = {name: torch.nn.Parameter(weight.clone()) for name, weight in weights.items()}
     peer = torch.optim.Muon(
         params.values(),
@@ -97,7 +97,7 @@ def sides(
     step_ = torch.no_grad()(compiler(compiled)(step_))
 
     def plainly(dtype: torch.dtype, iteration: torch.dtype) -> dict[str, torch.Tensor]:
-        singles = [plain.unstacked(group) for group in inputs]
+        singles = [transformer.unstack(group) for group in inputs]
         settings = LR, MOMENTUM, optimizer, iteration
         return {
             key: plain.muon_step(*(group[key].to(dtype) for group in singles), *settings)[0]
@@ -109,7 +109,7 @@ def sides(
     step_(*groups, numbers)
     peer.step()
     theirs = dict(zip(exact, peer.param_groups[0]["params"], strict=True))
-    for side, weights in {"ours": plain.unstacked(inputs[0]), "torch": theirs}.items():
+    for side, weights in {"ours": transformer.unstack(inputs[0]), "torch": theirs}.items():
         hold("muon", side, f"{name} weights", weights, rough, exact, 2)
     return peer.step, lambda: step_(*groups, numbers)
 

@@ -132,11 +132,10 @@ class Network(nn.Module):
             .where(mask_BL, 0.0)
         )
 
-    def forward(self, ids_BS, step, rows_B, thresholds_B, weights_B) -> torch.Tensor:
-        """Return the loss of windows (B, S) in nats per token; step and rows say which masks are
+    def forward(self, ids_BL, step, rows_B, thresholds_B, weights_B) -> torch.Tensor:
+        """Return the loss of windows (B, L) in nats per token; step and rows say which masks are
         drawn.
         """
-        ids_BL = ids_BS[:, 1:]
         mask_BL = masking.mask(self.recipe.seed, step, rows_B, ids_BL.shape[1], thresholds_B)
         nats_BL = self.nats(ids_BL, mask_BL)
         return (nats_BL.mean(dim=1) * weights_B.to(nats_BL.dtype)).mean()
@@ -209,9 +208,9 @@ class PublicStep:
         self.network.zero_grad(set_to_none=True)
         total, at = torch.zeros((), device=self.device), torch.tensor(step, device=self.device)
         for rows, share in plain.micro_batches(self.recipe):
-            ids_BS = torch.as_tensor(batch(step, rows)).to(self.device)
-            drawn = train.noise(self.recipe, step, rows, self.device)
-            loss = self.loss(ids_BS, at, torch.from_numpy(rows).to(self.device), *drawn) * share
+            ids_BL = torch.as_tensor(batch(step, rows)[0]).to(self.device)
+            drawn = masking.noise(self.recipe, step, rows, self.device)
+            loss = self.loss(ids_BL, at, torch.from_numpy(rows).to(self.device), *drawn) * share
             loss.backward()
             total = total + loss.detach()
         return total, {name: weight.grad for name, weight in self.params.items()}

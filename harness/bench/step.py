@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fast import adam, ema, evaluate, likelihood, masking, train, transformer
+from fast.data import windows_of
 from harness.bench import public
 from harness.bench.components import Production, orthogonalizations
 from harness.bench.gate import hold
@@ -51,8 +52,8 @@ def windows(recipe: Recipe) -> Callable:
     """Return batch(step, rows) of random ids, the same at every step."""
     model = recipe.model
     shape = recipe.training.tokens_per_step // model.length, model.length + 1
-    ids_BS = np.random.default_rng(recipe.seed).integers(0, model.vocab, shape)
-    return lambda step, rows: ids_BS[rows]
+    windows = windows_of(np.random.default_rng(recipe.seed).integers(0, model.vocab, shape))
+    return lambda step, rows: windows.take(rows)
 
 
 def step(
@@ -105,7 +106,7 @@ def agree(quick: Production, ways: Ways, updating: bool) -> None:
         ours = quick.state.tensors().values()
     else:
         ours = [quick.gradients(at)[1]]
-    sides = {"production": dict(zip(wanted, map(plain.unstacked, ours), strict=True))} | sides
+    sides = {"production": dict(zip(wanted, map(transformer.unstack, ours), strict=True))} | sides
     for what in wanted:
         for side, found in sides.items():
             hold("step", side, what, found[what], limits[what], wanted[what], TIMES[side])
@@ -129,7 +130,7 @@ def update(quick: Production, ways: Ways, pairs: int) -> Iterator[dict]:
     """Yield the row of clip, Muon, Adam and average against each baseline, gradients its own."""
     loss, grads = quick.gradients(1)
     for name, way in ways.items():
-        separate = {key: grad.clone() for key, grad in plain.unstacked(grads).items()}
+        separate = {key: grad.clone() for key, grad in transformer.unstack(grads).items()}
         sides = partial(way.update, separate, 1.0, True), partial(quick.update, loss, grads)
         yield paired(f"update: production / {name}", *sides, pairs, quick.device)
 
@@ -174,8 +175,8 @@ def evaluation(quick: Production, ways: Ways, pairs: int) -> Iterator[dict]:
     recipe, device = quick.recipe, quick.device
     model, dtype = recipe.model, getattr(torch, recipe.training.compute_dtype)
     rows = np.arange(recipe.training.micro_batch_tokens // model.length)
-    ids_BL = torch.as_tensor(quick.batch(0, rows))[:, 1:].to(device)
-    thresholds_B, _ = train.noise(recipe, 0, rows, device)
+    ids_BL = torch.as_tensor(quick.batch(0, rows).ids_NL).to(device)
+    thresholds_B, _ = masking.noise(recipe, 0, rows, device)
     rows_B = torch.from_numpy(rows).to(device)
     mask_BL = masking.mask(recipe.seed, 0, rows_B, model.length, thresholds_B)
     params = transformer.unstack(quick.params)

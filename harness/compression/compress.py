@@ -14,6 +14,7 @@ from fast import artifact, evaluate
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
+from fast.objective import objective_of
 from harness import bounded
 from harness.compression import byte_tokens, coder, file_format
 from harness.compression.fingerprint import Fingerprint, check, describe_machine, fingerprint_of
@@ -39,12 +40,9 @@ class Predictor:
     sha256: str
 
     def plan(self, rows: int, order: str) -> coder.Plan:
-        """Return how its windows are coded; a causal model has one order."""
+        """Return how its windows are coded."""
         model = self.recipe.model
-        if model.causal and order != "left-to-right":
-            raise InputError(
-                f"causal model: expected --order left-to-right, found {order}; it has no other"
-            )
+        objective_of(model).check_order(order)
         return coder.Plan(model.length, rows, model.vocab, order)
 
     @property
@@ -85,7 +83,7 @@ def predictor(
         recipe, training=replace(recipe.training, compute_dtype="float64" if wide else "float32")
     )
     log_probs = evaluate.predictor(params, recipe, device)
-    if recipe.model.causal:
+    if not objective_of(recipe.model).mask_token:
         log_probs = causal(log_probs, recipe.model.vocab, max(tokenizer.processor.bos_id(), 0))
     return Predictor(log_probs, recipe, tokenizer, device, sha256)
 

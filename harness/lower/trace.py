@@ -23,7 +23,8 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from fast import chain, evaluate, orders, sample, train, transformer
+from fast import chain, data, evaluate, orders, sample, train, transformer
+from fast.objective import objective_of
 from fast.row_predictor import RowPredictor
 from harness.lower import attention
 from reference.recipe import Recipe
@@ -145,7 +146,7 @@ def training(recipe: Recipe, kernel: str) -> list[Trace]:
     """Return the traces of a training step: a micro-batch forward and backward, and the update."""
 
     def batch(step, rows):
-        return windows(recipe, len(rows), 1)
+        return data.windows_of(windows(recipe, len(rows), 1))
 
     with captured("forward", kernel) as (mode, passes):
         with mode:
@@ -188,7 +189,7 @@ class FirstPass(RowPredictor):
 
 
 def _weights(recipe: Recipe) -> dict[str, torch.Tensor]:
-    return transformer.unstack(train.initial_state(recipe).shadow)
+    return train.initial_state(recipe).shadow
 
 
 def _query(recipe: Recipe, mode: FakeTensorMode) -> FirstPass:
@@ -207,7 +208,8 @@ def _causal(recipe: Recipe, mode: FakeTensorMode) -> None:
 
 
 def _sampling(recipe: Recipe, mode: FakeTensorMode) -> None:
-    order = "left-to-right" if recipe.model.causal else "confidence"
+    known = objective_of(recipe.model).orders
+    order = "confidence" if "confidence" in known else known[0]
     vocab, length = recipe.model.vocab, recipe.model.length
     rows_B = torch.arange(WINDOWS)
     priority_BL = orders.priorities(order, SEED, rows_B, length, 32)
@@ -260,7 +262,7 @@ def traces(recipe: Recipe, kernel: str = "cudnn", phases=PHASES) -> Iterator[Tra
     if "training" in phases:
         yield from training(recipe, kernel)
     for name, function in PASSES.items():
-        if name in phases and not (recipe.model.causal and name in MASKED):
+        if name in phases and (name not in MASKED or objective_of(recipe.model).single_rows):
             with captured(name, kernel) as (mode, trace):
                 function(recipe, mode)
             yield trace

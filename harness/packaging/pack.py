@@ -14,9 +14,9 @@ from pathlib import Path
 from fast import artifact
 from fast.checkpoint import differences
 from fast.config import recipe_from_dict
-from fast.journal import restore
+from fast.objective import objective_of
 from fast.ship import log
-from fast.train import State
+from fast.train import State, restore
 from harness import scoring
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
@@ -128,7 +128,7 @@ def whole_score(run: Run, device: str) -> dict:
     """Return a run's score of the whole validation split: from its summary, or, where that holds a
     part, afresh from the artifact.
     """
-    wanted = "causal" if run.recipe.model.causal else "nelbo"
+    wanted = objective_of(run.recipe.model).estimator
     known = [
         score
         for score in run.summary["scores"]
@@ -168,10 +168,7 @@ def requirements(torch_version: str) -> str:
 
 def technique_of(recipe: Recipe) -> str:
     """Return the technique in one line."""
-    model, kind = (
-        recipe.model,
-        "Autoregressive" if recipe.model.causal else "Masked diffusion (MDLM)",
-    )
+    model, kind = recipe.model, objective_of(recipe.model).title
     return (
         f"{kind} + {model.layers}x{model.d} U-Net transformer, {model.heads} heads on"
         f" {model.kv_heads} + Muon and Adam + float32 EMA {recipe.ema.decay} +"

@@ -2,6 +2,7 @@
 to repeat them.
 """
 
+from fast.objective import objective_of
 from reference.recipe import Recipe
 
 FULL_SPLIT = (
@@ -63,15 +64,7 @@ def _how(recipe: Recipe) -> str:
         recipe.optimizer,
         recipe.quantization,
     )
-    kind = (
-        "An autoregressive transformer with a causal mask."
-        if model.causal
-        else (
-            "A masked-diffusion language model: a bidirectional transformer without time"
-            " conditioning, trained by the continuous-time loss with low-discrepancy times (Sahoo"
-            " et al. 2024)."
-        )
-    )
+    kind = objective_of(model).description
     cap = (
         f" or {training.max_wallclock_seconds:g} s, whichever binds first"
         if training.max_wallclock_seconds

@@ -15,6 +15,8 @@ import reference.gradient
 import reference.masking
 import reference.train
 import reference.transformer
+from fast.data import windows_of
+from fast.objective import objective_of
 from harness.parity import plain
 from harness.parity.compare import (
     Compare,
@@ -171,7 +173,7 @@ def forward(
 
 def random_ids(model: Model, seed: int, rows: int, length: int) -> np.ndarray:
     """Return ids that the network may see, the mask's among them where it has one."""
-    vocab = model.vocab + (not model.causal)
+    vocab = model.vocab + objective_of(model).mask_token
     return np.random.default_rng(seed).integers(0, vocab, (rows, length))
 
 
@@ -212,9 +214,10 @@ def gradients(
     params, rows_B = random_params(model, seed), np.array(rows)
     ids_BS = np.random.default_rng(seed).integers(0, model.vocab, (len(rows), model.length + 1))
     ids_BS[0, 0] = -1  # the first token of a stream
+    windows = windows_of(ids_BS)
 
     def loss_of(params):
-        return reference.train.batch_loss(params, ids_BS, step, rows, recipe)
+        return reference.train.batch_loss(params, windows, step, rows, recipe)
 
     value, exact = np.array(loss_of(params)), reference.gradient.gradient(loss_of, params)
     times_B = reference.masking.times(seed, step, rows, recipe.diffusion.epsilon)
@@ -222,15 +225,20 @@ def gradients(
     masked = int(reference.masking.mask(seed, step, rows, model.length, thresholds_B).sum())
     capacity = None if spare is None else masked + spare
 
+    def sent(setting: Setting) -> tuple[torch.Tensor, ...]:
+        return tuple(map(setting.tensor, windows))
+
     def compare(setting: Setting) -> list[Difference]:
-        def fast_loss(leaves, ids_BS, step, rows_B, drawn):
+        def fast_loss(leaves, windows, step, rows_B, drawn):
             settings = recipe, drawn, setting.dtype
-            return fast.train.batch_loss(leaves, ids_BS, step, rows_B, *settings, capacity=capacity)
+            return fast.train.batch_loss(
+                leaves, windows, step, rows_B, *settings, capacity=capacity
+            )
 
         leaves = setting.leaves(params)
         at = torch.tensor(step, device=setting.device)
-        drawn = fast.train.noise(recipe, step, rows_B, setting.device)
-        given = setting.tensor(ids_BS), at, setting.tensor(rows_B), drawn
+        drawn = fast.masking.noise(recipe, step, rows_B, setting.device)
+        given = sent(setting), at, setting.tensor(rows_B), drawn
         loss = setting.run(fast_loss, leaves, *given)
         grads = plain.gradients_of(loss, leaves)
         if setting.algorithm:
@@ -238,7 +246,7 @@ def gradients(
 
         def plainly() -> np.ndarray:
             leaves = setting.leaves(params)
-            given = setting.tensor(ids_BS), step, rows_B, recipe, setting.dtype
+            given = sent(setting), step, rows_B, recipe, setting.dtype
             return joined(plain.gradients_of(plain.batch_loss(leaves, *given), leaves))
 
         whole = torch.from_numpy(joined(grads)).to(setting.master)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fast import schedule, train
-from reference import masking
+from fast import schedule, train, transformer
+from reference.objective import objective_of
 from reference.recipe import Model, Optimizer, Recipe
 
 
@@ -60,7 +60,7 @@ def attention(x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model) -> 
         )
         k = rotated(rounded_norm(k, model.norm_eps)[:, :, None], model.rope_base)[:, :, 0]
         scores = torch.einsum("bih,bjh->bij", q, k) / width**0.5
-        if model.causal:
+        if objective_of(model).is_causal:
             scores = scores.masked_fill(
                 torch.ones(L, L, dtype=torch.bool, device=x_BLd.device).triu(1), -torch.inf
             )
@@ -108,27 +108,19 @@ def forward(
 
 def batch_loss(
     params: dict[str, torch.Tensor],
-    ids_BS: torch.Tensor,
+    windows: tuple[torch.Tensor, torch.Tensor],
     step: int,
     rows: np.ndarray,
     recipe: Recipe,
     dtype: torch.dtype,
 ) -> torch.Tensor:
-    """Return the loss of windows (B, L + 1), by forward(): the twin of fast.train.batch_loss."""
-    model, device, ids_BL = recipe.model, ids_BS.device, ids_BS[:, 1:].cpu().numpy()
-    if model.causal:
-        inputs_BL = np.maximum(ids_BS[:, :-1].cpu().numpy(), 0)
-        weight_BL = np.full(ids_BL.shape, 1 / ids_BL.size)
-    else:
-        times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
-        mask_BL = masking.mask(recipe.seed, step, rows, model.length, masking.thresholds(times_B))
-        inputs_BL = masking.corrupt(ids_BL, mask_BL, model.vocab)
-        weight_BL = (
-            mask_BL * masking.weights(times_B, recipe.diffusion.max_weight)[:, None] / ids_BL.size
-        )
+    """Return the loss of windows, by forward(): the twin of fast.train.batch_loss."""
+    (ids_BL, _), model = windows, recipe.model
+    plainly = (part.cpu().numpy() for part in windows)
+    inputs_BL, asked_BL, weights_B = objective_of(model).view(*plainly, step, rows, recipe)
+    weight_BL, device = asked_BL * weights_B[:, None] / asked_BL.size, ids_BL.device
     logits_BLV = forward(params, torch.from_numpy(inputs_BL).to(device), model, dtype)
-    target_BL1 = ids_BS[:, 1:, None]
-    nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, target_BL1)[..., 0]
+    nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, ids_BL[..., None])[..., 0]
     return (nats_BL * torch.from_numpy(weight_BL).to(nats_BL)).flip(0).sum()
 
 
@@ -204,20 +196,20 @@ class PlainStep:
         for value in self.params.values():
             value.requires_grad_()
 
-    def loss(self, ids_BS: torch.Tensor, step: int, rows, drawn=None) -> torch.Tensor:
+    def loss(self, windows: tuple, step: int, rows, drawn=None) -> torch.Tensor:
         """Return the loss of some rows; drawn is noise() of them, where it is known."""
         if self.other_order:
-            return batch_loss(self.params, ids_BS, step, rows, self.recipe, self.compute_dtype)
+            return batch_loss(self.params, windows, step, rows, self.recipe, self.compute_dtype)
         return train.batch_loss(
-            self.params, ids_BS, step, rows, self.recipe, drawn, self.compute_dtype
+            self.params, windows, step, rows, self.recipe, drawn, self.compute_dtype
         )
 
     def gradients(self, batch: Callable, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return (loss, gradients) of the global batch."""
         total = 0.0
         for rows, share in micro_batches(self.recipe):
-            ids_BS = torch.as_tensor(batch(step, rows)).to(self.device)
-            loss = self.loss(ids_BS, step, rows) * share
+            windows = [torch.as_tensor(part).to(self.device) for part in batch(step, rows)]
+            loss = self.loss(windows, step, rows) * share
             loss.backward()
             total = total + loss.detach()
         grads = {}
@@ -279,29 +271,7 @@ def copied(state, device: str, dtype: torch.dtype) -> dict[str, dict[str, torch.
     return {
         group: {
             name: torch.as_tensor(value).detach().to(device, dtype, copy=True)
-            for name, value in unstacked(getattr(state, group)).items()
+            for name, value in transformer.unstack(getattr(state, group)).items()
         }
         for group in train.GROUPS
     }
-
-
-def unstacked(members: dict) -> dict:
-    """Return a group of a state by the names of single tensors, in the order of the reference:
-    embedding, blocks.{i}.{kind}, skip; names that are single stay.
-    """
-    stacks = {kind: value for kind, value in members.items() if kind not in ("embedding", "skip")}
-    if any("." in name for name in stacks):
-        return members
-    layers = len(next(iter(stacks.values())))
-    named = {name: members[name] for name in ("embedding",) if name in members}
-    named |= {f"blocks.{i}.{kind}": stacks[kind][i] for i in range(layers) for kind in stacks}
-    return named | {name: members[name] for name in ("skip",) if name in members}
-
-
-def stacked(members: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return a group of a state as the fast half carries it: the inverse of unstacked()."""
-    kinds = {}
-    for name, value in members.items():
-        kinds.setdefault(name.rpartition(".")[2], []).append(value)
-    whole = {kind: kinds[kind][0] for kind in ("embedding", "skip") if kind in kinds}
-    return {kind: torch.stack(values) for kind, values in kinds.items()} | whole

@@ -15,7 +15,6 @@ import reference.masking
 import reference.philox
 import reference.train
 import reference.transformer
-from harness.parity import plain
 from harness.parity.compare import (
     Compare,
     Difference,
@@ -91,7 +90,7 @@ def masks(seed: int, step: int, rows: list[int], length: int) -> Compare:
         return mask_BL, fast.masking.corrupt(ids_BL, mask_BL, vocab)
 
     def compare(setting: Setting) -> list[Difference]:
-        limits_B, fast_weights_B = fast.train.noise(recipe, step, rows_B, setting.device)
+        limits_B, fast_weights_B = fast.masking.noise(recipe, step, rows_B, setting.device)
         at, rows = torch.tensor(step, device=setting.device), setting.tensor(rows_B)
         drawn = setting.run(draw, at, rows, setting.tensor(ids_BL), limits_B)
         near = [
@@ -117,7 +116,7 @@ def init(seed: int, model: Model) -> Compare:
             return [Difference(float("inf"), 0.0)]
         begun = fast.train.initial_state(recipe, setting.device)
         groups = [
-            (plain.unstacked(getattr(begun, group)), getattr(state, group))
+            (fast.transformer.unstack(getattr(begun, group)), getattr(state, group))
             for group in fast.train.GROUPS
         ]
         return [relative(*map(joined, pair), bound) for pair in groups] + [

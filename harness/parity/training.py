@@ -11,6 +11,7 @@ import torch
 import fast.train
 import reference.schedule
 import reference.train
+from fast.data import windows_of
 from harness.parity import plain
 from harness.parity.compare import (
     ALGORITHM,
@@ -52,7 +53,8 @@ def recipe_of(seed: int, model: Model, dtype: torch.dtype = torch.float64, **tra
 def fast_state(state: reference.train.State, setting: Setting) -> fast.train.State:
     """Return a reference state as the fast half carries it."""
     groups = {
-        group: plain.stacked(setting.tensors(getattr(state, group))) for group in fast.train.GROUPS
+        group: fast.transformer.stack(setting.tensors(getattr(state, group)))
+        for group in fast.train.GROUPS
     }
     for value in groups["params"].values():
         value.requires_grad_()
@@ -94,12 +96,12 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
     """
     recipe, rng = recipe_of(seed, model), np.random.default_rng(seed)
     before = state_within(model, seed, at, rng)
-    ids_BS = rng.integers(0, model.vocab, (ROWS, model.length + 1))
+    windows = windows_of(rng.integers(0, model.vocab, (ROWS, model.length + 1)))
     given = multiplier, averaging
-    after, *report = reference.train.train_step(before, ids_BS, *given, recipe)
+    after, *report = reference.train.train_step(before, windows, *given, recipe)
 
     def batch(step, rows):
-        return ids_BS[rows]
+        return windows.take(rows)
 
     def differences(state: fast.train.State, fast_report, setting: Setting) -> list[Difference]:
         groups = state.tensors()
@@ -108,7 +110,7 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
                 relative(fast_report, np.array(report)),
                 same(np.array(state.step), np.array(after.step)),
                 *chain.from_iterable(
-                    same_tensors(plain.unstacked(members), getattr(after, group))
+                    same_tensors(fast.transformer.unstack(members), getattr(after, group))
                     for group, members in groups.items()
                 ),
             ]
@@ -121,7 +123,7 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
             way(batch, *given)
             return moved(way.params, before.params)
 
-        changes = torch.from_numpy(moved(plain.unstacked(state.params), before.params))
+        changes = torch.from_numpy(moved(fast.transformer.unstack(state.params), before.params))
         exact = moved(after.params, before.params)
         return twice(setting, changes, exact, plainly, torch.float64)
 
@@ -131,8 +133,8 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
         production = differences(state, stepper(state, batch, *given)[:2], setting)
         if not setting.algorithm:
             return production
-        state, ids = fast_state(before, setting), setting.tensor(ids_BS)
-        state, *fast_report = fast.train.train_step(state, ids, *given, own)
+        state, tensors = fast_state(before, setting), tuple(map(setting.tensor, windows))
+        state, *fast_report = fast.train.train_step(state, tensors, *given, own)
         return production + differences(state, torch.stack(fast_report), setting)
 
     return compare
@@ -148,7 +150,7 @@ def trajectory(seed: int, model: Model, iterations: int, warmdown: int) -> Compa
     ids[:, :, 2::2] = ids[:, :, 1:-1:2]  # something to learn: tokens come in pairs
 
     def batch(step, rows):
-        return ids[step][np.asarray(rows)]
+        return windows_of(ids[step][np.asarray(rows)])
 
     start = reference.train.initial_state(recipe)
     final, losses = reference.train.train(batch, recipe)
@@ -164,7 +166,10 @@ def trajectory(seed: int, model: Model, iterations: int, warmdown: int) -> Compa
             else fast.train.initial_state(own, setting.device)
         )
         state, fast_losses = fast.train.train(batch, own, begun)
-        params, shadow = plain.unstacked(state.params), plain.unstacked(state.shadow)
+        params, shadow = (
+            fast.transformer.unstack(state.params),
+            fast.transformer.unstack(state.shadow),
+        )
         if setting.algorithm:
             weights = same_tensors(params, final.params) + same_tensors(shadow, final.shadow)
             return [relative(np.array(fast_losses), exact[0]), *weights]

@@ -170,6 +170,7 @@ def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
 def opens(submission: Submission) -> Finding:
     """The artifact reads back: every byte of it, as a model."""
     from fast.codec import available
+    from fast.objective import objective_of
 
     name = submission.artifact
     codec = submission.header.get("codec")
@@ -181,7 +182,7 @@ def opens(submission: Submission) -> Finding:
         if submission.ours:
             return failed(str(reason))
         raise
-    kind = "causal" if recipe.model.causal else "masked diffusion"
+    kind = objective_of(recipe.model).name
     return passed(
         f"{name}: {submission.files[name]:,} bytes, {kind}, {recipe.model.layers} layers of width"
         f" {recipe.model.d}"

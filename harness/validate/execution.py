@@ -107,10 +107,10 @@ def few_windows(submission: Submission, opened: Model, given: Text) -> int:
     """Return how many windows the submission's code can score in an eighth of the time, as fast as
     ours does.
     """
-    from fast.evaluate import Effort
+    from fast.evaluate import default_effort
 
     length = min(opened.recipe.model.length, len(given.validation))
-    passes = 1 if opened.recipe.model.causal else Effort().passes(length)
+    passes = default_effort(opened.recipe).passes(length)
     affordable = submission.options.time_limit / 8 / (passes * rescore.pass_seconds(opened, length))
     return max(2, min(int(affordable), MOST_WINDOWS, len(given.validation) // length))
 
@@ -394,7 +394,7 @@ def scores_itself(submission: Submission) -> Finding:
     """
     import numpy as np
 
-    from fast.evaluate import Effort
+    from fast.evaluate import default_effort
 
     trial, windows = scored(submission)
     if trial.printed is None or trial.ran.code:
@@ -402,8 +402,7 @@ def scores_itself(submission: Submission) -> Finding:
     opened, given = together(submission)
     recipe = opened.recipe
     part = given._replace(validation=_First(given.validation, windows * recipe.model.length))
-    effort = Effort("causal" if recipe.model.causal else "nelbo", epsilon=recipe.diffusion.epsilon)
-    found, own = rescore.measure(opened, part, effort, np.inf), trial.printed
+    found, own = rescore.measure(opened, part, default_effort(recipe), np.inf), trial.printed
     limit = rescore.allowed(found, own.bpb, own.stderr)
     faults = []
     if (own.tokens, own.bytes) != (found.score.tokens, found.score.bytes):

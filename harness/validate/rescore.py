@@ -56,10 +56,10 @@ def pass_seconds(opened: Model, length: int) -> float:
     """Return the seconds that one window takes per forward pass, measured after a warm-up."""
     import torch
 
-    rows = max(1, min(8, BATCH_TOKENS // length))
-    ids_BL = torch.full(
-        (rows, length), 0 if opened.recipe.model.causal else opened.recipe.model.vocab
-    )
+    from fast.objective import objective_of
+
+    rows, shape = max(1, min(8, BATCH_TOKENS // length)), opened.recipe.model
+    ids_BL = torch.full((rows, length), shape.vocab if objective_of(shape).mask_token else 0)
     opened.log_probs(ids_BL)
     started = time.perf_counter()
     opened.log_probs(ids_BL)

@@ -84,10 +84,13 @@ def remeasured(submission: Submission) -> tuple[Claim, rescore.Measured]:
     """Return the claim and the artifact's score on the given data, by the estimator that the claim
     names.
     """
+    from fast.objective import objective_of
+
     opened, given = together(submission)
     claim = claimed(submission, opened.recipe.seed)
+    recipe = opened.recipe
     effort = rescore.effort_of(
-        claim.estimator, opened.recipe.model.causal, opened.recipe.diffusion.epsilon
+        claim.estimator, objective_of(recipe.model).is_causal, recipe.diffusion.epsilon
     )
     if effort is None:
         raise CannotTell(

@@ -47,13 +47,14 @@ def normalised(submission: Submission) -> Finding:
     """Probabilities sum to 1 in the contexts that a score asks for."""
     import torch
 
+    from fast.objective import objective_of
     from harness.validate import probes
 
     opened = model(submission)
     shape = opened.recipe.model
     ids_NL = sample(submission, opened, shape.length)
     contexts_BL, asked_BL = probes.masked_contexts(ids_NL, shape.vocab)
-    if shape.causal:
+    if not objective_of(shape).mask_token:
         contexts_BL, asked_BL = torch.from_numpy(ids_NL), torch.ones(ids_NL.shape, dtype=torch.bool)
     found = probes.mass(opened.log_probs, contexts_BL, asked_BL)
     return unsummed(found)
@@ -70,9 +71,10 @@ def unsummed(found) -> Finding:
 
 def scorers(opened: Model) -> dict:
     """Return the scorers of a model by the name of their order."""
+    from fast.objective import objective_of
     from harness.validate import probes
 
-    if opened.recipe.model.causal:
+    if objective_of(opened.recipe.model).exact == "causal":
         return {"left-to-right": probes.causal_scorer(opened.log_probs)}
     return {
         order: probes.chain_scorer(opened.log_probs, opened.recipe.model.vocab, order)

@@ -16,6 +16,7 @@ import fast.transformer
 import reference.masking
 import reference.train
 import reference.transformer
+from fast.data import windows_of
 from harness.bench import attention
 from harness.parity import plain
 from harness.parity.compare import ALGORITHM, Setting, rms, unit_roundoff
@@ -115,14 +116,15 @@ def test_training_step(benchmark, implementation):
     one forward pass per parameter.
     """
     recipe = recipe_of(0, SMALL)
-    ids_BS = np.random.default_rng(0).integers(0, SMALL.vocab, (4, SMALL.length + 1))
+    windows = windows_of(np.random.default_rng(0).integers(0, SMALL.vocab, (4, SMALL.length + 1)))
+    tensors = tuple(map(torch.from_numpy, windows))
     slow = reference.train.initial_state(recipe)
     quick = fast_state(slow, Setting())
     run = {
-        "reference": lambda: reference.train.train_step(slow, ids_BS, 1.0, False, recipe),
-        "fast": lambda: fast.train.train_step(quick, torch.from_numpy(ids_BS), 1.0, False, recipe),
+        "reference": lambda: reference.train.train_step(slow, windows, 1.0, False, recipe),
+        "fast": lambda: fast.train.train_step(quick, tensors, 1.0, False, recipe),
     }[implementation]
     _, loss, norm = run()
-    _, exact_loss, exact_norm = reference.train.train_step(slow, ids_BS, 1.0, False, recipe)
+    _, exact_loss, exact_norm = reference.train.train_step(slow, windows, 1.0, False, recipe)
     assert [float(loss), float(norm)] == pytest.approx([exact_loss, exact_norm], rel=ALGORITHM)
     benchmark(run)

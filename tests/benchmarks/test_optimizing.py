@@ -56,7 +56,7 @@ def test_muon(benchmark, implementation):
     """One step of the two sides of `maskgolf bench muon`, which holds them to a plain step's error
     first; so does the reference's here.
     """
-    inputs = [doubles(plain.unstacked(group)) for group in muon.drawn(DEMO.model, "cpu")]
+    inputs = [doubles(transformer.unstack(group)) for group in muon.drawn(DEMO.model, "cpu")]
     compiles = implementation == "compiled" and not benchmark.disabled
     theirs, ours = muon.sides("demo", DEMO.model, OPTIMIZER, "cpu", compiles)
 

@@ -25,7 +25,7 @@ import fast.ship.submission
 import fast.train
 import fast.transformer
 from fast.bytes import ByteTable
-from fast.data import Windows
+from fast.data import Windows, windows_of
 from harness import scoring
 from harness.corpus.sources import Source
 from harness.packaging import bundle
@@ -79,7 +79,7 @@ def batch(step, rows):
     windows = [np.random.default_rng([step, int(row)]).integers(0, 400, 9) for row in rows]
     if step == 0 and 0 in rows:
         windows[0][0] = -1
-    return np.stack(windows)
+    return windows_of(np.stack(windows))
 
 
 def same(one: dict, other: dict) -> bool:
@@ -118,7 +118,7 @@ def test_recipe_is_the_runs_own(flat):
 
 
 def test_forward_and_loss_are_bit_for_bit_those_of_fast(flat):
-    recipe, ids = flat.RECIPE, torch.from_numpy(batch(1, range(4)))
+    recipe, windows = flat.RECIPE, tuple(map(torch.from_numpy, batch(1, range(4))))
     params, twin = (
         fast.transformer.initialize(RUN.model, 7),
         flat.initialize(recipe.model, 7),
@@ -130,12 +130,12 @@ def test_forward_and_loss_are_bit_for_bit_those_of_fast(flat):
     }
     forward = flat.forward
     assert torch.equal(
-        fast.transformer.forward(noisy, ids[:, 1:], RUN.model),
-        forward(noisy, ids[:, 1:], recipe.model),
+        fast.transformer.forward(noisy, windows[0], RUN.model),
+        forward(noisy, windows[0], recipe.model),
     )
-    expected = fast.train.batch_loss(noisy, ids, 1, torch.arange(4), RUN)
+    expected = fast.train.batch_loss(noisy, windows, 1, torch.arange(4), RUN)
     assert (
-        torch.equal(expected, flat.batch_loss(noisy, ids, 1, torch.arange(4), recipe))
+        torch.equal(expected, flat.batch_loss(noisy, windows, 1, torch.arange(4), recipe))
         and expected > 1
     )
 
@@ -364,7 +364,7 @@ def test_the_average_ships(program, monkeypatch, tmp_path):
     sha = fast.artifact.read(tmp_path / "final_model.mgolf")[0]["tokenizer_sha256"]
     fast.artifact.write(
         tmp_path / "expected",
-        fast.transformer.unstack(states[0].shadow),
+        states[0].shadow,
         RUN,
         {"tokenizer_sha256": sha},
     )

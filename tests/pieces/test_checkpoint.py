@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from fast import checkpoint
-from fast.journal import restore
-from fast.train import State, initial_state
+from fast.train import State, initial_state, restore
 from reference.recipe import TINY, InputError
 
 LIMITED = """

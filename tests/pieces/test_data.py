@@ -101,19 +101,20 @@ def test_read_is_a_slice_of_the_concatenation(tmp_path_factory, shards, data):
 def test_batch_is_a_pure_function_of_step_and_row(length, extra, rows, step, shuffle, seed):
     ids = np.arange(length + extra) + 100
     tokens, windows = Memory(ids), (length + extra) // length
-    ids_BS = batch(tokens, length, list(range(rows)), step, seed, shuffle, rows)
-    assert ids_BS.shape == (rows, length + 1) and ids_BS.dtype == np.int64
+    found = batch(tokens, length, list(range(rows)), step, seed, shuffle, rows)
+    assert found.ids_NL.shape == (rows, length) and found.previous_N.shape == (rows,)
+    assert found.ids_NL.dtype == found.previous_N.dtype == np.int64
     padded = np.append(-1, ids)
     for row in range(rows):
         epoch, index = divmod(step * rows + row, windows)
         if shuffle:
             words = reference.philox.words(seed, Stream.DATA, epoch, [0], windows)[0].tolist()
             index = sorted(range(windows), key=lambda window: (words[window], window))[index]
-        assert ids_BS[row].tolist() == padded[index * length : (index + 1) * length + 1].tolist()
+        window = padded[index * length : (index + 1) * length + 1].tolist()
+        assert [found.previous_N[row], *found.ids_NL[row]] == window
         # One row alone, as a rank or a micro-batch asks for it.
-        assert np.array_equal(
-            batch(tokens, length, [row], step, seed, shuffle, rows)[0], ids_BS[row]
-        )
+        alone = batch(tokens, length, [row], step, seed, shuffle, rows)
+        assert [alone.previous_N[0], *alone.ids_NL[0]] == window
 
 
 @given(
@@ -197,7 +198,8 @@ def test_a_token_beyond_the_vocabulary_is_named_by_shard_position_and_id(stream)
         evaluation_windows(tokens, 2, 50)
     with pytest.raises(InputError, match=message):
         batch(tokens, 2, [0], 2, 0, False, 1, vocab=50)
-    assert batch(tokens, 2, [0], 1, 0, False, 1, vocab=50).tolist() == [[2, 3, 4]]
+    found = batch(tokens, 2, [0], 1, 0, False, 1, vocab=50)
+    assert (found.ids_NL.tolist(), found.previous_N.tolist()) == ([[3, 4]], [2])
     assert evaluation_windows(tokens, 2, 100)[0].ids_NL.max() == 99
 
 

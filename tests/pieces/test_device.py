@@ -12,8 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fast import artifact, evaluate, masking, train, transformer
 from fast.bytes import ByteTable
-from fast.data import Windows
+from fast.data import Windows, windows_of
 from fast.evaluate import Effort
+from fast.objective import objective_of
 from fast.orders import ORDERS
 from harness import parity
 from tests.support import ranked
@@ -75,24 +76,21 @@ LONGER = replace(  # micro-batches in which the head sees fewer positions than t
 
 def batch(step, rows):
     """Return windows that depend on step and row alone."""
-    return np.stack(
-        [
-            np.random.default_rng([step, int(row)]).integers(
-                0, LONGER.model.vocab, LONGER.model.length + 1
-            )
-            for row in rows
-        ]
-    )
+    model = LONGER.model
+    drawn = [
+        np.random.default_rng([step, int(row)]).integers(0, model.vocab, model.length + 1)
+        for row in rows
+    ]
+    return windows_of(np.stack(drawn))
 
 
 def trained(device: str) -> train.State:
     """Return the state after a whole run on a device."""
     stepper = train.Stepper(LONGER, device, compiled=False)
-    assert (
-        stepper.capacity(0, torch.arange(16), train.noise(stepper.recipe, 0, np.arange(16))[0])
-        == masking.capacity(16, 32)
-        < 512
-    )
+    objective = objective_of(LONGER.model)
+    noise = objective.noise(LONGER, 0, np.arange(16))
+    slots = objective.capacity(0, torch.arange(16), noise, LONGER)
+    assert slots == masking.capacity(16, 32) < 512
     return train.train(batch, LONGER, train.initial_state(LONGER, device), stepper)[0]
 
 
@@ -100,12 +98,12 @@ def test_a_run_trains_and_ships_there(tmp_path):
     """The artifact has the same bytes as the CPU's, and no part of the state has come back."""
     with PLAIN():
         expected = trained("cpu")
-    artifact.write(tmp_path / "cpu.mgolf", transformer.unstack(expected.shadow), LONGER)
+    artifact.write(tmp_path / "cpu.mgolf", expected.shadow, LONGER)
     with second_device() as device:
         state = trained(device)
         tensors = [value for members in state.tensors().values() for value in members.values()]
         assert all(isinstance(value, Away) for value in tensors)
-        artifact.write(tmp_path / "away.mgolf", transformer.unstack(state.shadow), LONGER)
+        artifact.write(tmp_path / "away.mgolf", state.shadow, LONGER)
     assert (tmp_path / "away.mgolf").read_bytes() == (tmp_path / "cpu.mgolf").read_bytes()
 
 

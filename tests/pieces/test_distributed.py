@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fast import artifact, masking, transformer
+from fast import artifact, masking
 from fast.distributed import World
-from fast.train import GROUPS, noise
+from fast.train import GROUPS
 from tests.support import ranked
 from tests.support.commands import torchrun
 from tests.support.compare import ALGORITHM, relative_error
@@ -78,7 +78,7 @@ def test_the_artifact_is_the_same_bytes(worlds, size, scenario, tmp_path):
     if scenario == "exact":
         runs = {"one": runs["one"][8], "other": runs["other"][1]}
     for name, (_, tensors) in runs.items():
-        artifact.write(tmp_path / name, transformer.unstack(tensors["shadow"]), ranked.SHORT)
+        artifact.write(tmp_path / name, tensors["shadow"], ranked.SHORT)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
@@ -111,7 +111,7 @@ def test_masks_are_the_same_bits_and_every_row_is_drawn_once(worlds, size):
     }
     assert sum(len(rows) for _, rows, _ in drawn) == len(seen) == 6 * 8
     for step in range(6):
-        thresholds_B, _ = noise(ranked.SHORT, step, np.arange(8))
+        thresholds_B, _ = masking.noise(ranked.SHORT, step, np.arange(8))
         mask_BL = masking.mask(
             ranked.SHORT.seed, step, torch.arange(8), ranked.SHORT.model.length, thresholds_B
         )

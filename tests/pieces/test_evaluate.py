@@ -11,7 +11,7 @@ import fast.chain
 import fast.likelihood
 from fast.bytes import byte_table
 from fast.data import Windows
-from fast.evaluate import ESTIMATORS, Effort, evaluate, measure, pilot_passes, window_bytes
+from fast.evaluate import METHODS, Effort, evaluate, measure, pilot_passes, window_bytes
 from fast.orders import ORDERS
 from reference.recipe import InputError
 from tests.support.table_model import TableModel
@@ -238,7 +238,7 @@ def test_pilot_stays_a_small_part_of_the_work():
 
 def test_every_estimator_runs_on_windows_of_one_token():
     windows = [Windows(np.array([[1], [2]]), np.array([-1, 1]))]
-    for estimator in ESTIMATORS:
+    for estimator in METHODS:
         order = "margin" if estimator == "chain" else None
         score = evaluate(
             uniform, windows, TABLE, estimator, order, seed=0, forced_below=0.0, points=4096
@@ -257,7 +257,7 @@ def test_gradients_are_never_kept():
         counts.tracked += out.requires_grad
         return out
 
-    for estimator in ESTIMATORS:
+    for estimator in METHODS:
         evaluate(
             model,
             stream(),

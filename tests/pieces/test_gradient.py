@@ -12,20 +12,21 @@ from hypothesis import strategies as st
 
 import fast.train
 import reference.train
+from fast.data import windows_of
 from reference import gradient, masking, transformer
 from reference.recipe import TINY
 from tests.support.compare import assert_same_algorithm, assert_same_tensors, relative_error
 from tests.support.strategies import models, random_params, rngs, seeds, tensors
 
 
-def both_gradients(recipe, params, ids_BS, step, rows):
+def both_gradients(recipe, params, windows, step, rows):
     """Return (fast, reference) gradients of the whole loss, and (fast, reference) losses."""
 
     def loss(p):
-        return reference.train.batch_loss(p, ids_BS, step, rows, recipe)
+        return reference.train.batch_loss(p, windows, step, rows, recipe)
 
     leaves = {name: value.requires_grad_() for name, value in tensors(params).items()}
-    value = fast.train.batch_loss(leaves, torch.from_numpy(ids_BS), step, rows, recipe)
+    value = fast.train.batch_loss(leaves, tuple(map(torch.from_numpy, windows)), step, rows, recipe)
     grads = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
     return (
         dict(zip(leaves, grads, strict=True)),
@@ -42,7 +43,7 @@ def assert_gradients_agree(recipe, seed, step, rows):
     ids_BS = rng.integers(0, recipe.model.vocab, (len(rows), recipe.model.length + 1))
     ids_BS[0, 0] = -1  # the first token of a stream
     found, expected, value, wanted = both_gradients(
-        replace(recipe, seed=seed), params, ids_BS, step, rows
+        replace(recipe, seed=seed), params, windows_of(ids_BS), step, rows
     )
     assert_same_algorithm(value, wanted, "loss")
     assert_same_tensors(found, expected)

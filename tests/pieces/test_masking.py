@@ -358,6 +358,15 @@ def test_causal_loss_is_the_plain_mean(batch):
     assert_same_algorithm(found, reference.masking.causal_loss(logits_BLV, ids_BL))
 
 
+def test_the_token_before_each_token():
+    """The first of a window has its own; id 0 stands in where the stream starts."""
+    ids_BL, previous_B = np.array([[3, 4], [6, 7]]), np.array([-1, 5])
+    expected = reference.masking.tokens_before(ids_BL, previous_B)
+    assert expected.tolist() == [[0, 3], [5, 6]]
+    found = fast.masking.tokens_before(torch.from_numpy(ids_BL), torch.from_numpy(previous_B))
+    assert found.tolist() == expected.tolist()
+
+
 def test_uniform_model_costs_log_v_times_weighted_share():
     mask_BL = np.array([[True, True, False, False], [False, False, False, True]])
     expected = math.log(16) * (2.0 * 2 / 4 + 4.0 * 1 / 4) / 2

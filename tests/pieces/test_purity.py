@@ -165,10 +165,10 @@ CALLS: dict[str, tuple[Callable, list]] = (
             [IDS, *(w.float() for w in WEIGHTS)],
         ),
         "batch_loss": (
-            lambda ids_BS, *weights: train.batch_loss(
-                named(weights), ids_BS, 3, np.arange(2), TINY
+            lambda ids_BL, previous_B, *weights: train.batch_loss(
+                named(weights), (ids_BL, previous_B), 3, np.arange(2), TINY
             ),
-            [torch.cat([IDS, IDS[:, :1]], dim=1), *WEIGHTS],
+            [torch.cat([IDS[:, 1:], IDS[:, :1]], dim=1), IDS[:, 0], *WEIGHTS],
         ),
         "step_seconds": (schedule.step_seconds, [[0.3, 0.1, 0.5, 0.2, 0.4, 0.6]]),
         "remaining_steps": (

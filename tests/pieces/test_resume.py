@@ -11,6 +11,7 @@ import shutil
 import pytest
 import torch
 
+import fast.masking
 import fast.train
 from fast import checkpoint
 from harness import cli, runs
@@ -109,14 +110,14 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_before(
     """One message with step and tensor, in the log as well; where the cause is gone, the run goes
     on from the step before.
     """
-    out, noise = tmp_path / "run", fast.train.noise
+    out, noise = tmp_path / "run", fast.masking.noise
 
     def spoiled(recipe, step, rows, device="cpu"):
         thresholds_B, weights_B = noise(recipe, step, rows, device)
         return thresholds_B, weights_B * float("nan") if step == 30 else weights_B
 
     with monkeypatch.context() as patch:
-        patch.setattr(fast.train, "noise", spoiled)
+        patch.setattr(fast.masking, "noise", spoiled)
         assert cli.main(["train", *arguments, "--out", str(out)]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maskgolf: ")]
     assert said == ["maskgolf: step 31: loss (nan) is not finite; weights are as before it"]

@@ -56,11 +56,11 @@ def blank_state():
     return fast.train.State({"embedding": torch.zeros(1)}, {}, {}, {}, {})
 
 
-def simulate(durations, recipe, hooks=None, state=None, origin=0.0):
+def simulate(durations, recipe, callbacks=(), state=None, origin=0.0):
     """Return (state, metronome) of a whole run."""
     metronome = Metronome(durations, origin)
     state, _ = fast.train.train(
-        None, recipe, state or blank_state(), metronome, hooks, lambda: metronome.now
+        None, recipe, state or blank_state(), metronome, callbacks, lambda: metronome.now
     )
     return state, metronome
 
@@ -345,23 +345,23 @@ def test_a_run_that_is_killed_and_resumed_keeps_its_budget(drawn, place):
     kept = 1 + int(place * (whole.step - 1))
     state, first = blank_state(), Metronome(durations)
     with pytest.raises(fast.errors.Interrupted):
-        fast.train.train(None, recipe, state, first, Hooks(stop_after=kept), lambda: first.now)
+        fast.train.train(None, recipe, state, first, [Callback(stop_after=kept)], lambda: first.now)
     resumed, second = (
         fast.train.State(**state.tensors(), **state.progress()),
         Metronome(durations[kept:], origin=2.0**20),
     )
-    fast.train.train(None, recipe, resumed, second, None, lambda: second.now)
+    fast.train.train(None, recipe, resumed, second, (), lambda: second.now)
     assert first.multipliers + second.multipliers == left_alone.multipliers
     assert (resumed.elapsed, resumed.ema_started_step) == (whole.elapsed, whole.ema_started_step)
 
 
-class Hooks:
+class Callback:
     """Validate for some seconds after every fifth step; stop once after a step."""
 
     def __init__(self, clock_of=None, off_clock=0.0, stop_after=None):
         self.clock_of, self.off_clock, self.stop_after = clock_of, off_clock, stop_after
 
-    def step_done(self, state, loss, norm, remaining):
+    def __call__(self, state, report):
         """Return the seconds that do not count as training."""
         if state.step == self.stop_after:
             raise fast.errors.Interrupted("asked")
@@ -376,7 +376,12 @@ def test_validation_is_off_the_training_clock():
     _, plain = simulate(itertools.repeat(0.5), recipe)
     metronome = Metronome(itertools.repeat(0.5))
     state, _ = fast.train.train(
-        None, recipe, blank_state(), metronome, Hooks(lambda: metronome, 8.0), lambda: metronome.now
+        None,
+        recipe,
+        blank_state(),
+        metronome,
+        [Callback(lambda: metronome, 8.0)],
+        lambda: metronome.now,
     )
     assert metronome.multipliers == plain.multipliers and state.elapsed == 50.0
 
@@ -389,10 +394,10 @@ def test_resuming_goes_on_with_the_same_budget(stop_after):
     first, second = Metronome(itertools.repeat(0.5)), Metronome(itertools.repeat(0.5), origin=1e6)
     with pytest.raises(fast.errors.Interrupted):
         fast.train.train(
-            None, recipe, state, first, Hooks(stop_after=stop_after), lambda: first.now
+            None, recipe, state, first, [Callback(stop_after=stop_after)], lambda: first.now
         )
     resumed = fast.train.State(**state.tensors(), **state.progress())
-    fast.train.train(None, recipe, resumed, second, None, lambda: second.now)
+    fast.train.train(None, recipe, resumed, second, (), lambda: second.now)
     assert first.multipliers + second.multipliers == whole.multipliers
 
 

@@ -16,9 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fast.errors
+import fast.masking
+import fast.objective
 import fast.train
 import reference.train
-from fast import checkpoint, journal, masking, transformer
+from fast import checkpoint, masking, transformer
+from fast.data import windows_of
 from harness.parity import plain
 from reference.recipe import TINY
 from tests.support.compare import (
@@ -47,28 +50,18 @@ def batch(step, rows):
     windows = [np.random.default_rng([step, int(row)]).integers(0, 12, 9) for row in rows]
     if step == 0 and 0 in rows:
         windows[0][0] = -1
-    return np.stack(windows)
+    return windows_of(np.stack(windows))
 
 
-def stacked(named, model):
-    """Return {kind: (layers, ...)} of the reference's tensors by name, whichever of them
-    there are.
-    """
-    kinds = dict.fromkeys(name.split(".")[-1] for name in named)
-    return {
-        kind: (
-            named[kind]
-            if kind in named
-            else np.stack([named[f"blocks.{i}.{kind}"] for i in range(model.layers)])
-        )
-        for kind in kinds
-    }
+def sent(windows):
+    """Return the same windows in tensors."""
+    return tuple(map(torch.from_numpy, windows))
 
 
-def fast_state(expected, model):
+def fast_state(expected):
     """Return the fast float64 state that equals a reference state."""
     groups = {
-        group: tensors(stacked(getattr(expected, group), model)) for group in fast.train.GROUPS
+        group: transformer.stack(tensors(getattr(expected, group))) for group in fast.train.GROUPS
     }
     groups["params"] = {
         name: value.clone().requires_grad_() for name, value in groups["params"].items()
@@ -103,11 +96,11 @@ def random_state(recipe, seed):
     )
 
 
-def assert_same_state(found, expected, model):
+def assert_same_state(found, expected):
     """Weights, buffers, moments and shadow agree."""
     for group in fast.train.GROUPS:
-        wanted = stacked(getattr(expected, group), model)
-        assert_same_tensors({name: getattr(found, group)[name] for name in wanted}, wanted)
+        wanted, named = getattr(expected, group), transformer.unstack(getattr(found, group))
+        assert_same_tensors({name: named[name].detach() for name in wanted}, wanted)
     assert found.step == expected.step
 
 
@@ -120,10 +113,10 @@ def test_trajectory(causal):
     if causal:
         recipe = replace(recipe, training=replace(recipe.training, iterations=3))
     expected, losses = reference.train.train(batch, recipe)
-    state = fast_state(reference.train.initial_state(recipe), recipe.model)
+    state = fast_state(reference.train.initial_state(recipe))
     found, fast_losses = fast.train.train(batch, recipe, state)
     assert max(abs(a / b - 1) for a, b in zip(fast_losses, losses, strict=True)) <= ALGORITHM
-    assert_same_state(found, expected, recipe.model)
+    assert_same_state(found, expected)
     assert found.ema_started_step == (1 if causal else 2)
     assert any((expected.shadow[name] != expected.params[name]).any() for name in expected.params)
     assert len(set(losses)) == len(losses)
@@ -132,17 +125,17 @@ def test_trajectory(causal):
 @pytest.mark.parametrize("averaging", [False, True])
 def test_train_step_and_stepper_and_reference_take_the_same_step(averaging):
     start = random_state(EXACT, 3)
-    ids_BS = batch(start.step, range(ROWS))
-    expected, loss, norm = reference.train.train_step(start, ids_BS, 0.3, averaging, EXACT)
+    windows = batch(start.step, range(ROWS))
+    expected, loss, norm = reference.train.train_step(start, windows, 0.3, averaging, EXACT)
     state, fast_loss, fast_norm = fast.train.train_step(
-        fast_state(start, EXACT.model), torch.from_numpy(ids_BS), 0.3, averaging, EXACT
+        fast_state(start), sent(windows), 0.3, averaging, EXACT
     )
-    assert_same_state(state, expected, EXACT.model)
+    assert_same_state(state, expected)
     assert_same_algorithm(fast_loss, loss)
     assert_same_algorithm(fast_norm, norm)
-    in_place = fast_state(start, EXACT.model)
+    in_place = fast_state(start)
     report = fast.train.Stepper(EXACT, compiled=False)(in_place, batch, 0.3, averaging)
-    assert_same_state(in_place, expected, EXACT.model)
+    assert_same_state(in_place, expected)
     assert_same_algorithm(report, np.array([loss, norm, 1.0]))
     assert averaging or all(
         torch.equal(in_place.shadow[name], in_place.params[name]) for name in in_place.params
@@ -166,9 +159,9 @@ def test_updates_of_random_gradients(layers, clip):
     )
     expected, norm = reference.train.apply_gradients(start, grads, 0.5, True, recipe)
     found, fast_norm = fast.train.apply_gradients(
-        fast_state(start, recipe.model), tensors(stacked(grads, recipe.model)), 0.5, True, recipe
+        fast_state(start), transformer.stack(tensors(grads)), 0.5, True, recipe
     )
-    assert_same_state(found, expected, recipe.model)
+    assert_same_state(found, expected)
     assert_same_algorithm(fast_norm, norm)
 
 
@@ -216,7 +209,7 @@ def test_initial_state_is_float32_with_a_shadow_of_its_own():
 def test_accumulation_does_not_change_the_gradient(seed, step):
     named = random_params(EXACT.model, np.random.default_rng(seed))
     params = {
-        name: value.requires_grad_() for name, value in tensors(stacked(named, EXACT.model)).items()
+        name: value.requires_grad_() for name, value in transformer.stack(tensors(named)).items()
     }
     results = []
     for micro in (8, 16, 32, 64):
@@ -237,20 +230,12 @@ def test_loss_takes_rows_by_their_global_index():
     params = random_params(EXACT.model, np.random.default_rng(0))
     rows = np.array([5, 2])
     expected = reference.train.batch_loss(params, batch(1, rows), 1, rows, EXACT)
-    found = fast.train.batch_loss(tensors(params), torch.from_numpy(batch(1, rows)), 1, rows, EXACT)
+    found = fast.train.batch_loss(tensors(params), sent(batch(1, rows)), 1, rows, EXACT)
     assert_same_algorithm(found, expected)
     elsewhere = fast.train.batch_loss(
-        tensors(params), torch.from_numpy(batch(1, rows)), 1, np.array([0, 1]), EXACT
+        tensors(params), sent(batch(1, rows)), 1, np.array([0, 1]), EXACT
     )
     assert found != elsewhere
-
-
-def test_first_window_of_the_stream():
-    ids_BS = np.array([[-1, 3, 4], [5, 6, 7]])
-    inputs, targets = reference.train.inputs_and_targets(ids_BS)
-    assert inputs.tolist() == [[0, 3], [5, 6]] and targets.tolist() == [[3, 4], [6, 7]]
-    found = fast.train.inputs_and_targets(torch.from_numpy(ids_BS))
-    assert [value.tolist() for value in found] == [inputs.tolist(), targets.tolist()]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -268,8 +253,8 @@ def test_gradients_in_production_dtype_err_at_most_twice_as_much_as_a_plain_run(
             name: value.to(torch.promote_types(dtype, torch.float32)).requires_grad_()
             for name, value in masters.items()
         }
-        inputs_BL, ids_BL = fast.train.inputs_and_targets(ids_BS)
-        thresholds_B, weights_B = fast.train.noise(recipe, 0, rows)
+        inputs_BL, ids_BL = ids_BS[:, :-1], ids_BS[:, 1:]
+        thresholds_B, weights_B = masking.noise(recipe, 0, rows)
         mask_BL = masking.mask(recipe.seed, 0, torch.from_numpy(rows), 16, thresholds_B)
         corrupted = inputs_BL if causal else masking.corrupt(ids_BL, mask_BL, 24)
         logits = forward(leaves, corrupted, recipe.model, dtype)
@@ -297,22 +282,21 @@ class StopAfter:
     def __init__(self, folder, step, recipe):
         self.folder, self.step, self.recipe = folder, step, recipe
 
-    def step_done(self, state, loss, norm, remaining):
+    def __call__(self, state, report):
         """Stop at the step."""
         if state.step == self.step:
             checkpoint.save(
                 self.folder / "checkpoint", state.tensors(), state.progress(), self.recipe
             )
             raise fast.errors.Interrupted("asked")
-        return 0.0
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, stop):
     whole, losses = fast.train.train(batch, SHORT)
     with pytest.raises(fast.errors.Interrupted):
-        fast.train.train(batch, SHORT, hooks=StopAfter(tmp_path, stop, SHORT))
-    state = journal.restore(tmp_path, SHORT)
+        fast.train.train(batch, SHORT, callbacks=[StopAfter(tmp_path, stop, SHORT)])
+    state = fast.train.restore(tmp_path, SHORT)
     assert state.step == stop
     state, rest = fast.train.train(batch, SHORT, state)
     assert rest == losses[stop:]
@@ -343,20 +327,18 @@ def test_shadow_is_seeded_at_its_moment(start):
     recipe = replace(EXACT, ema=replace(EXACT.ema, start=start))
     seen = []
 
-    class Watch:
-        def step_done(self, state, loss, norm, remaining):
-            seen.append(
-                (
-                    state.step,
-                    state.ema_started_step,
-                    state.params["skip"].detach().clone(),
-                    state.shadow["skip"].clone(),
-                )
+    def watch(state, report):
+        seen.append(
+            (
+                state.step,
+                state.ema_started_step,
+                state.params["skip"].detach().clone(),
+                state.shadow["skip"].clone(),
             )
-            return 0.0
+        )
 
     fast.train.train(
-        batch, recipe, fast.train.initial_state(recipe, dtype=torch.float64), hooks=Watch()
+        batch, recipe, fast.train.initial_state(recipe, dtype=torch.float64), callbacks=[watch]
     )
     seeded = max(1, math.ceil(start * 6))
     shadow = None
@@ -379,8 +361,9 @@ def test_the_head_sees_masked_positions_while_they_have_room(monkeypatch):
     recipe = replace(
         long, training=replace(long.training, tokens_per_step=256, micro_batch_tokens=128)
     )
-    ids_BS = np.random.default_rng(0).integers(0, recipe.model.vocab, (16, 17))
+    windows = windows_of(np.random.default_rng(0).integers(0, recipe.model.vocab, (16, 17)))
     params = fast.train.initial_state(recipe, dtype=torch.float64).params
+    objective = fast.objective.objective_of(recipe.model)
     results, seen = [], []
     for slots in (128, 127, 64, 1):
         monkeypatch.setattr(fast.masking, "capacity", lambda rows, length, slots=slots: slots)
@@ -388,13 +371,13 @@ def test_the_head_sees_masked_positions_while_they_have_room(monkeypatch):
         halves = [np.arange(first, first + 8) for first in (0, 8)]
         seen.append(
             [
-                stepper.capacity(
-                    5, torch.from_numpy(rows), fast.train.noise(stepper.recipe, 5, rows)[0]
+                objective.capacity(
+                    5, torch.from_numpy(rows), objective.noise(recipe, 5, rows), recipe
                 )
                 for rows in halves
             ]
         )
-        results.append(stepper.gradients(params, lambda step, rows: ids_BS[rows], 5))
+        results.append(stepper.gradients(params, lambda step, rows: windows.take(rows), 5))
     assert (
         seen[0] == [None, None]
         and seen[1] == [127, 127]
@@ -457,10 +440,9 @@ def test_what_was_prepared_for_another_step_or_source_is_not_used():
         stepper.inputs(batch, 3, rows),
     )
     for inputs, (source, step) in zip(found, ((other, 3), (batch, 4), (batch, 3)), strict=True):
-        assert (
-            torch.equal(inputs[0], torch.as_tensor(source(step, np.arange(rows.start, rows.stop))))
-            and int(inputs[1]) == step
-        )
+        for part, expected in zip(inputs[0], source(step, np.array(rows)), strict=True):
+            assert torch.equal(part, torch.as_tensor(expected))
+        assert int(inputs[1]) == step
 
 
 def test_kernels_are_timed_on_a_gpu_unless_the_run_must_repeat():
@@ -513,8 +495,8 @@ def spoil(stepper, at, value):
     """Make the loss of a stepper's micro-batches value(loss, params) from one step on."""
     plain_loss = stepper._loss
 
-    def loss(params, ids_BS, step, *rest):
-        result = plain_loss(params, ids_BS, step, *rest)
+    def loss(params, windows, step, *rest):
+        result = plain_loss(params, windows, step, *rest)
         return value(result, params) if step >= at else result
 
     stepper._loss = loss

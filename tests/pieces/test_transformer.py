@@ -119,7 +119,7 @@ def test_initial_weights_are_what_the_specification_says():
 @settings(max_examples=30)
 def test_stack_and_unstack_undo_each_other(model, rng):
     params = tensors(random_params(model, rng))
-    stacked = fast.transformer.stack(params, model)
+    stacked = fast.transformer.stack(params)
     assert all(
         value.shape[0] == model.layers
         for kind, value in stacked.items()
@@ -129,6 +129,11 @@ def test_stack_and_unstack_undo_each_other(model, rng):
     assert list(again) == list(params)
     assert all(torch.equal(again[name], params[name]) for name in params)
     assert all(again[name]._is_view() for name in params if name.startswith("blocks."))
+    assert fast.transformer.unstack(again) is again
+    part = {name: value for name, value in params.items() if name.endswith((".q", "skip"))}
+    again = fast.transformer.unstack(fast.transformer.stack(part))
+    assert list(again) == list(part)
+    assert all(torch.equal(again[name], part[name]) for name in part)
 
 
 # rmsnorm
@@ -314,6 +319,22 @@ def test_bidirectional_attention_sees_everything_and_causal_nothing_later(model,
     )
     changed = (before != after).any(-1).tolist()
     assert changed == [not model.causal or i >= place for i in range(model.length)]
+
+
+@given(models(length=st.integers(2, 7)), rngs)
+@settings(max_examples=10)
+def test_one_set_of_weights_under_either_attention(model, rng):
+    """causal wins over the objective's attention, through every block, in both halves."""
+    params = random_params(model, rng)
+    ids_BL = rng.integers(0, model.vocab, (2, model.length))
+    given_to_fast = tensors(params), torch.from_numpy(ids_BL)
+    for causal in (False, True):
+        meant = replace(model, causal=causal)
+        expected = reference.transformer.forward(params, ids_BL, meant)
+        found = reference.transformer.forward(params, ids_BL, model, causal=causal)
+        assert np.array_equal(found, expected)
+        found = fast.transformer.forward(*given_to_fast, model, causal=causal)
+        assert torch.equal(found, fast.transformer.forward(*given_to_fast, meant))
 
 
 # block and wiring
@@ -541,7 +562,7 @@ def test_forms_for_gpus_compute_the_same_logits_and_gradients(causal, stacked, f
     model = Model(layers=3, d=24, heads=4, kv_heads=2, mlp=3, length=7, vocab=13, causal=causal)
     rng = np.random.default_rng(0)
     params, ids = tensors(random_params(model, rng)), torch.from_numpy(random_ids(model, rng, 3))
-    params = fast.transformer.stack(params, model) if stacked else params
+    params = fast.transformer.stack(params) if stacked else params
     params = {name: value.requires_grad_() for name, value in params.items()}
     upstream = torch.from_numpy(rng.standard_normal((3, 7, 13)))
 
@@ -560,7 +581,7 @@ def test_stacked_weights_are_the_named_ones(model, rng):
     named = fast.transformer.forward(params, ids, model)
     assert (
         relative_error(
-            fast.transformer.forward(fast.transformer.stack(params, model), ids, model),
+            fast.transformer.forward(fast.transformer.stack(params), ids, model),
             named.numpy(),
         )
         < 1e-12
@@ -604,6 +625,4 @@ def test_reference_runs_in_complex_numbers_and_agrees_with_itself():
 @settings(max_examples=10)
 def test_dicts_of_weights_keep_their_order(model, rng):
     params = random_params(model, rng)
-    assert_same_tensors(
-        fast.transformer.unstack(fast.transformer.stack(tensors(params), model)), params
-    )
+    assert_same_tensors(fast.transformer.unstack(fast.transformer.stack(tensors(params))), params)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from fast import distributed, errors, masking, train
-from fast.journal import Follower
+from fast.callbacks import StopOnRequest
+from fast.data import windows_of
 from reference.recipe import TINY, InputError
 
 SHORT = replace(
@@ -39,7 +40,8 @@ def exact(**fields):
 
 def batch(step, rows):
     """Return windows that depend on step and row alone."""
-    return np.stack([np.random.default_rng([step, int(row)]).integers(0, 12, 9) for row in rows])
+    drawn = [np.random.default_rng([step, int(row)]).integers(0, 12, 9) for row in rows]
+    return windows_of(np.stack(drawn))
 
 
 def trained(recipe, world, dtype=torch.float32):
@@ -77,8 +79,8 @@ def spoiled(world) -> tuple[str, int, bool]:
     state, stepper = train.initial_state(SHORT), train.Stepper(SHORT, compiled=False, world=world)
     plain, kept = stepper._loss, {}
 
-    def loss(params, ids_BS, step, rows, *drawn):
-        result = plain(params, ids_BS, step, rows, *drawn)
+    def loss(params, windows, step, rows, *drawn):
+        result = plain(params, windows, step, rows, *drawn)
         if step == 2:
             kept.update({name: value.detach().clone() for name, value in params.items()})
         return (
@@ -118,17 +120,16 @@ def clocked(world) -> tuple[int, float]:
 def stopped(world) -> str:
     """Return why a run ends of which the last rank alone is asked to stop."""
 
-    class Asked(Follower):
-        def step_done(self, state, loss, norm, remaining):
-            if state.step == STOPPING and world.rank == world.size - 1:
-                import signal
+    def ask_the_last_rank(state, report):
+        if state.step == STOPPING and world.rank == world.size - 1:
+            import signal
 
-                signal.raise_signal(signal.SIGTERM)
-            return super().step_done(state, loss, norm, remaining)
+            signal.raise_signal(signal.SIGTERM)
 
     try:
         with distributed.stop_everywhere(world) as stop:
-            train.train(batch, SHORT, hooks=Asked(stop), world=world)
+            callbacks = [ask_the_last_rank, StopOnRequest(stop)]
+            train.train(batch, SHORT, callbacks=callbacks, world=world)
     except errors.Interrupted as error:
         return str(error)
     return "went on"

@@ -1,0 +1,33 @@
+"""An estimator is a name in the recipe, a function and a row of METHODS in fast/evaluate.py."""
+
+import json
+
+from tests.support.scratch import Copy
+
+FUNCTION = """
+
+def _blind(log_probs, group, vocab, effort, plan, first_row, settings):
+    every = group.ids_NL.shape[1]
+    nats_NL = chain.chain(log_probs, group.ids_NL, vocab, "random", 0, every, 1, **settings)
+    return nats_NL.sum(axis=1), np.zeros(len(nats_NL))
+"""
+ROW = '    "blind": Method(lambda effort, length: 1, _blind),\n'
+
+
+def test_an_estimator_is_a_name_and_a_row(tmp_path, run_directory):
+    """Here one that hides every token from every other, in one pass: it equals a chain of one
+    step.
+    """
+    copy = Copy(tmp_path)
+    copy.insert("reference/recipe.py", "Estimator = Literal[", '    "blind",\n')
+    copy.insert("fast/evaluate.py", "return nats_NL.sum(axis=1), np.zeros(len(nats_NL))", FUNCTION)
+    copy.insert("fast/evaluate.py", "METHODS = {", ROW)
+    scores = []
+    for how in (("blind",), ("chain", "--step", "8")):
+        told = ("--sequences", "20", "--no-compiled", "--json", "-", "--estimator", *how)
+        ran = copy.run("-m", "harness", "eval", run_directory, *told)
+        assert ran.returncode == 0, ran.stderr
+        scores.append(json.loads(ran.stdout))
+    blind, chain = scores
+    assert (blind["estimator"], blind["order"], blind["forwards"]) == ("blind", None, 20)
+    assert abs(blind["bpb"] / chain["bpb"] - 1) < 1e-6
