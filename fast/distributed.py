@@ -167,11 +167,16 @@ def decide(remaining: int, world: World) -> int:
     """
     if world.size == 1:
         return remaining
-    values = torch.tensor([remaining if world.rank == 0 else 0, world.received_signal])
-    with _connected():
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
-    remaining, world.agreed_signal = values.tolist()
+    values = [remaining if world.rank == 0 else 0, world.received_signal]
+    remaining, world.agreed_signal = _reduce(values, dist.ReduceOp.MAX)
     return remaining
+
+
+def _reduce(values: list[int], operation) -> list[int]:
+    tensor = torch.tensor(values)
+    with _connected():
+        dist.all_reduce(tensor, op=operation)
+    return tensor.tolist()
 
 
 def wait(world: World) -> None:
@@ -200,13 +205,11 @@ def fail_together(world: World):
             raise
         error = caught
     if world.size > 1:
-        failed = torch.tensor([world.size if error is None else world.rank])
-        with _connected():
-            dist.all_reduce(failed, op=dist.ReduceOp.MIN)
-        if failed.item() == world.rank:
+        (failed,) = _reduce([world.size if error is None else world.rank], dist.ReduceOp.MIN)
+        if failed == world.rank:
             raise error
-        if failed.item() < world.size:
-            raise PeerFailed(failed.item()) from error
+        if failed < world.size:
+            raise PeerFailed(failed) from error
 
 
 @contextlib.contextmanager
