@@ -32,7 +32,7 @@ TEXT = (
     " \u2581 \u2585 \x00.".encode()
 )
 ALLOWANCE = 64  # bytes, SPEC section 9: the header and the coder's last words
-TOKENIZERS = ["own", "bare", "normalising", "stripping"] + ["fineweb"] * FINEWEB.is_dir()
+TOKENIZERS = ["lossless", "bare", "normalising", "stripping"] + ["fineweb"] * FINEWEB.is_dir()
 
 
 def train(path: Path, **options) -> Path:
@@ -54,13 +54,13 @@ def tokenizers(tmp_path_factory) -> dict:
     space first, one that strips it, the challenge's (which strips).
     """
     folder = tmp_path_factory.mktemp("tokenizers")
-    own = {
+    lossless = {
         key: value
         for key, value in prepare.TRAINER.items()
         if key not in ("model_type", "minloglevel")
     }
     paths = {
-        "own": train(folder / "own.model", vocab_size=400, **own),
+        "lossless": train(folder / "lossless.model", vocab_size=400, **lossless),
         "bare": train(folder / "bare.model", vocab_size=150),
         "normalising": train(folder / "normalising.model", vocab_size=400, byte_fallback=True),
         "stripping": train(
@@ -144,7 +144,7 @@ def test_tokens_and_raw_spans_spell_any_bytes(name, tokenizers, data):
         assert all(len(part) >= byte_tokens.FOREIGN_BYTES for _, part in content.raw)
 
 
-@pytest.mark.parametrize("name", ["own", "normalising", "stripping"])
+@pytest.mark.parametrize("name", ["lossless", "normalising", "stripping"])
 def test_one_bad_byte_spoils_one_word(name, tokenizers):
     """Text far from an invalid byte, a double space or a line break keeps the tokenizer's own
     tokens.
@@ -167,9 +167,9 @@ def test_ordinary_text_gets_the_tokenizers_tokens(tokenizers):
     included.
     """
     for text in ("The if statement", "  indented\n    more", "a\n\nb \u2581 c"):
-        assert byte_tokens.encode(text.encode(), tokenizers["own"]).ids.tolist() == prepare.encode(
-            text, tokenizers["own"]
-        )
+        assert byte_tokens.encode(
+            text.encode(), tokenizers["lossless"]
+        ).ids.tolist() == prepare.encode(text, tokenizers["lossless"])
 
 
 def test_binary_files_go_raw(tokenizers):
@@ -177,7 +177,7 @@ def test_binary_files_go_raw(tokenizers):
     letters through byte pieces.
     """
     data = np.random.default_rng(0).bytes(5000)
-    content = byte_tokens.encode(data, tokenizers["own"])
+    content = byte_tokens.encode(data, tokenizers["lossless"])
     assert len(content.raw) <= 3 and len(content.ids) < 100
     french = (
         "Le modèle était entraîné pour prédire les mots cachés d'une phrase très courte. ".encode(
@@ -185,7 +185,7 @@ def test_binary_files_go_raw(tokenizers):
         )
         * 5
     )
-    assert not byte_tokens.encode(french, tokenizers["own"]).raw
+    assert not byte_tokens.encode(french, tokenizers["lossless"]).raw
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -200,7 +200,7 @@ def test_round_trip(name, order, models):
         assert took["chunks"]["model"] == math.ceil(took["tokens"] / LENGTH)
 
 
-@given(data=anything, order=st.sampled_from(ORDERS), name=st.sampled_from(["own", "bare"]))
+@given(data=anything, order=st.sampled_from(ORDERS), name=st.sampled_from(["lossless", "bare"]))
 @settings(max_examples=25)
 def test_round_trip_of_anything(models, data, order, name):
     assert back(compress.pack(data, models[name], order)[0], models[name]) == data
@@ -212,12 +212,12 @@ def test_more_windows_than_one_batch(models, monkeypatch):
     """
     monkeypatch.setattr(compress, "ROWS", 3)
     data = b"while the loop runs, " * 12
-    packed, took = compress.pack(data, models["own"])
+    packed, took = compress.pack(data, models["lossless"])
     monkeypatch.undo()
     assert (
         took["chunks"]["model"] > 6
         and took["tokens"] % LENGTH
-        and back(packed, models["own"]) == data
+        and back(packed, models["lossless"]) == data
     )
 
 
@@ -227,7 +227,7 @@ def test_size_is_the_code_length(order, spread, tokenizers):
     """Within 1 % and 64 bytes of the chain rule's bits, for flat, usual and overconfident models;
     the bits are those that eval scores.
     """
-    model = small(tokenizers["own"], spread=spread)
+    model = small(tokenizers["lossless"], spread=spread)
     data = TEXT * 3
     packed, took = compress.pack(data, model, order)
     vocab = model.tokenizer.vocab
@@ -246,7 +246,7 @@ def test_size_is_the_code_length(order, spread, tokenizers):
 
 def test_smallest_files_cost_the_header(models):
     """An empty file is a header and a checksum, inside the allowance."""
-    packed, took = compress.pack(b"", models["own"])
+    packed, took = compress.pack(b"", models["lossless"])
     assert len(packed) <= ALLOWANCE - 8 and took["chain_rule_bits"] == 0 and took["tokens"] == 0
 
 
@@ -293,7 +293,7 @@ def test_raw_spans_are_accounted_for(models):
     one header.
     """
     data = TEXT + bytes(range(128, 256)) * 3 + TEXT
-    packed, took = compress.pack(data, models["own"])
+    packed, took = compress.pack(data, models["lossless"])
     exact = took["chain_rule_bits"] / 8 + took["raw_bytes"]
     assert took["chunks"]["raw"] == 1 and took["raw_bytes"] > 100
     assert 0.99 * exact <= len(packed) <= 1.01 * exact + ALLOWANCE
@@ -301,7 +301,7 @@ def test_raw_spans_are_accounted_for(models):
 
 def test_fixed_order_asks_for_single_rows_where_the_model_can(models):
     """The same file as from whole windows; confidence still sees every row."""
-    model, asked = models["own"], []
+    model, asked = models["lossless"], []
 
     class Rows:
         def __call__(self, ids_BL):
@@ -326,7 +326,7 @@ def test_causal_model_codes_left_to_right(tokenizers):
     """The autoregressive baseline: its own conditionals, the first from the start token; no other
     order.
     """
-    model = small(tokenizers["own"], causal=True)
+    model = small(tokenizers["lossless"], causal=True)
     packed, took = compress.pack(TEXT, model)
     assert back(packed, model) == TEXT
     ids = byte_tokens.encode(TEXT, model.tokenizer).ids
@@ -347,7 +347,9 @@ def test_causal_model_codes_left_to_right(tokenizers):
 @pytest.fixture(scope="session")
 def packed(models) -> bytes:
     """Return a small file with tokens and a raw span."""
-    return compress.pack(b"the if statement" + bytes(range(128, 192)) + b" ends", models["own"])[0]
+    return compress.pack(
+        b"the if statement" + bytes(range(128, 192)) + b" ends", models["lossless"]
+    )[0]
 
 
 def test_every_flipped_byte_and_every_truncation_is_refused(packed, models):
@@ -360,14 +362,14 @@ def test_every_flipped_byte_and_every_truncation_is_refused(packed, models):
     ]
     for data in damaged:
         with pytest.raises(InputError):
-            back(data, models["own"])
+            back(data, models["lossless"])
 
 
 def test_damage_under_a_fitting_checksum_never_gives_other_text(packed, models):
     """The same with the checksum made to fit: refused, or the same text where the byte did not
     matter (threads, rows).
     """
-    text = back(packed, models["own"])
+    text = back(packed, models["lossless"])
     body = packed[:-4]
     changed = [body[:end] for end in range(len(body))]
     changed += [
@@ -378,7 +380,7 @@ def test_damage_under_a_fitting_checksum_never_gives_other_text(packed, models):
     refused = 0
     for data in changed:
         try:
-            assert back(data + zlib.crc32(data).to_bytes(4, "little"), models["own"]) == text
+            assert back(data + zlib.crc32(data).to_bytes(4, "little"), models["lossless"]) == text
         except InputError:
             refused += 1
     assert refused > 0.9 * len(changed)
@@ -402,17 +404,17 @@ def test_declared_sizes_are_capped(models):
     """A file that promises more than its bytes allow is refused before anything of that size is
     made.
     """
-    stream = file_format.unpack(compress.pack(b"x", models["own"])[0], "stream")
+    stream = file_format.unpack(compress.pack(b"x", models["lossless"])[0], "stream")
     for change in ({"size": 2**40}, {"tokens": 2**30}, {"raw": [(2**20, b"x")]}, {"threads": 255}):
         with pytest.raises(InputError):
-            back(file_format.pack(stream._replace(**change)), models["own"])
+            back(file_format.pack(stream._replace(**change)), models["lossless"])
 
 
 def test_refusal_names_what_differs(packed, models, monkeypatch):
     """Another artifact, tokenizer, torch, constriction or machine: each by name; several at once in
     one message.
     """
-    model, stream = models["own"], file_format.unpack(packed, "stream")
+    model, stream = models["lossless"], file_format.unpack(packed, "stream")
     messages = {
         "artifact": "of SHA-256",
         "tokenizer": "of SHA-256",
@@ -420,13 +422,13 @@ def test_refusal_names_what_differs(packed, models, monkeypatch):
         "constriction": "",
         "machine": "and device",
     }
-    for name, said in messages.items():
+    for name, words in messages.items():
         other = stream._replace(
             fingerprint=stream.fingerprint._replace(
                 **{name: bytes(byte ^ 1 for byte in getattr(stream.fingerprint, name))}
             )
         )
-        with pytest.raises(InputError, match=f"{name} {said}") as refusal:
+        with pytest.raises(InputError, match=f"{name} {words}") as refusal:
             compress.unpack(other, model)
         assert ";" not in str(refusal.value).split("; this is")[0]
     with pytest.raises(InputError, match="artifact of SHA-256 abababab"):
@@ -445,7 +447,7 @@ def test_words_that_do_not_decode_name_the_file(packed, models):
         InputError, match=r"^notes\.mgz: code words: .*damaged, or this machine .*threads"
     ):
         compress.unpack(
-            stream._replace(words=stream.words + b"\1" * 40), models["own"], "notes.mgz"
+            stream._replace(words=stream.words + b"\1" * 40), models["lossless"], "notes.mgz"
         )
 
 
@@ -453,7 +455,7 @@ def test_other_probabilities_are_an_error_not_other_text(packed, models):
     """A model that computes differently though its name is the same: the digest of the text
     notices.
     """
-    model = models["own"]
+    model = models["lossless"]
     biased = replace(
         model, log_probs=lambda ids: torch.log_softmax(model.log_probs(ids) * 0.9, dim=-1)
     )
@@ -463,7 +465,7 @@ def test_other_probabilities_are_an_error_not_other_text(packed, models):
 
 def test_threads_are_those_of_the_file(models):
     """Decompression runs with the recorded number of threads and leaves the setting as it was."""
-    model, before = models["own"], torch.get_num_threads()
+    model, before = models["lossless"], torch.get_num_threads()
     seen = []
     spy = replace(
         model, log_probs=lambda ids: seen.append(torch.get_num_threads()) or model.log_probs(ids)
@@ -478,7 +480,9 @@ def test_threads_are_those_of_the_file(models):
 
 
 def test_nan_weights_are_refused(models):
-    model = replace(models["own"], log_probs=lambda ids: models["own"].log_probs(ids) * math.nan)
+    model = replace(
+        models["lossless"], log_probs=lambda ids: models["lossless"].log_probs(ids) * math.nan
+    )
     with pytest.raises(InputError, match="nan"):
         compress.pack(b"text", model)
 
@@ -489,7 +493,7 @@ def run(tokenizers, tmp_path) -> Path:
     model = replace(TINY.model, vocab=400, length=LENGTH)
     out = tmp_path / "run"
     out.mkdir()
-    tokenizer = tokenizers["own"]
+    tokenizer = tokenizers["lossless"]
     artifact.write(
         out / "artifact.mgolf",
         weights(model),
@@ -546,7 +550,12 @@ def test_commands_restore_the_file(order, run, tokenizers, tmp_path, capsys):
     assert result["bits_per_byte"] == 8 * result["bytes_out"] / len(TEXT) and set(
         result["chunks"]
     ) == {"model", "raw"}
-    arguments = ["--run", str(run / "artifact.mgolf"), "--tokenizer", str(tokenizers["own"].path)]
+    arguments = [
+        "--run",
+        str(run / "artifact.mgolf"),
+        "--tokenizer",
+        str(tokenizers["lossless"].path),
+    ]
     assert cli.main(["decompress", str(out), *arguments, "--out", str(tmp_path / "back")]) == 0
     assert (tmp_path / "back").read_bytes() == TEXT
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "b.mgz", "back", "run"}
@@ -561,9 +570,9 @@ def test_default_names_and_refusals(run, tokenizers, tmp_path, capsys):
 
     def main(*arguments) -> str:
         assert cli.main([str(argument) for argument in arguments]) == 2
-        said = capsys.readouterr().err
-        assert said.count("maskgolf: ") == 1 and "Traceback" not in said
-        return said
+        errors = capsys.readouterr().err
+        assert errors.count("maskgolf: ") == 1 and "Traceback" not in errors
+        return errors
 
     assert cli.main(["compress", str(file), "--run", str(run)]) == 0 and packed.exists()
     capsys.readouterr()
@@ -626,7 +635,7 @@ def test_documents_come_back(documents, tokenizers, models):
     """Documents of the sample with the challenge's tokenizer, of Python's reference text with ours,
     within the size claim.
     """
-    model = models.get("fineweb", models["own"])
+    model = models.get("fineweb", models["lossless"])
     for data in documents:
         data = data[:1500]
         packed, took = compress.pack(data, model)

@@ -27,7 +27,7 @@ RUN = [
 
 def ranks_of(process: subprocess.Popen) -> dict[int, int]:
     """Return {rank: process id} of what torchrun has started."""
-    found = {}
+    processes = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if (
@@ -43,14 +43,14 @@ def ranks_of(process: subprocess.Popen) -> dict[int, int]:
         except (OSError, TypeError):
             continue  # it has ended
         if "LOCAL_RANK" in environment:
-            found[int(environment["RANK"])] = int(folder.name)
-    return found
+            processes[int(environment["RANK"])] = int(folder.name)
+    return processes
 
 
-def wait_for(log: Path, said: str, process: subprocess.Popen) -> None:
+def wait_for(log: Path, pattern: str, process: subprocess.Popen) -> None:
     """Wait until a run's log holds a pattern."""
     deadline = time.monotonic() + 120
-    while not re.search(said, log.read_text() if log.exists() else ""):
+    while not re.search(pattern, log.read_text() if log.exists() else ""):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.002)
 
@@ -94,13 +94,13 @@ def test_two_ranks_are_killed_stopped_and_resumed_to_the_run_of_one_process(
     )  # the killed run may have logged any step
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    said = messages(errors)
-    assert process.returncode != 0 and len(said) == 1, errors
+    printed = messages(errors)
+    assert process.returncode != 0 and len(printed) == 1, errors
     step = int(
         re.fullmatch(
             r"maskgolf: stopped by SIGTERM at step (\d+); the checkpoint is written, go on with"
             r" --resume",
-            said[0],
+            printed[0],
         )[1]
     )
     assert (

@@ -24,32 +24,32 @@ def worlds(tmp_path_factory) -> dict[int, list[dict]]:
     running = {
         size: torchrun(size, "tests.support.ranked", folder) for size, folder in folders.items()
     }
-    found = {1: [ranked.results(World())]}
+    results = {1: [ranked.results(World())]}
     for size, process in running.items():
         errors = process.communicate(timeout=280)[1]
         assert process.returncode == 0, errors
-        found[size] = [
+        results[size] = [
             torch.load(folders[size] / f"{rank}.pt", weights_only=True) for rank in range(size)
         ]
-    return found
+    return results
 
 
-def assert_same_bits(found, expected):
+def assert_same_bits(run, expected):
     """Losses and every tensor of two runs are equal to the last bit."""
-    assert found[0] == expected[0]
+    assert run[0] == expected[0]
     for group in GROUPS:
-        assert list(found[1][group]) == list(expected[1][group])
+        assert list(run[1][group]) == list(expected[1][group])
         for name, value in expected[1][group].items():
-            assert torch.equal(found[1][group][name], value), f"{group}.{name}"
+            assert torch.equal(run[1][group][name], value), f"{group}.{name}"
 
 
-def assert_same_up_to_order(found, expected):
+def assert_same_up_to_order(run, expected):
     """Losses and every tensor of two float64 runs agree as two halves of the project do."""
-    assert relative_error(np.array(found[0]), np.array(expected[0])) <= ALGORITHM
+    assert relative_error(np.array(run[0]), np.array(expected[0])) <= ALGORITHM
     for group in GROUPS:
         floor = max(float(value.abs().max()) for value in expected[1][group].values())
         for name, value in expected[1][group].items():
-            assert relative_error(found[1][group][name], value, 1e-6 * floor) <= ALGORITHM, (
+            assert relative_error(run[1][group][name], value, 1e-6 * floor) <= ALGORITHM, (
                 f"{group}.{name}"
             )
 
@@ -63,8 +63,8 @@ def test_losses_and_weights_are_the_same_bits_at_any_size(worlds, size, scenario
     """With micro-batches of one size, powers of two: one row at 1, 2 and 4 ranks, two rows with 4,
     2 and 1 of them on each.
     """
-    for found in worlds[size]:
-        assert_same_bits(found[scenario], worlds[1][0][scenario])
+    for results in worlds[size]:
+        assert_same_bits(results[scenario], worlds[1][0][scenario])
     assert len(set(worlds[1][0][scenario][0])) == 6
 
 
@@ -86,9 +86,9 @@ def test_the_artifact_is_the_same_bytes(worlds, size, scenario, tmp_path):
 def test_micro_batches_of_any_size_are_one_run_up_to_summation_order(worlds, size):
     """1, 4 or 8 rows at a time, in float64; all on one rank, or as many as a rank has."""
     expected = worlds[1][0]["exact"][8]
-    for found in worlds[size]:
+    for results in worlds[size]:
         for rows in (1, 4, 8):
-            assert_same_up_to_order(found["exact"][rows], expected)
+            assert_same_up_to_order(results["exact"][rows], expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -96,9 +96,9 @@ def test_a_number_of_micro_batches_that_is_no_power_of_two(worlds, size):
     """12 rows: the tree is cut elsewhere, the sum is the same but for its order, and all ranks hold
     the same bits.
     """
-    for found in worlds[size]:
-        assert_same_up_to_order(found["odd"], worlds[1][0]["odd"])
-        assert_same_bits(found["odd"], worlds[size][0]["odd"])
+    for results in worlds[size]:
+        assert_same_up_to_order(results["odd"], worlds[1][0]["odd"])
+        assert_same_bits(results["odd"], worlds[size][0]["odd"])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -175,9 +175,9 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(worlds, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_an_error_of_one_rank_is_raised_by_all_and_printed_by_one(worlds, size):
-    said = [results["failed"] for results in worlds[size]]
-    assert said == [f"PeerFailed: rank {size - 1} has failed"] * (size - 1) + [
-        "InputError: a fault of its own"
+    errors = [results["failed"] for results in worlds[size]]
+    assert errors == [f"PeerFailed: rank {size - 1} has failed"] * (size - 1) + [
+        "InputError: a fault of this rank"
     ]
 
 

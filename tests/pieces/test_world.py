@@ -16,8 +16,8 @@ from reference.recipe import InputError
 
 @given(st.integers(1, 64), st.integers(1, 5), st.integers(0, 9))
 def test_branches_cut_a_step_at_powers_of_two(micro_batches, micro_rows, start):
-    """Both parts are there and whole; a tree of a power of two is cut in halves, so that ranks only
-    cut branches off it.
+    """Two parts of whole micro-batches; a power of two is cut in halves, so that every rank's rows
+    are a subtree.
     """
     rows = range(start, start + (micro_batches + 1) * micro_rows)
     left, right = distributed.branches(rows, micro_rows)
@@ -89,11 +89,11 @@ def test_a_rank_outside_the_world_is_one_message_at_once(monkeypatch, rank):
     [["train", "--preset", "huge"], ["train", "--no-such-flag"], ["train", "--device", "tpu"]],
     ids=" ".join,
 )
-def test_what_the_arguments_cause_is_said_by_rank_0_alone(arguments, monkeypatch, capsys):
-    """Before the ranks have met each of them makes the same error; the others leave rank 0 the time
-    to say it.
+def test_errors_in_the_arguments_are_printed_by_rank_0_alone(arguments, monkeypatch, capsys):
+    """All ranks fail alike before they are connected; the others wait while rank 0 prints the
+    error.
     """
-    said, waited = {}, []
+    printed, waited = {}, []
     monkeypatch.setattr("time.sleep", waited.append)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
@@ -103,8 +103,12 @@ def test_what_the_arguments_cause_is_said_by_rank_0_alone(arguments, monkeypatch
         except SystemExit as end:
             code = end.code
         assert code == 2
-        said[rank] = capsys.readouterr().err
-    assert said["0"].count(arguments[-1]) >= 1 and said["1"] == "" and waited == [ranks.UNTIL_ENDED]
+        printed[rank] = capsys.readouterr().err
+    assert (
+        printed["0"].count(arguments[-1]) >= 1
+        and printed["1"] == ""
+        and waited == [ranks.UNTIL_ENDED]
+    )
 
 
 def test_a_lost_rank_is_named_without_the_line_of_another_program():
@@ -114,8 +118,8 @@ def test_a_lost_rank_is_named_without_the_line_of_another_program():
             "[/src/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:4: Connection reset by"
             " peer\nmore"
         )
-    said = (
+    message = (
         "another rank is gone (Read error [127.0.0.1]:4: Connection reset by peer); go on from the"
         " last checkpoint with --resume"
     )
-    assert code_and_message(caught.value) == (1, said)
+    assert code_and_message(caught.value) == (1, message)

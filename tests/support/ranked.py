@@ -77,12 +77,12 @@ def spoiled(world) -> tuple[str, int, bool]:
     row's micro-batch is not finite.
     """
     state, stepper = train.initial_state(SHORT), train.Stepper(SHORT, compiled=False, world=world)
-    plain, kept = stepper._loss, {}
+    plain, before = stepper._loss, {}
 
     def loss(params, windows, step, rows, *drawn):
         result = plain(params, windows, step, rows, *drawn)
         if step == 2:
-            kept.update({name: value.detach().clone() for name, value in params.items()})
+            before.update({name: value.detach().clone() for name, value in params.items()})
         return (
             result + (params["up"] * 0).sum().sqrt() if step == 2 and 7 in rows.tolist() else result
         )
@@ -94,7 +94,7 @@ def spoiled(world) -> tuple[str, int, bool]:
         return (
             str(error),
             state.step,
-            all(torch.equal(value, kept[name]) for name, value in state.params.items()),
+            all(torch.equal(value, before[name]) for name, value in state.params.items()),
         )
     return "", state.step, False
 
@@ -140,25 +140,25 @@ def failed(world) -> str:
     try:
         with distributed.fail_together(world):
             if world.rank == world.size - 1:
-                raise InputError("a fault of its own")
+                raise InputError("a fault of this rank")
     except (InputError, distributed.PeerFailed) as error:
         return f"{type(error).__name__}: {error}"
     return ""
 
 
 def uneven(world) -> list[str]:
-    """Return what is said of steps that cannot be shared evenly."""
-    said = []
+    """Return the messages about steps that cannot be split evenly."""
+    messages = []
     for recipe in (
         training(tokens_per_step=40),
         training(tokens_per_step=96, micro_batch_tokens=32),
     ):
         try:
             distributed.share(recipe, world)
-            said.append("")
+            messages.append("")
         except InputError as error:
-            said.append(str(error))
-    return said
+            messages.append(str(error))
+    return messages
 
 
 def connections() -> list[str]:
