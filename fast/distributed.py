@@ -78,7 +78,7 @@ def join(device: str = "cpu") -> World:
         ) from error
     atexit.register(leave)
     world = World(rank, size, device)
-    with fail_together(world):
+    with fail_on_all_ranks(world):
         if device.startswith("cuda"):
             gpus = torch.cuda.device_count()
             if device != "cuda" or local >= gpus:
@@ -186,14 +186,14 @@ def wait(world: World) -> None:
             dist.barrier()
 
 
-def wait_for_end_of(rank: int) -> None:
+def wait_for_exit(rank: int) -> None:
     """Wait until another rank has ended, but no longer than NCCL_TIMEOUT."""
     with contextlib.suppress(RuntimeError):
         dist.irecv(torch.empty(1), rank).wait(NCCL_TIMEOUT)
 
 
 @contextlib.contextmanager
-def fail_together(world: World):
+def fail_on_all_ranks(world: World):
     """Fail on all ranks if the block fails on any: the lowest failed rank raises its error, every
     other one PeerFailed. The block must not communicate.
     """
@@ -213,7 +213,7 @@ def fail_together(world: World):
 
 
 @contextlib.contextmanager
-def stop_everywhere(world: World):
+def stop_on_all_ranks(world: World):
     """Yield a function that returns the name of the signal on which to stop (SIGINT, SIGTERM), or
     None; handlers are restored after.
 

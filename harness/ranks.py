@@ -41,9 +41,9 @@ def wait_for_printing_rank(error: BaseException | None = None) -> None:
     other ranks at once.
     """
     if _is_connected():
-        from fast.distributed import wait_for_end_of
+        from fast.distributed import wait_for_exit
 
-        wait_for_end_of(error.rank if isinstance(error, PeerFailed) else 0)
+        wait_for_exit(error.rank if isinstance(error, PeerFailed) else 0)
     else:
         time.sleep(UNTIL_ENDED)
 

@@ -148,7 +148,7 @@ def _train(
 
     with (
         deterministic(recipe.training.repeatable),
-        distributed.stop_everywhere(world) as stop,
+        distributed.stop_on_all_ranks(world) as stop,
         bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress,
     ):
         train_log = TrainLog(out / "train.log", progress.say)
@@ -202,7 +202,7 @@ def run(
     """
     world, dataset = distributed.join(device), None
     with contextlib.ExitStack() as holding:
-        with distributed.fail_together(world):
+        with distributed.fail_on_all_ranks(world):
             plan(recipe)
             distributed.share(recipe, world)
             if world.rank == 0:
@@ -220,7 +220,7 @@ def run(
                     write_atomic(
                         out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode()
                     )
-        with distributed.fail_together(world):
+        with distributed.fail_on_all_ranks(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
             state = (
                 restore(out, recipe, world.device)

@@ -103,7 +103,7 @@ def score_tokens(
         -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS
     )  # whole batches, so that cutting them changes no number
     first, parts, plans = world.rank * share, [], {}
-    with distributed.fail_together(world):
+    with distributed.fail_on_all_ranks(world):
         if first < windows:
             predict = evaluate.predictor(
                 params, recipe, world.device, compiled=world.device.startswith("cuda")
@@ -145,7 +145,7 @@ def score_file(path: Path | str, world: World) -> list[str]:
     """Return the lines about size and score of an artifact, read from the file; over the limit is
     an InputError.
     """
-    with distributed.fail_together(world):
+    with distributed.fail_on_all_ranks(world):
         header, params = artifact.read(path)
         recipe = artifact.recipe_of(header, str(path))
         layout, tokenizer = opened(recipe)
@@ -202,10 +202,10 @@ def run(recipe: Recipe, world: World) -> None:
     """Train under the recipe, write the artifact here, read it back and score it; everything goes
     to logs/RUN_ID.txt.
     """
-    with distributed.fail_together(world):
+    with distributed.fail_on_all_ranks(world):
         recipe, tokens, tokenizer, train_log, callbacks = begin(recipe, world)
     state = train_model(recipe, tokens, callbacks, world)
-    with distributed.fail_together(world):
+    with distributed.fail_on_all_ranks(world):
         if world.rank == 0:
             if world.device.startswith("cuda"):
                 allocated, reserved = (

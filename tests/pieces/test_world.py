@@ -33,7 +33,7 @@ def test_a_process_alone_exchanges_nothing():
         distributed.sum_over_ranks(tensors, world) is tensors and distributed.decide(7, world) == 7
     )
     distributed.wait(world)
-    with pytest.raises(InputError, match="as it is"), distributed.fail_together(world):
+    with pytest.raises(InputError, match="as it is"), distributed.fail_on_all_ranks(world):
         raise InputError("as it is")
     assert not torch.distributed.is_initialized()
 

@@ -127,7 +127,7 @@ def stopped(world) -> str:
             signal.raise_signal(signal.SIGTERM)
 
     try:
-        with distributed.stop_everywhere(world) as stop:
+        with distributed.stop_on_all_ranks(world) as stop:
             callbacks = [ask_the_last_rank, StopOnRequest(stop)]
             train.train(batch, SHORT, callbacks=callbacks, world=world)
     except errors.Interrupted as error:
@@ -138,7 +138,7 @@ def stopped(world) -> str:
 def failed(world) -> str:
     """Return the error of each rank where the last one alone fails."""
     try:
-        with distributed.fail_together(world):
+        with distributed.fail_on_all_ranks(world):
             if world.rank == world.size - 1:
                 raise InputError("a fault of this rank")
     except (InputError, distributed.PeerFailed) as error:
