@@ -42,7 +42,8 @@ class Effort(ScoreOptions):
                 f"unknown estimator {self.estimator!r}: expected one of {', '.join(METHODS)};"
                 " choose one of these"
             )
-        if self.estimator == "chain":
+        ordered = METHODS[self.estimator].ordered
+        if ordered:
             orders.check_order(self.order)
         elif self.order is not None:
             raise InputError(
@@ -68,7 +69,7 @@ class Effort(ScoreOptions):
                 " usual"
             )
         given = [name for name in ("positions", "trailing") if getattr(self, name) is not None]
-        if given and self.estimator != "chain":
+        if given and not ordered:
             raise InputError(
                 f"estimator {self.estimator!r}: expected no --{given[0]}, found one; drop it, or"
                 " use --estimator chain"
@@ -189,6 +190,7 @@ def measure(
     the last bit.
     """
     effort.check()
+    method = METHODS[effort.estimator]
     if first_token not in FIRST_TOKENS:
         raise InputError(
             f"unknown first_token {first_token!r}: expected one of {', '.join(FIRST_TOKENS)};"
@@ -208,11 +210,7 @@ def measure(
             " sequences"
         )
     fitting = [
-        (
-            0
-            if effort.estimator != "nelbo" or group.ids_NL.shape[1] in plans
-            else _pilot_total(group, effort)
-        )
+        (0 if not method.planned or group.ids_NL.shape[1] in plans else _pilot_total(group, effort))
         for group in windows
     ]
     expected, done = (
@@ -230,14 +228,14 @@ def measure(
     vocab, settings = len(table.length_V), {"batch_rows": batch_rows, "device": device}
     for group, pilot in zip(windows, fitting, strict=True):
         count, length = group.ids_NL.shape
-        plan = plans.get(length) if effort.estimator == "nelbo" and not pilot else None
+        plan = plans.get(length) if method.planned and not pilot else None
         if pilot:
             plan = fit_plan(log_probs, group, vocab, effort, first_row, **settings, on_pass=on_pass)
             plans.setdefault(length, plan)
             yield Part(*(np.zeros(0, np.int64),) * 5, pilot)
         bytes_N = window_bytes(group, table, first_token)
         size = batch_rows if length == filled else min(batch_rows, count)
-        if effort.estimator == "chain" and isinstance(log_probs, RowPredictor):
+        if method.ordered and isinstance(log_probs, RowPredictor):
             size = min(size, log_probs.most_rows(length))
         for start in range(0, count, size):
             indices, kept = (
@@ -251,7 +249,7 @@ def measure(
                 "on_pass": lambda _, kept=kept: on_pass(kept),
             }
             with np.errstate(invalid="ignore"):  # what is not finite is refused on the next line
-                nats_N, variance_N = METHODS[effort.estimator].estimate(
+                nats_N, variance_N = method.estimate(
                     log_probs, batch, vocab, effort, plan, first_row + start, once
                 )
             _check_finite(nats_N[:kept])
@@ -291,7 +289,7 @@ def default_effort(recipe: Recipe) -> Effort:
     """Return the Effort that a recipe is scored by unless another is asked for."""
     objective = objective_of(recipe.model)
     estimator = objective.estimator
-    order = objective.orders[0] if estimator == "chain" else None
+    order = objective.orders[0] if METHODS[estimator].ordered else None
     return Effort(estimator, order, epsilon=recipe.diffusion.epsilon)
 
 
@@ -325,6 +323,8 @@ class Method(NamedTuple):
 
     passes: Callable[[Effort, int], int]  # forward passes of one window of a length
     estimate: Callable[..., tuple[np.ndarray, np.ndarray]]
+    planned: bool = False  # draws by the plan that a pilot fits
+    ordered: bool = False  # goes along an order, row by row; takes positions and trailing too
 
 
 def _nelbo(log_probs, group, vocab, effort, plan, first_row, settings):
@@ -360,9 +360,9 @@ def _exact(log_probs, group, vocab, effort, plan, first_row, settings):
 
 
 METHODS = {
-    "nelbo": Method(lambda effort, length: effort.draws, _nelbo),
+    "nelbo": Method(lambda effort, length: effort.draws, _nelbo, planned=True),
     "nelbo-grid": Method(lambda effort, length: effort.points, _nelbo_grid),
-    "chain": Method(_chain_passes, _chain),
+    "chain": Method(_chain_passes, _chain, ordered=True),
     "causal": Method(lambda effort, length: 1, _exact),
 }
 

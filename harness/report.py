@@ -45,13 +45,14 @@ def _short(value: float | None, digits: int = 3) -> str:
 
 def _score_cells(score: dict) -> tuple[str, ...]:
     """Return the estimator and the cells of BITS_COLUMNS."""
+    extra = "".join(f", {score[key]} {key}" for key in ("positions", "trailing") if key in score)
     names = {
         "nelbo": "NELBO (mean over all orders)",
         "nelbo-grid": "NELBO by grid (biased upward)",
+        "chain": f"chain rule, {score['order']}{extra}",
         "causal": "autoregressive, one pass",
     }
-    extra = "".join(f", {score[key]} {key}" for key in ("positions", "trailing") if key in score)
-    name = names.get(score["estimator"]) or f"chain rule, {score['order']}{extra}"
+    name = names.get(score["estimator"], score["estimator"])
     return name, *(_bits(score[key]) for key in ("bpb", "stderr_masks", "stderr_sequences"))
 
 

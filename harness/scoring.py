@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fast import artifact, data, evaluate
 from fast.errors import TrainingError
-from fast.evaluate import Effort
+from fast.evaluate import METHODS, Effort
 from fast.objective import objective_of
 from harness import report
 from harness.corpus.dataset import Dataset, open_dataset
@@ -202,7 +202,7 @@ def effort_of(estimate: Estimate, recipe: Recipe = GOLF):
     objective, estimator, order = objective_of(recipe.model), estimate.estimator, estimate.order
     if estimator not in objective.estimators:
         estimator = objective.estimator
-    if estimator == "chain":
+    if METHODS[estimator].ordered:
         order = order or "left-to-right"
     elif estimator == "causal" and order == "left-to-right":
         order = None  # its only order
@@ -243,7 +243,7 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device) -> 
     begun, saved = time.perf_counter() - known.seconds, time.monotonic()
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
-            if effort.estimator == "nelbo" and model.length not in known.plans:
+            if METHODS[effort.estimator].planned and model.length not in known.plans:
                 plan, passes = evaluate.split_plan(predict, *stream, effort, **settings)
                 known.plans[model.length] = plan
                 known.forwards += passes

@@ -11,7 +11,7 @@ from math import comb, factorial, log
 
 import numpy as np
 
-from reference import masking, philox, sizes
+from reference import chain, masking, philox, sizes
 from reference.recipe import EVALUATION_STEPS, GRID, Plan, Score, Stream
 
 
@@ -151,6 +151,45 @@ def summarize(estimator, order, nats_N, variance_N, tokens_N, bytes_N, forwards,
         forwards,
         seconds,
     )
+
+
+def _nelbo(log_probs, ids_NL, previous_N, vocab, effort, row):
+    passes = min(max(len(ids_NL) * effort.draws // 16, 16), 512) // 2
+    plan = pilot(log_probs, ids_NL, vocab, passes, effort.seed, row)
+    nats_NK = nelbo(log_probs, ids_NL, vocab, effort.draws, plan, effort.seed, row)
+    return nats_NK.mean(axis=1), mask_variance(nats_NK)
+
+
+def _nelbo_grid(log_probs, ids_NL, previous_N, vocab, effort, row):
+    grid = effort.points, effort.epsilon, effort.forced_below
+    nats_NK = nelbo_grid(log_probs, ids_NL, vocab, *grid, effort.seed, row)
+    return nats_NK.mean(axis=1), mask_variance(nats_NK)
+
+
+def _chain(log_probs, ids_NL, previous_N, vocab, effort, row):
+    how = effort.order, effort.seed
+    if effort.positions is not None and effort.positions < ids_NL.shape[1]:
+        nats_NK = chain.sampled(log_probs, ids_NL, vocab, *how, effort.positions, row)
+        return nats_NK.sum(axis=1), chain.sampled_variance(nats_NK, ids_NL.shape[1])
+    if effort.trailing is not None:
+        nats_NL = chain.trailing(log_probs, ids_NL, vocab, effort.trailing)
+    else:
+        nats_NL = chain.chain(log_probs, ids_NL, vocab, *how, effort.step, effort.block, row)
+    return nats_NL.sum(axis=1), np.zeros(len(ids_NL))
+
+
+def _causal(log_probs, ids_NL, previous_N, vocab, effort, row):
+    return causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), np.zeros(len(ids_NL))
+
+
+# (nats_N, variance_N) of windows by each estimator: their totals, and how far other masks would
+# move them. effort: ScoreOptions and seed, epsilon, forced_below; row: of the first window.
+METHODS = {
+    "nelbo": _nelbo,
+    "nelbo-grid": _nelbo_grid,
+    "chain": _chain,
+    "causal": _causal,
+}
 
 
 def exact_nelbo(log_probs, ids_L, vocab):

@@ -108,7 +108,7 @@ def score_tokens(
             predict = evaluate.predictor(
                 params, recipe, world.device, compiled=world.device.startswith("cuda")
             )
-            if effort.estimator == "nelbo":
+            if evaluate.METHODS[effort.estimator].planned:
                 plans[model.length], _ = evaluate.split_plan(
                     predict, tokens, model.length, model.vocab, effort, **settings
                 )

@@ -205,13 +205,16 @@ def evaluate(
     ]
     models = {length: table_model(seed + length, vocab, length) for length in (5, 2)}
     byte_table = reference.bytes.byte_table(pieces, kinds)
+    settings = {"seed": seed, "draws": DRAWS, "points": DRAWS, "step": 2, "block": 2}
+    effort = fast.evaluate.Effort(estimator, order, **settings)
+    estimate = reference.likelihood.METHODS[estimator]
     parts, row = [], first_row
     for ids_NL, previous_N in groups:
         log_probs = models[ids_NL.shape[1]].reference
         before_N = previous_N if first_token == "stream" else np.full(len(previous_N), -1)
         previous_NL = np.concatenate([before_N[:, None], ids_NL[:, :-1]], axis=1)
         counts_N = reference.bytes.token_bytes(ids_NL, previous_NL, byte_table).sum(axis=1)
-        nats = _reference_nats(estimator, order, log_probs, ids_NL, previous_N, vocab, seed, row)
+        nats = estimate(log_probs, ids_NL, previous_N, vocab, effort, row)
         parts.append((*nats, np.full(*ids_NL.shape), counts_N))
         row += len(ids_NL)
     exact = reference.likelihood.summarize(
@@ -226,11 +229,7 @@ def evaluate(
             fast.bytes.byte_table(pieces, kinds),
             estimator,
             order,
-            seed=seed,
-            draws=DRAWS,
-            points=DRAWS,
-            step=2,
-            block=2,
+            **settings,
             first_token=first_token,
             first_row=first_row,
             batch_rows=2,
@@ -243,46 +242,14 @@ def evaluate(
     return compare
 
 
-def _reference_nats(
-    estimator: str,
-    order: str | None,
-    log_probs,
-    ids_NL,
-    previous_N,
-    vocab: int,
-    seed: int,
-    row: int,
-) -> tuple:
-    """Return (nats_N, variance_N) of one group by the reference, with the settings that evaluate()
-    is given.
-    """
-    half, given = reference.likelihood, (log_probs, ids_NL, vocab)
-    exact_N = np.zeros(len(ids_NL))
-    if estimator == "chain":
-        return reference.chain.chain(*given, order, seed, 2, 2, row).sum(axis=1), exact_N
-    if estimator == "causal":
-        return half.causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), exact_N
-    if estimator == "nelbo":
-        nats_NK = half.nelbo(*given, DRAWS, half.pilot(*given, 8, seed, row), seed, row)
-    else:
-        nats_NK = half.nelbo_grid(*given, DRAWS, 0.001, 0.01, seed, row)
-    return nats_NK.mean(axis=1), half.mask_variance(nats_NK)
-
-
 APART = "exact: gaps between scores exceed their rounding, or are 0"
 STILL = f"{ALGORITHM}: float32 log-probabilities are summed in float64"
-EVALUATED = (
-    ("nelbo", None),
-    ("nelbo", None),
-    ("nelbo-grid", None),
-    ("nelbo-grid", None),
-    ("chain", "left-to-right"),
-    ("chain", "random"),
-    ("chain", "confidence"),
-    ("chain", "block"),
-    ("causal", None),
-    ("causal", None),
-)
+CHAINS = ("left-to-right", "random", "confidence", "block")
+EVALUATED = [
+    (estimator, order)
+    for estimator in reference.likelihood.METHODS
+    for order in (CHAINS if estimator == "chain" else (None, None))
+]
 PIECES = [
     Piece(
         "nelbo",

@@ -92,7 +92,7 @@ def measure(opened: Model, given: Text, effort, seconds: float) -> Measured:
         1, min(64, BATCH_TOKENS // shape.length, max(stop - start for start, stop in chosen))
     )
     plans, settings = {}, {"batch_rows": rows}
-    if effort.estimator == "nelbo":
+    if evaluate.METHODS[effort.estimator].planned:
         pilot = data.evaluation_windows(tokens, shape.length, shape.vocab, 0, PLAN_WINDOWS)[0]
         plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(
             opened.log_probs, pilot, shape.vocab, effort, **settings

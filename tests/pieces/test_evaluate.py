@@ -9,11 +9,13 @@ import torch
 
 import fast.chain
 import fast.likelihood
+import reference.likelihood
 from fast.bytes import byte_table
 from fast.data import Windows
 from fast.evaluate import METHODS, Effort, evaluate, measure, pilot_passes, window_bytes
 from fast.orders import ORDERS
 from reference.recipe import InputError
+from tests.support.halves import EXACT
 from tests.support.table_model import TableModel
 
 TABLE = byte_table(["<s>", "\u2581ab", "c"], ["control", "normal", "normal"])
@@ -182,6 +184,28 @@ def test_scores_are_what_the_estimators_give():
     score = evaluate(model.torch, [group], TABLE, "chain", "block", **settings)
     assert score.bpb == pytest.approx(nats_NL.sum() / math.log(2) / total, rel=1e-12)
     assert score.stderr_masks == 0
+
+
+@pytest.mark.parametrize(
+    "effort",
+    [
+        Effort("nelbo", seed=3, draws=40),  # its pilot takes more than the least of passes
+        Effort("nelbo-grid", seed=3, points=7, epsilon=0.01, forced_below=0.2),
+        *(Effort("chain", order, seed=3, step=2, block=3) for order in ORDERS),
+        *(Effort("chain", "random", seed=3, positions=count) for count in (2, 3, 4, 9)),
+        Effort("chain", "left-to-right", trailing=3),
+    ],
+    ids=repr,
+)
+def test_every_estimator_gives_what_the_reference_gives(effort):
+    model, previous_N = TableModel(3, 4), np.array([-1, 0, 2, 1, 1])
+    group = Windows(model.windows(5), previous_N)
+    estimate = reference.likelihood.METHODS[effort.estimator]
+    nats_N, variance_N = estimate(model.numpy, group.ids_NL, previous_N, 3, effort, 7)
+    parts = list(measure(model.torch, [group], TABLE, effort, first_row=7, batch_rows=2))
+    for column, expected_N in ((1, nats_N), (2, variance_N)):
+        found_N = np.concatenate([part[column] for part in parts])
+        np.testing.assert_allclose(found_N, expected_N, **EXACT)
 
 
 def test_causal_model_sees_the_true_token_before_the_window_whatever_the_byte_convention():

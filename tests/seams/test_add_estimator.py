@@ -1,4 +1,6 @@
-"""An estimator is a name in the recipe, a function and a row of METHODS in fast/evaluate.py."""
+"""An estimator is a name in the recipe, and a function and a row of METHODS in each half
+(reference/likelihood.py, fast/evaluate.py).
+"""
 
 import json
 
@@ -11,6 +13,20 @@ def _blind(log_probs, group, vocab, effort, plan, first_row, settings):
     nats_NL = chain.chain(log_probs, group.ids_NL, vocab, "random", 0, every, 1, **settings)
     return nats_NL.sum(axis=1), np.zeros(len(nats_NL))
 """
+REFERENCE = """
+
+def _blind(log_probs, ids_NL, previous_N, vocab, effort, row):
+    nats_NL = chain.chain(log_probs, ids_NL, vocab, "random", 0, ids_NL.shape[1], 1)
+    return nats_NL.sum(axis=1), np.zeros(len(ids_NL))
+"""
+PARITY = """
+from harness import parity
+
+cases = [case for case in parity.PIECES["evaluate"].cases if case["estimator"] == "blind"]
+for case in cases:
+    parity.reproduce("evaluate", **case)
+print(len(cases))
+"""
 ROW = '    "blind": Method(lambda effort, length: 1, _blind),\n'
 
 
@@ -22,6 +38,15 @@ def test_an_estimator_is_a_name_and_a_row(tmp_path, run_directory):
     copy.insert("reference/recipe.py", "Estimator = Literal[", '    "blind",\n')
     copy.insert("fast/evaluate.py", "return nats_NL.sum(axis=1), np.zeros(len(nats_NL))", FUNCTION)
     copy.insert("fast/evaluate.py", "METHODS = {", ROW)
+    file = "reference/likelihood.py"
+    copy.insert(
+        file,
+        "return causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), np.zeros(len(ids_NL))",
+        REFERENCE,
+    )
+    copy.insert(file, "METHODS = {", '    "blind": _blind,\n')
+    ran = copy.run("-c", PARITY)
+    assert ran.stdout == "2\n", ran.stderr
     scores = []
     for how in (("blind",), ("chain", "--step", "8")):
         told = ("--sequences", "20", "--no-compiled", "--json", "-", "--estimator", *how)
