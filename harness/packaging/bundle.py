@@ -1,5 +1,4 @@
-"""One self-contained train_gpt.py: what fast/ship/submission.py reaches, as it is written, a section per
-module.
+"""One self-contained train_gpt.py: what fast/ship/submission.py reaches, a section per module.
 
 Modules are joined in the order of their imports. `masking.loss` becomes `loss`: no two modules
 define the same name. What the program does not reach is left out.
