@@ -175,8 +175,10 @@ class Tokens:
         shard = bisect.bisect_right(self.ends, position)
         return self.paths[shard], position - (self.ends[shard] - len(self.shards[shard]))
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Return tokens start..stop of the stream as int64, across shard borders."""
+    def read(self, start: int, stop: int, vocab: int | None = None) -> np.ndarray:
+        """Return tokens start..stop of the stream as int64, across shard borders; InputError where
+        one is not below vocab.
+        """
         if not 0 <= start <= stop <= len(self):
             raise InputError(
                 f"data {self.paths[0].parent}: expected a range inside 0..{len(self)}, found"
@@ -187,22 +189,19 @@ class Tokens:
             begin = end - len(shard)
             if start < end and stop > begin:
                 parts.append(shard[max(start - begin, 0) : stop - begin])
-        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
-
-
-def _check_ids(tokens: Tokens, ids: np.ndarray, start: int, vocab: int | None) -> None:
-    if vocab is None or ids.size == 0 or ids.max() < vocab:
-        return
-    first = int(np.argmax(ids >= vocab))
-    path, offset = tokens.locate(start + first)
-    raise InputError(
-        f"shard {path}: expected token ids below {vocab}, found {ids[first]} at token {offset}; "
-        "use the tokenizer that made the data"
-    )
+        ids = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+        if vocab is not None and ids.size and ids.max() >= vocab:
+            first = int(np.argmax(ids >= vocab))
+            path, offset = self.locate(start + first)
+            raise InputError(
+                f"shard {path}: expected token ids below {vocab}, found {ids[first]} at token"
+                f" {offset}; use the tokenizer that made the data"
+            )
+        return ids
 
 
 def count_windows(tokens: Tokens, length: int) -> int:
-    """Return how many whole windows the stream holds; InputError when it is shorter than one."""
+    """Return how many full windows the stream holds; InputError when it is shorter than one."""
     if length < 1 or len(tokens) < length:
         raise InputError(
             f"data {tokens.paths[0].parent}: expected at least one window of {length} tokens, found"
@@ -248,23 +247,16 @@ def batch(
     for local, row in enumerate(rows):
         start = length * window_index(step, int(row), global_rows, windows, seed, shuffle)
         before = max(start - 1, 0)
-        read = tokens.read(before, start + length)
-        _check_ids(tokens, read, before, vocab)
+        read = tokens.read(before, start + length, vocab)
         ids_NS[local, length + 1 - len(read) :] = read
     return windows_of(ids_NS)
 
 
 def batches(tokens: Tokens, recipe: Recipe) -> Callable:
-    """Return batch(step, rows): what train() reads, the windows of some global rows under the
-    recipe.
-    """
+    """Return batch(step, rows) for train(): the windows of some global rows under the recipe."""
     model, training = recipe.model, recipe.training
-    settings = (
-        recipe.seed,
-        training.shuffle,
-        training.tokens_per_step // model.length,
-        model.vocab,
-    )
+    global_rows = training.tokens_per_step // model.length
+    settings = recipe.seed, training.shuffle, global_rows, model.vocab
     return lambda step, rows: batch(tokens, model.length, rows, step, *settings)
 
 
@@ -283,14 +275,11 @@ def evaluation_windows(
             f" {first}, count {count}; ask for fewer"
         )
     begin, end = first * length, min(stop * length, len(tokens))
-    ids = tokens.read(begin, end)
-    _check_ids(tokens, ids, begin, vocab)
+    ids = tokens.read(begin, end, vocab)
     before = tokens.read(begin - 1, begin) if begin else np.array([-1])
     previous = np.concatenate([before, ids[length - 1 : -1 : length]])
-    whole = min(stop, full) - first
-    result = (
-        [Windows(ids[: whole * length].reshape(whole, length), previous[:whole])] if whole else []
-    )
+    rows = min(stop, full) - first
+    groups = [Windows(ids[: rows * length].reshape(rows, length), previous[:rows])] if rows else []
     if stop > full:
-        result.append(Windows(ids[whole * length :].reshape(1, -1), previous[whole:]))
-    return result
+        groups.append(Windows(ids[rows * length :].reshape(1, -1), previous[rows:]))
+    return groups

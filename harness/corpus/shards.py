@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from fast.bytes import SPACE, Tokenizer, load_tokenizer, token_bytes
-from fast.data import find_layout, read_shard
+from fast.data import Tokens, find_layout
 from harness.corpus.prepare import START
-from reference.recipe import InputError
 
 CHUNK = 2**20  # tokens counted at a time, which bounds the memory for a shard of 100 million
 PREVIEW = 80  # characters
@@ -63,21 +62,22 @@ def describe(path: str | Path, tokenizer: str | Path | None = None) -> dict:
         tokenizer = layout.tokenizer
     else:
         splits = {None: [path]}
-        read_shard(path)
+        Tokens([path])
         tokenizer = tokenizer or find_layout(path.parent).tokenizer
     model = load_tokenizer(tokenizer) if tokenizer else None
     shards = []
     for split, paths in splits.items():
         previous = -1
         for file in paths:
-            ids = read_shard(file)
-            counts = _count(file, ids, model, previous)
+            tokens = Tokens([file])
+            counts = _count(tokens, model, previous)
             shards.append({"file": str(file), "split": split, **counts})
-            previous = int(ids[-1])
+            previous = int(tokens.shards[0][-1])
     return {"path": str(path), "tokenizer": str(tokenizer) if tokenizer else None, "shards": shards}
 
 
-def _count(file: Path, ids: np.ndarray, model: Tokenizer | None, previous: int) -> dict:
+def _count(tokens: Tokens, model: Tokenizer | None, previous: int) -> dict:
+    (ids,) = tokens.shards
     start = model.processor.bos_id() if model else START
     counts = {
         "tokens": len(ids),
@@ -89,16 +89,10 @@ def _count(file: Path, ids: np.ndarray, model: Tokenizer | None, previous: int) 
     }
     if model is None:
         return counts
-    if counts["max_id"] >= model.vocab:
-        position = int(np.argmax(ids >= model.vocab))
-        raise InputError(
-            f"shard {file}: expected token ids below {model.vocab}, found {ids[position]} at token"
-            f" {position}; use the tokenizer that made the data"
-        )
     total = 0
     for begin in range(0, len(ids), CHUNK):
-        part = np.append(previous, ids[begin : begin + CHUNK].astype(np.int64))
-        total += int(token_bytes(part[1:], part[:-1], model.table).sum())
+        part = tokens.read(begin, min(begin + CHUNK, len(ids)), model.vocab)
+        total += int(token_bytes(part, np.append(previous, part[:-1]), model.table).sum())
         previous = part[-1]
     text = raw_text(ids[: 8 * PREVIEW], model).decode("utf-8", errors="replace")[:PREVIEW]
     unknown = int(np.count_nonzero(ids == model.processor.unk_id()))

@@ -428,9 +428,9 @@ class _First:
     def __len__(self) -> int:
         return self.count
 
-    def read(self, start: int, stop: int):
+    def read(self, start: int, stop: int, vocab: int | None = None):
         """Return tokens start..stop."""
-        return self.tokens.read(start, min(stop, self.count))
+        return self.tokens.read(start, min(stop, self.count), vocab)
 
 
 CHECKS = (

@@ -41,7 +41,7 @@ class Memory:
     def __len__(self):
         return len(self.ids)
 
-    def read(self, start, stop):
+    def read(self, start, stop, vocab=None):
         return self.ids[start:stop].copy()
 
 
