@@ -8,6 +8,7 @@ None.
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fast import checkpoint
@@ -32,12 +33,12 @@ def clock_text(state: State) -> str:
     return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / state.step:.2f}ms"
 
 
+@dataclass
 class TrainLog:
     """train.log: the challenge's lines, appended to a file and shown."""
 
-    def __init__(self, path: Path, show: Callable[[str], None]):
-        """show(line) is called after a line is written."""
-        self.path, self.show = path, show
+    path: Path
+    show: Callable[[str], None]
 
     def begin(self) -> None:
         """Start the file afresh."""
@@ -63,12 +64,11 @@ class TrainLog:
         self.show(text)
 
 
+@dataclass
 class Metrics:
     """metrics.jsonl: one JSON object with its step on every line."""
 
-    def __init__(self, path: Path):
-        """Append to a file, made where there is none."""
-        self.path = path
+    path: Path
 
     def record(self, **fields) -> None:
         """Append one object."""
@@ -90,12 +90,12 @@ class Metrics:
         checkpoint.write_atomic(self.path, "".join(kept).encode())
 
 
+@dataclass
 class LogLoss:
     """A line with the loss now and then, and one when averaging starts."""
 
-    def __init__(self, log: TrainLog, training: Training):
-        """Write to a log as often as the recipe says."""
-        self.log, self.training = log, training
+    log: TrainLog
+    training: Training
 
     def __call__(self, state: State, report: StepReport) -> None:
         """Write the lines of a step."""
@@ -106,12 +106,12 @@ class LogLoss:
             self.log.line(f"{at} ema started: the shadow is seeded from the live weights")
 
 
+@dataclass
 class RecordLoss:
     """A record beside every line with the loss."""
 
-    def __init__(self, metrics: Metrics, training: Training):
-        """Write to metrics as often as the recipe says."""
-        self.metrics, self.training = metrics, training
+    metrics: Metrics
+    training: Training
 
     def __call__(self, state: State, report: StepReport) -> None:
         """Write the record of a step."""
@@ -132,12 +132,12 @@ def tokens_per_second(state: State, training: Training) -> float:
     return training.tokens_per_step / max(state.durations[-1], 1e-9)
 
 
+@dataclass
 class ShowProgress:
-    """Where the run is, on a bar: show(done, total, text)."""
+    """Where the run is, on a bar."""
 
-    def __init__(self, show: Callable[[int, int, str], None], training: Training):
-        """Call show after every step."""
-        self.show, self.training = show, training
+    show: Callable[[int, int, str], None]  # of steps done, their total, a text
+    training: Training
 
     def __call__(self, state: State, report: StepReport) -> None:
         """Show a step."""
@@ -145,18 +145,14 @@ class ShowProgress:
         self.show(state.step, state.step + report.remaining, f"loss {report.loss:.3f}, {speed}")
 
 
+@dataclass
 class Validate:
     """A score of the averaged weights now and then, off the training clock."""
 
-    def __init__(
-        self,
-        validate: Callable[[State], Score],
-        training: Training,
-        log: TrainLog,
-        metrics: Metrics | None = None,
-    ):
-        """Write the score to a log, and to metrics where given."""
-        self.validate, self.training, self.log, self.metrics = validate, training, log, metrics
+    validate: Callable[[State], Score]
+    training: Training
+    log: TrainLog
+    metrics: Metrics | None = None
 
     def __call__(self, state: State, report: StepReport) -> float | None:
         """Return the seconds that the score took, None where it is not its turn."""
@@ -178,12 +174,12 @@ class Validate:
         return seconds
 
 
+@dataclass
 class SaveCheckpoint:
     """A checkpoint now and then."""
 
-    def __init__(self, folder: Path, recipe: Recipe):
-        """Save into a folder as often as the recipe says."""
-        self.folder, self.recipe = folder, recipe
+    folder: Path
+    recipe: Recipe
 
     def save(self, state: State) -> None:
         """Write the checkpoint."""
@@ -195,14 +191,12 @@ class SaveCheckpoint:
             self.save(state)
 
 
+@dataclass
 class StopOnRequest:
     """The end of a run that is asked to stop before its last step."""
 
-    def __init__(self, asked: Callable[[], str | None], leave: Callable | None = None):
-        """asked() -> reason or None, the same on every rank; leave(state, reason) is called before
-        the run is interrupted.
-        """
-        self.asked, self.leave = asked, leave
+    asked: Callable[[], str | None]  # the reason, the same on every rank
+    leave: Callable[[State, str], None] | None = None  # called before the run is interrupted
 
     def __call__(self, state: State, report: StepReport) -> None:
         """Raise Interrupted where a stop is asked for."""
