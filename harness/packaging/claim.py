@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from datetime import date as day
 
-from harness.validate.folder import PLACEHOLDER
+from harness.validate.checks.folder import PLACEHOLDER
 from reference.recipe import InputError
 
 TRACKS = {"non_record_16mb": None, "10min_16mb": 600.0}  # cap on the training clock, seconds

@@ -4,42 +4,17 @@ says why it cannot.
 
 from pathlib import Path
 
-from harness.validate import bytes as sizes
-from harness.validate import (
-    execution,
-    folder,
-    log,
-    portable,
-    safety,
-    score,
-    script_table,
-    seeds,
-    tables,
-    validity,
-)
-from harness.validate.finding import GROUPS, CannotTell, Check, Finding
+from harness.validate.checks import bytes, folder, log, runs, safety, score, validity
 from harness.validate.submission import Options, Submission
+from harness.validate.verdict import CHECKS as REGISTERED
+from harness.validate.verdict import CannotTell, Check, Finding
 from reference.recipe import InputError
 
-MODULES = (
-    folder,
-    sizes,
-    portable,
-    execution,
-    score,
-    tables,
-    script_table,
-    seeds,
-    validity,
-    log,
-    safety,
-)
-CHECKS: tuple[Check, ...] = tuple(
-    sorted(
-        (check for module in MODULES for check in module.CHECKS),
-        key=lambda check: GROUPS.index(check.group),
-    )
-)
+GROUPS = tuple(
+    module.__name__.rpartition(".")[2]
+    for module in (folder, bytes, runs, score, validity, log, safety)
+)  # in the order of their rows
+CHECKS = tuple(sorted(REGISTERED, key=lambda check: GROUPS.index(check.group)))
 LONGEST = 1_000  # characters of evidence
 
 
@@ -76,15 +51,9 @@ def validate(
     submission = Submission(folder, Options(data, tokenizer, run, time_limit))
     rows = []
     for check in CHECKS if checks is None else checks:
-        found = answer(check, submission)
-        rows.append(
-            {
-                "check": check.name,
-                "group": check.group,
-                "verdict": found.verdict,
-                "evidence": printable(found.evidence),
-            }
-        )
+        verdict, evidence = answer(check, submission)
+        row = {"check": check.name, "group": check.group, "verdict": verdict}
+        rows.append(row | {"evidence": printable(evidence)})
     return rows
 
 
@@ -94,8 +63,7 @@ def explain(name: str) -> dict:
     """
     for check in CHECKS:
         if check.name == name:
-            return {"check": check.name, "group": check.group, **check.explain._asdict()}
-    raise InputError(
-        f"--explain {name!r}: expected one of: {', '.join(check.name for check in CHECKS)}; choose"
-        " one of these"
-    )
+            fields = {"what": check.what, "caught": check.caught, "fix": check.fix}
+            return {"check": check.name, "group": check.group, **fields}
+    names = ", ".join(check.name for check in CHECKS)
+    raise InputError(f"--explain {name!r}: expected one of: {names}; choose one of these")

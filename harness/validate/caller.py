@@ -1,37 +1,77 @@
-"""What calls a submission's byte table in the sandbox: PROGRAM NAME TOKENIZER FOLDER OUT. Writes
+"""What calls a submission's byte table in the sandbox: SCRIPT NAME TOKENIZER FOLDER OUT. Writes
 JSON: bytes, leading space, boundary per token.
 """
 
-import importlib.util
+import __future__
+
+import ast
+import inspect
 import json
+import re
 import sys
 
-
-def plain(values):
-    """Return a tensor, an array or a list as a list."""
-    return values.tolist() if hasattr(values, "tolist") else list(values)
+PARAMETERS = ("sp|tok", "v", "dev")  # how the names of a builder's parameters begin
 
 
-def from_luts(function, tokenizer, parameters):
+def defines(node, space):
+    """Return whether a statement defines something, or changes a list or dictionary: training, and
+    what only the started program does, do neither.
+    """
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        changed = getattr(getattr(node.value.func, "value", None), "id", None)
+        return isinstance(space.get(changed), (dict, list, set))
+    if isinstance(node, ast.If):
+        return "__name__" not in ast.unparse(node.test)
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Try)
+    return isinstance(node, (*kinds, ast.Assign, ast.AugAssign, ast.AnnAssign))
+
+
+def definitions(source, name):
+    """Return what a script defines; a statement that fails here, for want of a package, defines
+    nothing.
+    """
+    space = {"__name__": name}
+    flags = __future__.annotations.compiler_flag  # nothing evaluates them
+    for node in ast.parse(source).body:
+        if not defines(node, space):
+            continue
+        names = node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else [None]
+        for alias in names:
+            if alias is not None:
+                node.names = [alias]
+            try:
+                exec(compile(ast.Module([node], []), name, "exec", flags), space)
+            except Exception:
+                continue
+    return space
+
+
+def from_luts(function, tokenizer):
     """Return the three tables of build_sentencepiece_luts(sp, vocab_size[, device])."""
     import sentencepiece
 
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    starts = zip(PARAMETERS, parameters)  # noqa: B905
+    known = len(parameters) in (2, 3) and all(re.match(start, p.name) for start, p in starts)
+    if not known or any(p.kind != p.POSITIONAL_OR_KEYWORD for p in parameters):
+        sys.exit(f"{function.__name__}{signature} is not a signature that is known")
     processor = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
-    vocab = processor.vocab_size()
-    if parameters == 2:
-        return function(processor, vocab)
-    import torch
+    arguments = [processor, processor.vocab_size()]
+    if len(parameters) == 3:
+        import torch
 
-    return function(processor, vocab, torch.device("cpu"))
+        arguments.append(torch.device("cpu"))
+    return function(*arguments)
 
 
-def from_counts(load_tokenizer, token_bytes, tokenizer):
-    """Return the three tables that the counts of token_bytes(ids, previous, table) imply; previous
-    -1 is none.
+def from_counts(space, tokenizer):
+    """Return the three tables that the counts of token_bytes(ids, previous, table) of a script of
+    maskgolf pack imply; previous -1 is none.
     """
     import numpy as np
 
-    table = load_tokenizer(tokenizer).table
+    table, token_bytes = space["load_tokenizer"](tokenizer).table, space["token_bytes"]
     ids_V = np.arange(len(table.length_V))
     alone_V = token_bytes(ids_V, np.full_like(ids_V, -1), table)
     follows = int(np.argmin(table.control_V))  # a token of text
@@ -40,20 +80,16 @@ def from_counts(load_tokenizer, token_bytes, tokenizer):
     return alone_V, space_V, token_bytes(spaced, ids_V, table) == alone_V[spaced]
 
 
-def main(program, name, parameters, tokenizer, folder, out):
-    """Load the program as a module and write its tables."""
+def main(script, name, tokenizer, folder, out):
+    """Write the tables that a function of a script gives."""
     sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location("submission_table", program)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    if name == "token_bytes":
-        found = from_counts(module.load_tokenizer, module.token_bytes, tokenizer)
-    else:
-        found = from_luts(getattr(module, name), tokenizer, int(parameters))
-    tables = [plain(values) for values in found]
+    with open(script, encoding="utf-8") as file:
+        space = definitions(file.read(), "submission_table")
+    ours = name == "token_bytes"
+    tables = from_counts(space, tokenizer) if ours else from_luts(space[name], tokenizer)
+    columns = [values.tolist() if hasattr(values, "tolist") else list(values) for values in tables]
     with open(out, "w") as file:
-        json.dump(tables, file)
+        json.dump(columns, file)
 
 
 if __name__ == "__main__":

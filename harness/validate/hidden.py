@@ -8,25 +8,25 @@ within it, wherever it begins. What was encrypted or stored in a coding of its o
 import ast
 import base64
 import binascii
-import bz2
-import lzma
 import re
-import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+
+from harness.validate.archives import Bomb, contents
+from harness.validate.source import parse
 
 BLOCK = 16  # bytes of an anchor
 LEAST_KINDS = 6  # different bytes in an anchor: fewer are runs and rulers, which match anywhere
 LEAST_RUN = 4  # anchors end to end: 64 bytes of text, 32 tokens
 MOST_HITS = 100_000  # blocks followed in one layer
-MOST_BYTES = 1 << 28  # of one decoded layer
+MOST_BYTES = 1 << 29  # of all layers of one file
 MOST_LAYERS = 4096  # decoded layers of one file
 MOST_DEPTH = 4
 LEAST_STRING = 48  # characters of a string worth decoding
 LEAST_LIST = 16  # integers in a row that may be token ids
-MOST_TEXT = 1 << 26  # bytes of a layer that is read as text
 BASE64 = re.compile(rb"[A-Za-z0-9+/]{64,}={0,2}")
 ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -122,109 +122,74 @@ class Anchors:
         return best
 
 
-def _unpacked(data: bytes) -> bytes | None:
-    """Return what a zlib, lzma, bz2 or raw deflate stream at the start of the data holds, at most
-    MOST_BYTES of it.
-    """
-    makers = []
-    if data[:1] == b"\x78":
-        makers.append(zlib.decompressobj)
-    if data[:2] == b"\x1f\x8b":
-        makers.append(lambda: zlib.decompressobj(31))
-    if data[:3] == b"BZh":
-        makers.append(bz2.BZ2Decompressor)
-    if data[:6] == b"\xfd7zXZ\x00" or data[:3] == b"\x5d\x00\x00":
-        makers.append(lambda: lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=1 << 28))
-    for make in makers:
-        try:
-            found = make().decompress(data, MOST_BYTES)
-        except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
-            continue
-        if len(found) >= BLOCK:
-            return found
-    return None
-
-
 def _decoded(text: bytes) -> Iterator[bytes]:
     """Yield the readings of a string as base64, base85 or hexadecimal."""
     compact = re.sub(rb"\s+", b"", text)
-    for decode in (
-        lambda data: base64.b64decode(data, validate=True),
-        base64.b85decode,
-        base64.a85decode,
-        binascii.unhexlify,
-    ):
+    validated = partial(base64.b64decode, validate=True)
+    for decode in (validated, base64.b85decode, base64.a85decode, binascii.unhexlify):
         try:
-            found = decode(compact)
-        except (ValueError, binascii.Error):
+            yield decode(compact)
+        except ValueError:
             continue
-        if len(found) >= BLOCK:
-            yield found
 
 
 def layers(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield (where, bytes): the data, what it unpacks to, and for Python every long string and list
-    of integers, decoded, layer by layer.
+    """Yield (where, bytes): the data, what is packed in it, and for Python every long string and
+    list of integers, decoded, layer by layer.
     """
-    waiting, given, room = [(name, data, 0)], 0, 2 * MOST_BYTES
-    while waiting and given < MOST_LAYERS:
-        where, layer, depth = waiting.pop(0)
-        given, room = given + 1, room - len(layer)
-        if len(layer) < LEAST_RUN * BLOCK or room < 0:
-            continue
-        yield where, layer
-        if depth < MOST_DEPTH:
-            inner = _unpacked(layer)
-            if inner is not None:
-                waiting.append((f"{where}, unpacked", inner, depth + 1))
-            if (name.endswith(".py") and depth == 0) or (depth and b"import " in layer[:4096]):
-                waiting += [
-                    (f"{where}, {kind}", value, depth + 1) for kind, value in literals(layer)
-                ]
-            elif len(layer) < MOST_TEXT:
-                whole = [layer] if depth else []
-                waiting += [
-                    (f"{where}, decoded", value, depth + 1)
-                    for piece in (*whole, *BASE64.findall(layer))
-                    for value in _decoded(piece)
-                ]
+    waiting, number, left = [(name, data, 0)], 0, MOST_BYTES
+    while waiting:
+        path, packed, depth = waiting.pop(0)
+        for where, layer in _unpacked(path, packed):
+            number, left = number + 1, left - len(layer)
+            if number > MOST_LAYERS or left < 0:
+                return
+            if len(layer) < LEAST_RUN * BLOCK:
+                continue
+            yield where, layer
+            if name.endswith(".py") if depth == 0 else b"import " in layer[:4096]:
+                inner = literals(layer)
+            else:
+                pieces = [layer] * (depth > 0) + BASE64.findall(layer)
+                inner = [("decoded", text) for piece in pieces for text in _decoded(piece)]
+            if depth < MOST_DEPTH:
+                waiting += [(f"{where}, {kind}", value, depth + 1) for kind, value in inner]
+
+
+def _unpacked(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    try:
+        yield from contents(name, data, [])
+    except Bomb:  # another check names it
+        return
 
 
 def literals(source: bytes) -> list[tuple[str, bytes]]:
     """Return the long strings of a program and its long lists of integers as uint16, longest
     first.
     """
-    found = []
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return found
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str | bytes)
-            and len(node.value) >= LEAST_STRING
-        ):
-            value = (
-                node.value
-                if isinstance(node.value, bytes)
-                else node.value.encode("utf-8", "surrogatepass")
-            )
-            found.append((f"line {node.lineno}", value))
+    values = []
+    for node in parse("", source).nodes:
+        value = b""
+        if isinstance(node, ast.Constant):
+            value = _encoded([node.value])
         elif isinstance(node, ast.List | ast.Tuple | ast.Set):
-            values = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
-            if len(values) >= LEAST_LIST and all(
-                type(value) is int and 0 <= value < 65_536 for value in values
-            ):
-                found.append((f"line {node.lineno}", np.array(values, "<u2").tobytes()))
-            elif (
-                all(isinstance(value, str) for value in values)
-                and sum(map(len, values)) >= LEAST_STRING
-            ):
-                found.append(
-                    (f"line {node.lineno}", "".join(values).encode("utf-8", "surrogatepass"))
-                )
-    return sorted(found, key=lambda item: -len(item[1]))
+            items = [item.value if isinstance(item, ast.Constant) else None for item in node.elts]
+            ids = all(type(item) is int and 0 <= item < 65_536 for item in items)
+            if ids and len(items) >= LEAST_LIST:
+                value = np.array(items, "<u2").tobytes()
+            else:
+                value = _encoded(items)
+        if value:
+            values.append((f"line {node.lineno}", value))
+    return sorted(values, key=lambda item: -len(item[1]))
+
+
+def _encoded(items: list) -> bytes:
+    """Return texts or bytes put together, b"" where they are neither or too short."""
+    if not all(isinstance(item, str | bytes) for item in items):
+        return b""
+    texts = [i if isinstance(i, bytes) else i.encode("utf-8", "surrogatepass") for i in items]
+    return b"".join(texts) if sum(map(len, texts)) >= LEAST_STRING else b""
 
 
 def spellings(layer: bytes) -> Iterator[bytes]:

@@ -35,7 +35,7 @@ def agree_mean(stated: float, values: list[float]) -> bool:
 
 def numbers_in(text: str) -> list[float]:
     """Return the numbers in a text, thousands separated or not."""
-    return [float(found.replace(",", "")) for found in PRINTED.findall(text)]
+    return [float(printed.replace(",", "")) for printed in PRINTED.findall(text)]
 
 
 def mean(values: list[float]) -> float:

@@ -7,8 +7,14 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from harness.validate.opened import Model, Text
+from fast import data, evaluate
+from fast.evaluate import Effort
+from fast.objective import objective_of
+from fast.orders import ORDERS
+from harness.validate.model import Model, Text
+from harness.validate.numbers import digits
 
 CHUNKS = 16  # stretches of the split that stand for it where time is short
 BATCH_TOKENS = 1 << 15  # per forward pass
@@ -30,34 +36,22 @@ class Measured(NamedTuple):
         return self.windows == self.of
 
 
-def effort_of(named: str, causal: bool, epsilon: float):
-    """Return the fast.evaluate.Effort that an estimator's name stands for, None for a name of
-    somebody else's.
-    """
-    from fast.evaluate import Effort
-    from fast.orders import ORDERS
-
+def effort_of(named: str, causal: bool, epsilon: float) -> Effort | None:
+    """Return the effort that an estimator's name stands for, None for a name of somebody else's."""
     words = named.lower().replace("_", "-").split()
     if causal:
-        return (
-            Effort("causal", epsilon=epsilon)
-            if not words or "causal" in words or "autoregressive" in words or "ar" in words
-            else None
-        )
+        known = not words or {"causal", "autoregressive", "ar"} & set(words)
+        return Effort("causal", epsilon=epsilon) if known else None
     if not words or words[0] not in ("nelbo", "nelbo-grid", "chain"):
         return None
-    order = next((word.strip("(),") for word in words[1:] if word.strip("(),") in ORDERS), None)
-    if words[0] == "chain":
-        return Effort("chain", order or "left-to-right", epsilon=epsilon)
-    return Effort(words[0], epsilon=epsilon)
+    if words[0] != "chain":
+        return Effort(words[0], epsilon=epsilon)
+    orders = [word.strip("(),") for word in words[1:] if word.strip("(),") in ORDERS]
+    return Effort("chain", orders[0] if orders else "left-to-right", epsilon=epsilon)
 
 
 def pass_seconds(opened: Model, length: int) -> float:
     """Return the seconds that one window takes per forward pass, measured after a warm-up."""
-    import torch
-
-    from fast.objective import objective_of
-
     rows, shape = max(1, min(8, BATCH_TOKENS // length)), opened.recipe.model
     ids_BL = torch.full((rows, length), shape.vocab if objective_of(shape).mask_token else 0)
     opened.log_probs(ids_BL)
@@ -76,54 +70,45 @@ def ranges(total: int, wanted: int) -> list[tuple[int, int]]:
     return [(int(start), int(start + size)) for start, size in zip(starts, sizes, strict=True)]
 
 
-def measure(opened: Model, given: Text, effort, seconds: float) -> Measured:
-    """Return the score of the split, or of evenly spread stretches that take about `seconds`."""
-    from fast import data, evaluate
-
-    shape, tokens = opened.recipe.model, given.validation
-    total = -(-len(tokens) // shape.length)
-    affordable = min(
-        total,
-        seconds
-        / (pass_seconds(opened, min(shape.length, len(tokens))) * effort.passes(shape.length)),
-    )
-    chosen = ranges(total, max(2, int(affordable)))
-    rows = max(
-        1, min(64, BATCH_TOKENS // shape.length, max(stop - start for start, stop in chosen))
-    )
-    plans, settings = {}, {"batch_rows": rows}
+def measure(
+    opened: Model, given: Text, effort: Effort, seconds: float, most: int | None = None
+) -> Measured:
+    """Return the score of the split, or of its first windows, or of evenly spread stretches that
+    take about `seconds`.
+    """
+    length, vocab, tokens = opened.recipe.model.length, opened.recipe.model.vocab, given.validation
+    total = min(-(-len(tokens) // length), most or len(tokens))
+    window = pass_seconds(opened, min(length, len(tokens))) * effort.passes(length)
+    chosen = ranges(total, max(2, int(min(total, seconds / window))))
+    largest = max(stop - start for start, stop in chosen)
+    rows, plans = max(1, min(64, BATCH_TOKENS // length, largest)), {}
     if evaluate.METHODS[effort.estimator].planned:
-        pilot = data.evaluation_windows(tokens, shape.length, shape.vocab, 0, PLAN_WINDOWS)[0]
+        first = min(PLAN_WINDOWS, total)
+        pilot = data.evaluation_windows(tokens, length, vocab, 0, first)[0]
         plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(
-            opened.log_probs, pilot, shape.vocab, effort, **settings
+            opened.log_probs, pilot, vocab, effort, batch_rows=rows
         )
     parts, started = [], time.perf_counter()
     for start, stop in chosen:
-        windows = data.evaluation_windows(tokens, shape.length, shape.vocab, start, stop - start)
         parts += evaluate.measure(
             opened.log_probs,
-            windows,
+            data.evaluation_windows(tokens, length, vocab, start, stop - start),
             given.tokenizer.table,
             effort,
             first_row=start,
             plans=plans,
-            **settings,
+            batch_rows=rows,
         )
-    return Measured(
-        evaluate.total(parts, effort, time.perf_counter() - started),
-        sum(stop - start for start, stop in chosen),
-        total,
-    )
+    score = evaluate.total(parts, effort, time.perf_counter() - started)
+    return Measured(score, sum(stop - start for start, stop in chosen), total)
 
 
 def rounding(value: float) -> float:
     """Return half a unit of the last digit of a number as JSON prints it."""
-    text = repr(value)
-    mantissa, _, exponent = text.partition("e")
-    return 0.5 * 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    return 0.5 * 10.0 ** -digits(value)
 
 
-def allowed(found: Measured, claim: float, stderr: float | None) -> float:
+def allowed(measured: Measured, claim: float, stderr: float | None) -> float:
     """Return how far a claim may lie from the score measured here.
 
     All windows: nothing for masks where the estimator has none or where the claim's own standard
@@ -131,14 +116,12 @@ def allowed(found: Measured, claim: float, stderr: float | None) -> float:
     draws. Some windows: four over sequences, for windows that stand close are alike. Beside that
     the claim's rounding, and what another device's arithmetic moves a score by.
     """
-    score = found.score
+    score = measured.score
     other = score.stderr_masks if stderr is None else stderr
     same_masks = stderr is not None and math.isclose(stderr, score.stderr_masks, rel_tol=SAME_MASKS)
-    spread = 4 * math.hypot(score.stderr_sequences, other)
-    if found.whole:
-        spread = (
-            0.0
-            if same_masks or not score.stderr_masks
-            else 2 * math.hypot(score.stderr_masks, other)
-        )
+    spread = 2 * math.hypot(score.stderr_masks, other)
+    if not measured.whole:
+        spread = 4 * math.hypot(score.stderr_sequences, other)
+    elif same_masks or not score.stderr_masks:
+        spread = 0.0
     return spread + rounding(claim) + ARITHMETIC * claim

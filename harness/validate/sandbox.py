@@ -1,5 +1,5 @@
 """Runs a program of a submission: a temporary copy, a fresh process, no network, no writing
-outside, no secrets, limited time and memory.
+outside, no secrets, limited time and memory. The kernel's namespaces hold it.
 """
 
 import json
@@ -20,41 +20,22 @@ MEMORY = 1 << 35  # bytes of data of one process
 FILE = 1 << 31  # bytes of one file
 TAIL = 20_000  # characters kept of each output
 PASSED_ON = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "OMP_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "CC",
-    "CXX",
-    "CUDA_HOME",
-    "LANG",
-    "LC_ALL",
-)
-BLOCKED = (
-    "harness",
-    "fast",
-    "reference",
-    "tests",
-)  # ours: installed here, not where a submission runs
+    "PATH LD_LIBRARY_PATH OMP_NUM_THREADS CUDA_VISIBLE_DEVICES CC CXX CUDA_HOME LANG LC_ALL"
+).split()
 UNSHARE = (
-    "unshare",
-    "--user",
-    "--map-root-user",
-    "--net",
-    "--mount",
-    "--pid",
-    "--fork",
-    "--kill-child",
-    "--propagation",
-    "private",
-)
+    "unshare --user --map-root-user --net --mount --pid --fork --kill-child --propagation private"
+).split()
 # Bind the box to itself, make everything else read-only with the flags it has, go on as the
 # program.
-ENTER = """
+ENTER = f"""
+ulimit -d {MEMORY >> 10}; ulimit -f {FILE >> 9}; ulimit -c 0
 box=$1; shift
 mount --bind "$box" "$box" && mount --bind "$box/shm" /dev/shm || exit 97
 while read -r _ _ _ _ point flags _; do
-  case "$point" in "$box"|/dev/shm) ;; *) mount -o "remount,bind,ro,${flags#r?,}" "$point" 2>/dev/null ;; esac
+  case "$point" in
+    "$box"|/dev/shm) ;;
+    *) mount -o "remount,bind,ro,${{flags#r?,}}" "$point" 2>/dev/null ;;
+  esac
 done < /proc/self/mountinfo
 ( : > "$box/../.writable" ) 2>/dev/null && exit 97
 cd "$box/folder" && exec "$@"
@@ -63,7 +44,7 @@ cd "$box/folder" && exec "$@"
 
 class Ran(NamedTuple):
     """What a program did: its exit code (None: stopped at the time limit), its outputs' ends, and
-    what the guard noted.
+    (kind, what) as the observer noted it.
     """
 
     code: int | None
@@ -71,7 +52,6 @@ class Ran(NamedTuple):
     out: str
     err: str
     notes: tuple[tuple[str, str], ...]
-    kernel: bool  # whether the kernel kept it from network and files, not the interpreter alone
 
     def noted(self, kind: str) -> list[str]:
         """Return the notes of a kind, each once."""
@@ -79,20 +59,19 @@ class Ran(NamedTuple):
 
 
 class Box:
-    """A temporary copy of a submission, with a home, a place for temporary files and the guard."""
+    """A temporary copy of a submission, with a home, a folder for temporary files and the
+    observer.
+    """
 
     def __init__(self, submission: Submission):
         """Copy the listed regular files; links do not come along."""
-        self.root = Path(os.path.realpath(tempfile.mkdtemp(prefix="maskgolf-")))
+        self.root = _folders("folder", "home", "tmp", "shm", "observer", "data")
         self.folder = self.root / "folder"
-        for name in ("folder", "home", "tmp", "shm", "guard", "data"):
-            (self.root / name).mkdir()
         for name in submission.files:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(submission.path(name), self.folder / name, follow_symlinks=False)
-        shutil.copyfile(
-            Path(__file__).with_name("guard.py"), self.root / "guard" / "sitecustomize.py"
-        )
+        observer = Path(__file__).with_name("observer.py")
+        shutil.copyfile(observer, self.root / "observer" / "sitecustomize.py")
 
     def __enter__(self) -> "Box":
         return self
@@ -106,25 +85,12 @@ class Box:
         """Run Python with these arguments in the copy; the whole process group ends at the time
         limit.
         """
-        guard = self.root / "guard"
-        config = {
-            "writable": str(self.root),
-            "traced": str(self.root / "data"),
-            "memory": MEMORY,
-            "file": FILE,
-            "blocked": BLOCKED,
-        }
-        (guard / "config.json").write_text(json.dumps(config))
-        (guard / "notes").unlink(missing_ok=True)
-        kernel = has_namespaces()
-        command = [sys.executable, *arguments]
-        if kernel:
-            command = [*UNSHARE, "sh", "-c", ENTER, "enter", str(self.root), *command]
-        out, err = guard / "out", guard / "err"
+        out, err, notes = (self.root / "observer" / name for name in ("out", "err", "notes"))
+        notes.unlink(missing_ok=True)
         started = time.monotonic()
         with open(out, "wb") as out_file, open(err, "wb") as err_file:
             process = subprocess.Popen(
-                command,
+                _fenced(self.root, arguments),
                 cwd=self.folder,
                 env=self._environment(variables or {}),
                 stdin=subprocess.DEVNULL,
@@ -138,29 +104,34 @@ class Box:
                 code = None
             finally:
                 _end(process)
-        return Ran(
-            code,
-            time.monotonic() - started,
-            _tail(out),
-            _tail(err),
-            _notes(guard / "notes"),
-            kernel,
-        )
+        seconds = time.monotonic() - started
+        return Ran(code, seconds, _tail(out), _tail(err), _notes(notes))
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         temporary = str(self.root / "tmp")
-        own = {
+        return {
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
             "HOME": str(self.root / "home"),
             "TMPDIR": temporary,
             "TORCHINDUCTOR_CACHE_DIR": temporary,
             "TRITON_CACHE_DIR": temporary,
-            "PYTHONPATH": str(self.root / "guard"),
+            "PYTHONPATH": str(self.root / "observer"),
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            **variables,
         }
-        return (
-            {name: os.environ[name] for name in PASSED_ON if name in os.environ} | own | variables
-        )
+
+
+def _folders(*names: str) -> Path:
+    """Return a new temporary folder that holds folders of these names."""
+    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="maskgolf-")))
+    for name in names:
+        (root / name).mkdir()
+    return root
+
+
+def _fenced(root: Path, arguments: list[str]) -> list[str]:
+    return [*UNSHARE, "sh", "-c", ENTER, "enter", str(root), sys.executable, *arguments]
 
 
 @cache
@@ -168,12 +139,10 @@ def has_namespaces() -> bool:
     """Return whether this system lets an ordinary process shut off network and files for its
     children.
     """
-    root = Path(os.path.realpath(tempfile.mkdtemp(prefix="maskgolf-")))
+    root = _folders("folder", "shm")
     try:
-        for name in ("folder", "shm"):
-            (root / name).mkdir()
-        tried = [*UNSHARE, "sh", "-c", ENTER, "enter", str(root), sys.executable, "-c", "pass"]
-        return subprocess.run(tried, capture_output=True, timeout=60).returncode == 0
+        command = _fenced(root, ["-c", "pass"])
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
         return False
     finally:
@@ -195,15 +164,11 @@ def _tail(file: Path) -> str:
 
 
 def _notes(file: Path) -> tuple[tuple[str, str], ...]:
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return ()
-    found = []
-    for line in lines:
+    notes = []
+    for line in file.read_text().splitlines() if file.is_file() else ():
         try:
             kind, what = json.loads(line)
-        except ValueError:
+            notes.append((str(kind), str(what)))
+        except (ValueError, TypeError):  # written by the program itself
             continue
-        found.append((str(kind), str(what)))
-    return tuple(found)
+    return tuple(notes)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.validate import code, scan, trainlog
-from harness.validate.finding import CannotTell
+from fast import container
+from harness.validate import scan, source, training_log
 from harness.validate.numbers import agree
+from harness.validate.verdict import CannotTell
 from reference.recipe import InputError
 
 MAX_FILES = 5_000  # regular files looked at
@@ -23,15 +24,28 @@ MAX_READ = 1 << 28  # bytes of an artifact: sixteen times the challenge's limit
 MAX_TEXT = 1 << 26  # bytes of a log or a source file
 MAX_JSON = 1 << 22  # bytes of submission.json
 MAX_LOGS = 64  # log files parsed
-ARTIFACTS = (
+MAX_README = 1 << 20  # characters that are looked at
+README = r"readme(\.(md|rst|txt))?"
+MODELS = (
     ".mgolf .ptz .pt .pth .ckpt .bin .safetensors .npz .npy .pkl .pickle .joblib "
-    ".zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .tar .7z .onnx .int8 .int6"
+    ".zst .zstd .xz .lzma .br .gz .bz2 .z .zlib .lz4 .zip .7z .onnx .int8 .int6"
 ).split()
-VAGUE, LEAST = (
-    (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2"),
-    1 << 16,
-)  # of anything: no weights below this many bytes
-MODELS = tuple(suffix for suffix in ARTIFACTS if suffix != ".tar")
+VAGUE = (".bin", ".gz", ".npy", ".npz", ".zip", ".7z", ".bz2")
+LEAST = 1 << 16  # bytes of anything vague: no weights below
+TRACKS = {
+    "10min_16mb": "10min_16mb",
+    "track_10min_16mb": "10min_16mb",
+    **dict.fromkeys(
+        (
+            "non_record_16mb",
+            "track_non_record_16mb",
+            "non-record-16mb",
+            "non-record-unlimited-compute-16mb",
+            "non_record_unlimited_compute_16mb",
+        ),
+        "non_record_16mb",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -49,10 +63,18 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        value = float(value)
+        return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
-    return value if math.isfinite(value) else None
+
+
+def numbers(rows: dict[str, dict], *names: str) -> dict[str, float]:
+    """Return the first of these fields that is a number, by row, where there is one."""
+    values = {
+        key: [value for name in names if (value := number(row.get(name))) is not None]
+        for key, row in rows.items()
+    }
+    return {key: some[0] for key, some in values.items() if some}
 
 
 class Submission:
@@ -70,9 +92,10 @@ class Submission:
                 " holds submission.json"
             )
         self.name = self.root.resolve().name
+        self.parent = self.root.resolve().parent.name
         self.files: dict[str, int] = {}  # regular files: path below the folder -> bytes
         self.folders: list[str] = []
-        self.strange: list[str] = []  # links, devices, unreadable or too deep places
+        self.strange: list[str] = []  # links, devices, what is unreadable, too deep or too much
         self._kept: dict[str, bytes] = {}
         self._list("", 0)
 
@@ -88,22 +111,22 @@ class Submission:
                 self.strange.append(f"{path}: not looked at, more than {MAX_FILES:,} files")
                 return
             try:
-                mode = entry.stat(follow_symlinks=False).st_mode
-                if stat.S_ISLNK(mode):
-                    self.strange.append(f"{path}: a link to {os.readlink(self.root / path)}")
-                elif stat.S_ISREG(mode):
-                    self.files[path] = entry.stat(follow_symlinks=False).st_size
-                elif not stat.S_ISDIR(mode):
-                    self.strange.append(f"{path}: neither a file nor a folder")
-                elif depth >= MAX_DEPTH:
-                    self.strange.append(
-                        f"{path}: not looked at, more than {MAX_DEPTH} folders deep"
-                    )
-                else:
-                    self.folders.append(path)
-                    self._list(f"{path}/", depth + 1)
+                self._enter(entry, path, depth)
             except OSError as error:
                 self.strange.append(f"{path}: not readable ({error.strerror})")
+
+    def _enter(self, entry: os.DirEntry, path: str, depth: int) -> None:
+        if entry.is_symlink():
+            self.strange.append(f"{path}: a link to {os.readlink(self.root / path)}")
+        elif entry.is_file(follow_symlinks=False):
+            self.files[path] = entry.stat(follow_symlinks=False).st_size
+        elif not entry.is_dir(follow_symlinks=False):
+            self.strange.append(f"{path}: neither a file nor a folder")
+        elif depth >= MAX_DEPTH:
+            self.strange.append(f"{path}: not looked at, more than {MAX_DEPTH} folders deep")
+        else:
+            self.folders.append(path)
+            self._list(f"{path}/", depth + 1)
 
     def path(self, name: str) -> Path:
         """Return where a listed file is."""
@@ -113,11 +136,8 @@ class Submission:
         """Return the top-level files whose whole name matches a regular expression, case
         ignored.
         """
-        return [
-            name
-            for name in self.files
-            if "/" not in name and re.fullmatch(pattern, name, re.IGNORECASE)
-        ]
+        top = [name for name in self.files if "/" not in name]
+        return [name for name in top if re.fullmatch(pattern, name, re.IGNORECASE)]
 
     def read(self, name: str, most: int = MAX_READ) -> bytes:
         """Return the bytes of a listed regular file."""
@@ -129,18 +149,15 @@ class Submission:
             )
         if name in self._kept:
             return self._kept[name]
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(
-                self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            )
-            with open(descriptor, "rb") as file:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            with open(os.open(self.path(name), flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise CannotTell(f"{name} is no longer a regular file")
                 data = file.read(most + 1)
         except (OSError, ValueError) as error:
-            raise CannotTell(
-                f"{name} cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from error
+            reason = getattr(error, "strerror", None) or error
+            raise CannotTell(f"{name} cannot be read ({reason})") from error
         if len(data) > most:
             raise CannotTell(f"{name} has more than the {most:,} bytes that are read")
         if len(data) <= MAX_JSON and sum(map(len, self._kept.values())) <= MAX_TEXT:
@@ -152,26 +169,30 @@ class Submission:
         that are not UTF-8 become U+FFFD.
         """
         data = self.read(name, MAX_TEXT)
-        return data.decode(
-            "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace"
-        )
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return data.decode("utf-16" if wide else "utf-8-sig", "replace")
 
     @cached_property
-    def json_found(self) -> list[str]:
+    def readme(self) -> str:
+        """The beginning of the README, "" where there is none."""
+        names = self.find(README)
+        return self.text(names[0])[:MAX_README] if names else ""
+
+    @cached_property
+    def jsons(self) -> list[str]:
         """Top-level files that can be the submission's JSON, the likeliest first."""
-        return sorted(
-            self.find(r"submission.*\.json"), key=lambda name: (name != "submission.json", name)
-        )
+        names = self.find(r"submission.*\.json")
+        return sorted(names, key=lambda name: (name != "submission.json", name))
 
     @property
     def json_name(self) -> str:
         """Name of the submission's JSON."""
-        if not self.json_found:
+        if not self.jsons:
             raise CannotTell("there is no submission.json")
-        return self.json_found[0]
+        return self.jsons[0]
 
     @cached_property
-    def _parsed(self) -> tuple[dict, list[str]]:
+    def json(self) -> tuple[dict, list[str]]:
         """The JSON object, and what is wrong with it as JSON: constants such as NaN, names that
         occur twice.
         """
@@ -187,11 +208,8 @@ class Submission:
             return dict(members)
 
         try:
-            value = json.loads(
-                self.read(self.json_name, MAX_JSON).decode("utf-8"),
-                parse_constant=constant,
-                object_pairs_hook=pairs,
-            )
+            text = self.read(self.json_name, MAX_JSON).decode("utf-8")
+            value = json.loads(text, parse_constant=constant, object_pairs_hook=pairs)
         except RecursionError as error:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
         except ValueError as error:
@@ -200,61 +218,77 @@ class Submission:
             raise CannotTell(f"{self.json_name} holds a {type(value).__name__}, not an object")
         return value, faults
 
-    @property
+    @cached_property
     def claims(self) -> dict:
-        """The JSON object of the submission."""
-        return self._parsed[0]
+        """The JSON object of the submission, {} where there is none that reads."""
+        try:
+            return self.json[0]
+        except CannotTell:
+            return {}
 
-    @property
-    def json_faults(self) -> list[str]:
-        """What is wrong with the JSON as JSON."""
-        return self._parsed[1]
+    def stated(self, *names: str) -> float | None:
+        """Return the first of these fields of the JSON that is a finite number."""
+        return numbers({"": self.claims}, *names).get("")
 
     def claim(self, *names: str) -> float:
-        """Return the first of these fields that is a finite number."""
-        for name in names:
-            found = number(self.claims.get(name))
-            if found is not None:
-                return found
-        raise CannotTell(f"{self.json_name} has no number {' or '.join(names)}")
+        """Return the first of these fields that is a finite number; CannotTell where none is."""
+        value = numbers({"": self.json[0]}, *names).get("")
+        if value is None:
+            raise CannotTell(f"{self.json_name} has no number {' or '.join(names)}")
+        return value
 
     @cached_property
     def seed_claims(self) -> dict[str, dict]:
-        """Fields of each seed in the JSON, by the seed as text."""
+        """Fields of each seed in the JSON, by the seed as text; {} where it names none."""
         for name in ("seed_results", "seeds", "results"):
             value = self.claims.get(name)
             if isinstance(value, dict):
-                members = {
-                    re.sub(r"^seed[_ ]?", "", str(seed)): fields for seed, fields in value.items()
-                }
+                seeds = {re.sub(r"^seed[_ ]?", "", str(seed)): row for seed, row in value.items()}
                 return {
-                    seed: fields if isinstance(fields, dict) else {"val_bpb": fields}
-                    for seed, fields in members.items()
+                    seed: row if isinstance(row, dict) else {"val_bpb": row}
+                    for seed, row in seeds.items()
                     if seed.isdigit()
                 }
         return {}
 
     @cached_property
-    def seed_logs(self) -> "dict[str, trainlog.Log]":
+    def seed_scores(self) -> dict[str, float]:
+        """val_bpb of each seed in the JSON."""
+        return numbers(self.seed_claims, "val_bpb")
+
+    @cached_property
+    def seed_logs(self) -> dict[str, training_log.Log]:
         """The log of each seed that the JSON names, of every seed where it names none: of several
         the one that shows the seed's score.
         """
-        claims = self.seed_claims if self.seeds_claimed else {}
-        found: dict[str, trainlog.Log] = {}
+        chosen: dict[str, training_log.Log] = {}
         for log in self.logs:
-            claim = number(claims.get(log.seed or "", {}).get("val_bpb"))
-            shown = claim is not None and any(agree(final.val_bpb, claim) for final in log.finals)
-            if log.seed and (log.seed not in found or shown) and (not claims or log.seed in claims):
-                found[log.seed] = log
-        return found
+            score = self.seed_scores.get(log.seed or "")
+            shown = score is not None and any(agree(final.val_bpb, score) for final in log.finals)
+            if log.seed and log.seed in (self.seed_claims or {log.seed}):
+                if shown or log.seed not in chosen:
+                    chosen[log.seed] = log
+        return chosen
 
     @cached_property
-    def seeds_claimed(self) -> bool:
-        """Whether the JSON says which seeds it rests on."""
-        try:
-            return bool(self.seed_claims)
-        except CannotTell:
-            return False
+    def own_logs(self) -> list[training_log.Log]:
+        """The logs of the submission's seeds, or all logs where no seed is known."""
+        return list(self.seed_logs.values()) or list(self.logs)
+
+    @cached_property
+    def required_logs(self) -> list[training_log.Log]:
+        """The submission's logs; CannotTell where there are none."""
+        if not self.own_logs:
+            raise CannotTell("there is no training log")
+        return self.own_logs
+
+    @cached_property
+    def track(self) -> str:
+        """10min_16mb or non_record_16mb, from the JSON or the folder around the submission."""
+        for spelling in (self.claims.get("track"), self.parent):
+            if isinstance(spelling, str) and spelling in TRACKS:
+                return TRACKS[spelling]
+        raise CannotTell("no track: the JSON names none, and the folder is in no track_* folder")
 
     @cached_property
     def ours(self) -> bool:
@@ -264,8 +298,6 @@ class Submission:
     @cached_property
     def header(self) -> dict:
         """The header of our container, {} where there is none that reads."""
-        from fast import container
-
         if not self.ours:
             return {}
         try:
@@ -276,17 +308,11 @@ class Submission:
         return header
 
     @cached_property
-    def recipe(self) -> dict:
-        """The recipe in our container's header, {} where there is none."""
-        found = self.header.get("recipe")
-        return (
-            {
-                name: value if isinstance(value, dict) else {"": value}
-                for name, value in found.items()
-            }
-            if isinstance(found, dict)
-            else {}
-        )
+    def recipe(self) -> dict[str, dict]:
+        """The recipe in our container's header by its parts, {} where there is none."""
+        parts = self.header.get("recipe")
+        parts = parts if isinstance(parts, dict) else {}
+        return {name: part for name, part in parts.items() if isinstance(part, dict)}
 
     @cached_property
     def container_elements(self) -> int:
@@ -296,66 +322,61 @@ class Submission:
     @cached_property
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
-        kinds = {name: Path(name).suffix.lower() for name in self.files}
-        models = [
-            name
-            for name, kind in kinds.items()
-            if kind in MODELS and not Path(name).stem.endswith(".py")
-        ]
-        found = {
-            name: self.files[name]
-            for name in models
-            if kinds[name] not in VAGUE or self.files[name] >= LEAST
-        }
-        return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+        sizes = {}
+        for name, size in self.files.items():
+            path = Path(name)
+            kind = path.suffix.lower()
+            if kind in MODELS and not path.stem.endswith(".py"):
+                if kind not in VAGUE or size >= LEAST:
+                    sizes[name] = size
+        return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
 
     @cached_property
     def artifact(self) -> str:
         """The file that is the submission's model."""
-        ours = [name for name in self.artifacts if name.endswith(".mgolf")]
-        found = ours or list(self.artifacts)
-        if not found:
+        names = [name for name in self.artifacts if name.endswith(".mgolf")] or [*self.artifacts]
+        if not names:
             raise CannotTell("the artifact is not in the folder")
-        return found[0]
+        return names[0]
 
     @cached_property
-    def code(self) -> "code.Code":
+    def code(self) -> source.Code:
         """Its Python, read statically: what is hidden in compressed strings too."""
-        sources, total = {}, 0
+        texts, total = {}, 0
         for name, size in self.files.items():
-            total += size if name.endswith(".py") else 0
-            if name.endswith(".py") and total > MAX_TEXT:
-                self.strange.append(f"{name}: not read, more than {MAX_TEXT:,} bytes of Python")
-            elif name.endswith(".py"):
-                try:
-                    sources[name] = self.read(name, MAX_TEXT)
-                except CannotTell as error:
-                    self.strange.append(str(error))
-        return code.Code(sources, self.files)
+            if not name.endswith(".py"):
+                continue
+            total += size
+            try:
+                if total > MAX_TEXT:
+                    raise CannotTell(f"{name}: not read, more than {MAX_TEXT:,} bytes of Python")
+                texts[name] = self.read(name, MAX_TEXT)
+            except CannotTell as reason:
+                self.strange.append(str(reason))
+        return source.Code(texts, self.files)
 
     @cached_property
-    def logs(self) -> "tuple[trainlog.Log, ...]":
+    def logs(self) -> tuple[training_log.Log, ...]:
         """Its training logs, parsed: .log and .txt files that hold step lines or final scores."""
-        found, total = [], 0
+        logs, total = [], 0
         for name, size in self.files.items():
             if Path(name).suffix.lower() not in (".log", ".txt") or "requirements" in name.lower():
                 continue
             total += size
-            if len(found) >= MAX_LOGS or total > 2 * MAX_TEXT:
-                self.strange.append(
-                    f"{name}: not read, more than {MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them"
-                )
+            if len(logs) >= MAX_LOGS or total > 2 * MAX_TEXT:
+                limits = f"{MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them"
+                self.strange.append(f"{name}: not read, more than {limits}")
                 break
             try:
-                log = trainlog.parse(name, self.text(name))
+                log = training_log.parse(name, self.text(name))
             except CannotTell as reason:
                 self.strange.append(str(reason))
                 continue
             if log.points or log.finals:
-                found.append(log)
-        return tuple(found)
+                logs.append(log)
+        return tuple(logs)
 
     @cached_property
-    def scanned(self) -> "scan.Scan":
+    def scanned(self) -> scan.Scan:
         """What one pass over all files found for safety."""
         return scan.scan(self)

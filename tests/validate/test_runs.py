@@ -1,226 +1,25 @@
-"""The parts of checks that execute, score or probe: cheating models are caught, honest ones are
-not; a program stays in the sandbox.
+"""The parts of checks that execute or score: hidden text, constants, versions and imports, the
+sandbox, counts.
 """
 
+import ast
 import base64
-import math
+import time
 import zlib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fast.bytes import ByteTable
-from fast.data import Tokens, Windows, evaluation_windows
-from fast.orders import ORDERS
-from harness.validate import (
-    execution,
-    hidden,
-    portable,
-    probes,
-    rescore,
-    sandbox,
-    score,
-    tables,
-    validity,
-)
-from harness.validate.finding import CannotTell
+from fast.bytes import ByteTable, load_tokenizer, token_bytes
+from fast.data import Tokens
+from harness.validate import byte_table, hidden, rates, rescore, sandbox
+from harness.validate.checks import runs, score, validity
 from harness.validate.submission import Options, Submission
-from tests.support.table_model import TableModel
-
-V, L = 3, 4
-
-
-def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
-    """Answer for every position, the revealed ones too, from a table without structure."""
-    return torch.nan_to_num(TABLE.torch(ids_BL), nan=-1.0)
-
-
-TABLE = TableModel(V, L)
-WINDOWS = TABLE.windows(5)
-
-
-def causal_model(peek: int = 0):
-    """Return an autoregressive log_probs: the distribution at a position depends on the ids up to
-    it, and `peek` beyond.
-    """
-    weights = torch.from_numpy(np.random.default_rng(3).standard_normal((L + 1, L + 1, V, V)))
-
-    def model(ids_BL: torch.Tensor) -> torch.Tensor:
-        rows = []
-        for i in range(ids_BL.shape[1]):
-            seen = range(min(i + 1 + peek, ids_BL.shape[1]))
-            rows.append(sum(weights[i, j, ids_BL[:, j]] for j in seen).log_softmax(-1))
-        return torch.stack(rows, dim=1)
-
-    return model
-
-
-# Probabilities sum to 1
-
-
-def test_normalised_distributions_pass_and_others_do_not():
-    contexts_BL, asked_BL = probes.masked_contexts(WINDOWS, V)
-    honest = probes.mass(lambda ids: log_probs(ids).float(), contexts_BL, asked_BL)
-    assert validity.unsummed(honest).verdict == "pass" and honest.distributions == int(
-        asked_BL.sum()
-    )
-    for gain in (1e-4, -1e-4, math.log(2)):  # 0.01 % too much or too little is far beyond rounding
-        cheating = probes.mass(lambda ids, gain=gain: log_probs(ids) + gain, contexts_BL, asked_BL)
-        assert cheating.error == pytest.approx(abs(gain), rel=1e-2)
-        assert validity.unsummed(cheating).verdict == "fail"
-
-
-def test_nan_is_no_distribution():
-    contexts_BL, asked_BL = probes.masked_contexts(WINDOWS, V)
-    found = probes.mass(lambda ids: log_probs(ids) * math.nan, contexts_BL, asked_BL)
-    assert validity.unsummed(found).verdict == "fail"
-
-
-def test_contexts_hide_one_all_and_some():
-    contexts_BL, hidden_BL = probes.masked_contexts(WINDOWS, V)
-    sizes = hidden_BL.sum(dim=1).tolist()
-    assert (
-        sizes[:5] == [1] * 5
-        and sizes[5:10] == [L] * 5
-        and all(1 <= size <= L for size in sizes[10:])
-    )
-    assert ((contexts_BL == V) == hidden_BL).all()
-    assert (contexts_BL[~hidden_BL] == torch.from_numpy(np.tile(WINDOWS, (3, 1)))[~hidden_BL]).all()
-
-
-# Nothing is known before it is revealed
-
-
-def look(scorers: dict) -> dict:
-    return validity.look_ahead(scorers, WINDOWS, V)
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_our_chain_neither_peeks_nor_moves(order):
-    found = look({order: probes.chain_scorer(log_probs, V, order, block=2)})
-    assert [
-        judge(found).verdict
-        for judge in (validity.unchanged_charges, validity.unchanged_order, validity.charged_once)
-    ] == ["pass"] * 3
-    assert found[order].compared > 0
-
-
-@pytest.mark.parametrize("order", ORDERS)
-def test_places_are_those_of_the_chain(order):
-    """The recorder reads the order off the contexts; following it by hand gives the same
-    charges.
-    """
-    for place_L, nats_L, rows_LV, ids_L in zip(
-        *probes.chain_scorer(log_probs, V, order, block=2, seed=4)(WINDOWS), WINDOWS, strict=True
-    ):
-        current = np.full(L, V)
-        for position in np.argsort(place_L):
-            row = log_probs(torch.from_numpy(current[None]))[0, position]
-            assert np.array_equal(rows_LV[position], row.numpy())
-            assert nats_L[position] == pytest.approx(-float(row[ids_L[position]]), abs=1e-12)
-            current[position] = ids_L[position]
-
-
-def test_an_honest_causal_model_passes_and_one_that_peeks_does_not():
-    assert (
-        validity.unchanged_charges(look({"ar": probes.causal_scorer(causal_model())})).verdict
-        == "pass"
-    )
-    for peek in (1, 2):  # at the token itself, at the one after it
-        found = look({"ar": probes.causal_scorer(causal_model(peek))})
-        assert (
-            validity.unchanged_charges(found).verdict == "fail"
-            and validity.unchanged_order(found).verdict == "pass"
-        )
-        assert "still hidden" in validity.unchanged_charges(found).evidence
-
-
-def charged(rows: torch.Tensor, ids_BL: torch.Tensor) -> np.ndarray:
-    """Return the charges that distributions (B, L, V) put on tokens."""
-    return -rows.gather(-1, ids_BL[..., None])[..., 0].numpy()
-
-
-def test_a_pseudo_likelihood_is_peeking():
-    """Each token given all the others."""
-
-    def scorer(ids_NL):
-        ids_BL, hidden = torch.from_numpy(ids_NL), torch.eye(L, dtype=torch.bool)
-        rows = torch.stack(
-            [log_probs(ids_BL.masked_fill(hidden[i], V))[:, i] for i in range(L)], dim=1
-        )
-        return probes.Scored(
-            np.tile(np.arange(L), (len(ids_NL), 1)), charged(rows, ids_BL), rows.numpy()
-        )
-
-    assert validity.unchanged_charges(look({"pseudo": scorer})).verdict == "fail"
-
-
-def test_an_order_from_the_target_is_caught():
-    """Confidence in the true token chooses the next position: charges are honest conditionals, the
-    order is not.
-    """
-
-    def scorer(ids_NL):
-        ids_BL = torch.from_numpy(ids_NL)
-        current, place, rows = (
-            torch.full_like(ids_BL, V),
-            np.zeros(ids_NL.shape, int),
-            torch.zeros(*ids_BL.shape, V, dtype=torch.float64),
-        )
-        for step in range(L):
-            answer = log_probs(current)
-            chosen = (
-                answer.gather(-1, ids_BL[..., None])[..., 0]
-                .masked_fill(current != V, -math.inf)
-                .argmax(dim=1)
-            )
-            for row, position in enumerate(chosen.tolist()):
-                place[row, position], rows[row, position] = step, answer[row, position]
-                current[row, position] = ids_BL[row, position]
-        return probes.Scored(place, charged(rows, ids_BL), rows.numpy())
-
-    found = look({"target": scorer})
-    assert (
-        validity.unchanged_order(found).verdict == "fail"
-        and validity.charged_once(found).verdict == "pass"
-    )
-
-
-def test_a_position_that_is_never_charged_is_caught():
-    def scorer(ids_NL):
-        scored = probes.chain_scorer(log_probs, V, "left-to-right")(ids_NL)
-        scored.place_NL[:, 2] = scored.place_NL[:, 1]
-        return scored
-
-    assert validity.charged_once(look({"skips": scorer})).verdict == "fail"
-
-
-@pytest.mark.parametrize("discount", [1e-3, 0.5])
-def test_a_charge_that_is_not_the_distributions_is_caught(discount):
-    def scorer(ids_NL):
-        scored = probes.chain_scorer(log_probs, V, "random")(ids_NL)
-        return scored._replace(nats_NL=scored.nats_NL - discount)
-
-    found = validity.unchanged_charges(look({"cheap": scorer}))
-    assert found.verdict == "fail" and "off the distribution" in found.evidence
-
-
-def test_windows_that_miss_repeat_or_alter_tokens_are_counted(stream):
-    ids = np.arange(1, 24)
-    groups = evaluation_windows(stream(ids[:9], ids[9:]), 5, None)
-    assert probes.uncovered(groups, ids) == 0
-    assert probes.uncovered(groups[:1], ids) == 3  # the short last window
-    assert probes.uncovered([*groups, groups[-1]], ids) == 3
-    swapped = [Windows(groups[0].ids_NL[::-1], groups[0].previous_N), groups[1]]
-    assert probes.uncovered(swapped, ids) == 20
-    blind = [Windows(group.ids_NL, np.full(len(group.ids_NL), -1)) for group in groups]
-    assert probes.uncovered(blind, ids) == len(blind[0].ids_NL) + len(blind[1].ids_NL) - 1
-    assert probes.uncovered([], ids) == len(ids)
-
+from harness.validate.verdict import CannotTell
 
 # Hidden text
 
@@ -303,8 +102,6 @@ def test_disguises_are_seen_through(disguise):
 
 
 def test_readable_is_what_the_tokenizer_decodes(layout):
-    from fast.bytes import load_tokenizer
-
     tokenizer = load_tokenizer(layout.tokenizer)
     ids = np.asarray(Tokens(layout.validation).read(0, 3000), np.int64)
     pieces = [
@@ -314,7 +111,7 @@ def test_readable_is_what_the_tokenizer_decodes(layout):
     ]
     text = validity.readable(ids, tokenizer).decode("utf-8", "ignore")
     assert all(piece in text for piece in pieces if "�" not in piece)
-    start, stop = next(tables.documents(ids, tokenizer))
+    start, stop = next(byte_table.documents(ids, tokenizer))
     assert tokenizer.processor.decode(ids[start:stop].tolist()).strip() in text
 
 
@@ -358,23 +155,17 @@ COUNTED = (
 
 @pytest.mark.parametrize("case", CONSTANTS)
 def test_constants_of_bytes_per_token_are_found(case):
-    import ast
-
-    assert tables.constants(ast.parse(CONSTANTS[case]))[0]
+    assert rates.constants(ast.parse(CONSTANTS[case]))[0]
 
 
 @pytest.mark.parametrize("code", COUNTED)
 def test_counted_bytes_are_no_constant(code):
-    import ast
-
-    fixed, uncounted, counted = tables.constants(ast.parse(code))
+    fixed, uncounted, counted = rates.constants(ast.parse(code))
     assert (fixed, uncounted) == ([], []) and counted >= 1
 
 
 def test_bits_per_token_alone_are_not_called_right():
-    import ast
-
-    assert tables.constants(ast.parse("val_bpb = val_loss.item() / math.log(2.0)\n")) == (
+    assert rates.constants(ast.parse("val_bpb = val_loss.item() / math.log(2.0)\n")) == (
         [],
         ["val_bpb (line 1)"],
         0,
@@ -382,12 +173,10 @@ def test_bits_per_token_alone_are_not_called_right():
 
 
 def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):
-    from fast.bytes import load_tokenizer, token_bytes
-
     tokenizer = load_tokenizer(layout.tokenizer)
     ids = Tokens(layout.validation).read(0, 12_000)
     table = tokenizer.table
-    compared = tables.miscounted(ids, tokenizer, partial(token_bytes, table=table))
+    compared = byte_table.miscounted(ids, tokenizer, partial(token_bytes, table=table))
     assert compared.wrong == [] and compared.counted == compared.decoded > 0
     is_byte_V = np.array([tokenizer.processor.is_byte(token) for token in range(tokenizer.vocab)])
     spoilt = {
@@ -399,7 +188,9 @@ def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):
     }
     for what, other in spoilt.items():
         if what != "byte pieces by name" or is_byte_V[ids].any():
-            assert tables.miscounted(ids, tokenizer, partial(token_bytes, table=other)).wrong, what
+            assert byte_table.miscounted(ids, tokenizer, partial(token_bytes, table=other)).wrong, (
+                what
+            )
 
 
 # Python versions and imports
@@ -418,7 +209,7 @@ def test_the_table_agrees_with_decoded_text_and_spoilt_ones_do_not(layout):
     ],
 )
 def test_newer_syntax_is_refused_with_its_line(code, version):
-    problem = portable.syntax_error(b"x = 1\n" + code.encode(), version)
+    problem = runs.syntax_error(b"x = 1\n" + code.encode(), version)
     assert problem and ("line" in problem)
 
 
@@ -427,7 +218,7 @@ def test_syntax_that_all_versions_read():
         b"match x:\n    case {'a': 1}:\n        pass\nprint(f\"{x['a']!r:>{w}} {y}\", f'{{}}',"
         b" f'''{z[\"b\"]}''')\n"
     )
-    assert all(portable.syntax_error(code, version) is None for version in portable.VERSIONS)
+    assert all(runs.syntax_error(code, version) is None for version in runs.VERSIONS)
 
 
 def folder(tmp_path, **files) -> Submission:
@@ -447,7 +238,7 @@ def test_imports_come_from_requirements_the_folder_or_the_standard_library(tmp_p
         helper__py="import json\n",
         requirements__txt="# all\nlz4==4.4.5\nPyYAML\n",
     )
-    found = portable.imports(made)
+    found = runs.imports(made)
     assert found.verdict == "pass" and "brotli (train_gpt.py:5)" in found.evidence
 
 
@@ -460,13 +251,13 @@ def test_imports_come_from_requirements_the_folder_or_the_standard_library(tmp_p
     ],
 )
 def test_a_package_that_nobody_lists_is_named(tmp_path, code):
-    found = portable.imports(folder(tmp_path, train_gpt__py=code, requirements__txt="numpy\n"))
+    found = runs.imports(folder(tmp_path, train_gpt__py=code, requirements__txt="numpy\n"))
     assert found.verdict == "fail" and "zstandard (train_gpt.py:" in found.evidence
 
 
 def test_a_package_that_only_the_readme_names_is_not_judged(tmp_path):
     with pytest.raises(CannotTell, match="by hand.*flash_attn"):
-        portable.imports(
+        runs.imports(
             folder(
                 tmp_path,
                 train_gpt__py="import flash_attn\n",
@@ -478,75 +269,96 @@ def test_a_package_that_only_the_readme_names_is_not_judged(tmp_path):
 # The sandbox
 
 
-def executed(tmp_path, code: str, kernel: bool, monkeypatch, seconds: float = 60.0):
-    if not kernel:
-        monkeypatch.setattr(sandbox, "has_namespaces", lambda: False)
+def executed(tmp_path, code: str, seconds: float = 60.0):
     with sandbox.Box(folder(tmp_path, train_gpt__py=code)) as box:
         return box.run(["train_gpt.py"], seconds, {"DATA_PATH": "here"})
 
 
-KERNELS = [False, True] if sandbox.has_namespaces() else [False]
+namespaces = pytest.mark.skipif(
+    not sandbox.has_namespaces(), reason="this system has no namespaces"
+)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_an_honest_program_runs_and_sees_no_secret(tmp_path, kernel, monkeypatch):
+def test_nothing_is_executed_where_the_kernel_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "has_namespaces", lambda: False)
+    made = folder(tmp_path, train_gpt__py="print(1)\n")
+    for execution in (runs.runs_alone, runs.trains, runs.no_network, score.script_table):
+        with pytest.raises(CannotTell, match="namespaces"):
+            execution(made)
+
+
+@namespaces
+def test_an_honest_program_runs_and_sees_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
     code = (
         "import os, tempfile\nopen('made',"
         " 'w').write('x')\ntempfile.TemporaryFile().write(b'x')\nprint(sorted(os.environ),"
         " os.environ['DATA_PATH'])\n"
     )
-    ran = executed(tmp_path, code, kernel, monkeypatch)
-    assert ran.code == 0 and ran.kernel == kernel, ran.err
+    ran = executed(tmp_path, code)
+    assert ran.code == 0, ran.err
     assert "SECRET_TOKEN" not in ran.out and "here" in ran.out
     assert not ran.noted("write") and not ran.noted("network") and not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_what_leaves_the_folder_is_refused_and_noted(tmp_path, kernel, monkeypatch):
+@namespaces
+def test_what_leaves_the_folder_is_refused_and_noted(tmp_path):
     outside = tmp_path / "outside"
     code = f"""
 import os, pathlib, socket
-def tried(action):
+def refused(action):
     try:
         action()
     except OSError:
-        pass
-tried(lambda: open({str(outside)!r}, "w"))
-tried(lambda: os.mkdir({str(outside)!r}))
-tried(lambda: os.rename("train_gpt.py", {str(outside)!r}))
-tried(lambda: socket.create_connection(("192.0.2.1", 80), 1))
-tried(lambda: socket.getaddrinfo("example.com", 80))
+        return True
+print([
+    refused(lambda: open({str(outside)!r}, "w")),
+    refused(lambda: os.mkdir({str(outside)!r})),
+    refused(lambda: os.rename("train_gpt.py", {str(outside)!r})),
+    refused(lambda: socket.create_connection(("192.0.2.1", 80), 1)),
+    refused(lambda: socket.getaddrinfo("example.com", 80)),
+])
 """
-    ran = executed(tmp_path, code, kernel, monkeypatch)
-    assert ran.code == 0, ran.err
-    assert len(ran.noted("write")) == 3 and len(ran.noted("network")) == 2 and not outside.exists()
+    ran = executed(tmp_path, code)
+    assert ran.code == 0 and ran.out.strip() == str([True] * 5), ran
+    assert len(ran.noted("write")) == 3 and not outside.exists()
+    assert ["192.0.2.1" in note for note in ran.noted("network")] == [True, True, False]
 
 
-def test_our_packages_are_not_there(tmp_path, monkeypatch):
-    ran = executed(tmp_path, "import fast\n", False, monkeypatch)
+@namespaces
+def test_a_program_that_notes_nothing_is_held_all_the_same(tmp_path):
+    """The kernel refuses what the observer does not see."""
+    outside = tmp_path / "outside"
+    code = f"import ctypes\nlibc = ctypes.CDLL(None)\nprint(libc.mkdir({str(outside).encode()!r}, 448))\n"
+    ran = executed(tmp_path, code)
+    assert ran.out == "-1\n" and not ran.noted("write") and not outside.exists()
+
+
+@namespaces
+def test_our_packages_are_not_there(tmp_path):
+    ran = executed(tmp_path, "import fast\n")
     assert ran.code == 1 and "No module named 'fast'" in ran.err
 
 
-def test_a_program_that_hangs_ends_with_its_children(tmp_path, monkeypatch):
+@namespaces
+def test_a_program_that_hangs_ends_with_its_children(tmp_path):
     code = (
-        "import subprocess, sys, time\nchild = subprocess.Popen([sys.executable, '-c', 'import"
-        " time; time.sleep(600)'])\nprint(child.pid)\ntime.sleep(600)\n"
+        "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c',"
+        f" 'import time; time.sleep(600); {tmp_path}'])\nprint('started')\ntime.sleep(600)\n"
     )
-    ran = executed(tmp_path, code, False, monkeypatch, seconds=3.0)
-    assert ran.code is None and "python" in ran.noted("start")[0]
-    pid = int(ran.out)
-    import os
-
-    with pytest.raises(ProcessLookupError):
-        for _ in range(200):  # reaped by whoever is init here
-            os.kill(pid, 0)
-            if "Z" in open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0]:
-                raise ProcessLookupError
+    ran = executed(tmp_path, code, seconds=5.0)
+    assert ran.code is None and ran.out == "started\n"
+    for _ in range(100):
+        running = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
+        if not any(str(tmp_path).encode() in command for command in running):
+            return
+        time.sleep(0.1)
+    pytest.fail("the child still runs")
 
 
-def test_memory_is_bounded(tmp_path, monkeypatch):
-    ran = executed(tmp_path, "x = bytearray(1 << 36)\n", False, monkeypatch)
+@namespaces
+def test_memory_is_bounded(tmp_path):
+    ran = executed(tmp_path, "x = bytearray(1 << 36)\n")
     assert ran.code == 1 and "MemoryError" in ran.err
 
 
@@ -650,28 +462,22 @@ def test_bytes_that_nobody_counted_show_in_the_quotient(tmp_path):
 
 
 def test_training_shards_by_name():
-    import ast
-
     honest = (
         "train_files = os.path.join(path, 'fineweb_train_*.bin')\nval_files = os.path.join(path,"
         " 'fineweb_val_*.bin')\n"
     )
-    assert (
-        execution.mixed_up(
-            ast.parse(honest + "loader = DistributedTokenLoader(args.train_files, 0)\n")
-        )
-        == []
-    )
+    loader = "loader = DistributedTokenLoader(args.train_files, 0)\n"
+    assert list(validity.mixed_up(ast.parse(honest + loader))) == []
     for guilty in (
         "train_files = os.path.join(path, 'fineweb_val_*.bin')",
         "train_files = glob.glob(path + '/*.bin')",
         "train_files = sorted(glob('fineweb_*.bin'))",
         "calib_loader = DistributedTokenLoader(args.val_files, 0)",
     ):
-        assert execution.mixed_up(ast.parse(honest + guilty + "\n")), guilty
+        assert list(validity.mixed_up(ast.parse(honest + guilty + "\n"))), guilty
 
 
 def test_interpreters_agree_on_what_they_can_read():
-    """The guard is a plain file that any supported interpreter loads."""
-    source = (sandbox.Path(sandbox.__file__).with_name("guard.py")).read_bytes()
-    assert all(portable.syntax_error(source, version) is None for version in portable.VERSIONS)
+    """The observer is a plain file that any supported interpreter loads."""
+    source = (sandbox.Path(sandbox.__file__).with_name("observer.py")).read_bytes()
+    assert all(runs.syntax_error(source, version) is None for version in runs.VERSIONS)

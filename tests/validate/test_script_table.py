@@ -1,8 +1,7 @@
-"""The script's own byte table: taken out of its program, called in the sandbox, judged by its
-counts; nothing else of the script runs.
+"""The script's own byte table: called in the sandbox with what its script defines, judged by its
+counts; training does not run.
 """
 
-import ast
 from functools import partial
 
 import numpy as np
@@ -13,61 +12,46 @@ from hypothesis import strategies as st
 from fast.bytes import token_bytes
 from fast.data import Tokens
 from harness import validate
-from harness.validate import script_table, tables
-from harness.validate.extract import extract
-from harness.validate.finding import CannotTell
+from harness.validate import byte_table
+from harness.validate.caller import definitions
+from harness.validate.checks import score
 from harness.validate.submission import Options, Submission
+from harness.validate.verdict import CannotTell
 from tests.validate.submissions.run_defects import LUTS
 
+CHECK = tuple(check for check in validate.CHECKS if check.name == "script's byte table")
 SCRIPT = "import numpy as np\n" + LUTS + "\n_count_bytes\n"
 
 
-def extracted(code: str, *wanted: str) -> dict:
-    """Return what the program of some names defines."""
-    space: dict = {"__name__": "taken"}
-    exec(compile(extract(ast.parse(code), wanted or ("f",)), "taken", "exec"), space)
-    return space
+# Its definitions
 
 
-# Taken out of its script
-
-
-def test_a_function_comes_with_what_it_needs_and_nothing_else():
+def test_a_function_comes_with_what_it_needs():
+    """Training does not run, and what cannot be imported is no obstacle."""
     code = (
-        "import os, math as m, no_such_package\nfrom nowhere import (thing as other)\nBASE ="
+        "import os, no_such_package, math as m\nfrom nowhere import (thing as other)\nBASE ="
         " 2\nTWICE = BASE * 2\nclass Kept:\n    value = TWICE\ndef g(x: other.Type) ->"
-        " no_such_package.T:\n    return m.floor(x) + Kept.value\nraise SystemExit('trains')\ndef"
+        " no_such_package.T:\n    return m.floor(x) + Kept.value\nraise SystemExit('trains')\nexit(1)\ndef"
         " f(x):\n    return g(x) + len(os.sep)\nif __name__ == '__main__':\n    f = None\n"
     )
-    program = extract(ast.parse(code), ("f",))
-    assert extracted(code)["f"](1.5) == 6
-    assert (
-        "no_such_package" not in program
-        and "nowhere" not in program
-        and "SystemExit" not in program
-    )
+    assert definitions(code, "taken")["f"](1.5) == 6
 
 
 def test_the_last_definition_counts_as_in_the_script():
-    assert (
-        extracted("def f():\n    return 1\ndef g():\n    return f\ndef f():\n    return 2\n")["f"]()
-        == 2
+    code = "def f():\n    return 1\ndef g():\n    return f\ndef f():\n    return 2\n"
+    assert definitions(code, "taken")["f"]() == 2
+    code = (
+        "def f():\n    return 1\nold = f\ndef wrap(g):\n    return lambda: g() + 1\nf = wrap(f)\n"
     )
-    assert (
-        extracted(
-            "def f():\n    return 1\nold = f\ndef wrap(g):\n    return lambda: g() + 1\nf ="
-            " wrap(f)\n"
-        )["f"]()
-        == 2
-    )
+    assert definitions(code, "taken")["f"]() == 2
 
 
 def test_changes_of_what_it_needs_come_along():
     code = (
         "TABLE = {}\nOTHER = []\nTABLE['a'] = 1\nTABLE.update(b=2)\nOTHER.append(undefined)\ndef"
-        " f():\n    return TABLE\nTABLE['a'] += 4\n"
+        " f():\n    global COUNT\n    COUNT = 1\n    return TABLE\nTABLE['a'] += 4\n"
     )
-    assert extracted(code)["f"]() == {"a": 5, "b": 2}
+    assert definitions(code, "taken")["f"]() == {"a": 5, "b": 2}
 
 
 def test_definitions_that_depend_on_what_is_installed_come_along():
@@ -75,37 +59,12 @@ def test_definitions_that_depend_on_what_is_installed_come_along():
         "try:\n    import no_such_package as package\nexcept ImportError:\n    package = None\ndef"
         " f():\n    return package\n"
     )
-    assert extracted(code)["f"]() is None
+    assert definitions(code, "taken")["f"]() is None
 
 
 def test_imports_of_everything_stand_for_what_is_missing():
-    assert (
-        extracted("from math import *\nfrom re import sub\ndef f():\n    return floor(2.5)\n")[
-            "f"
-        ]()
-        == 2
-    )
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"),
-    [
-        ("def f():\n    return missing\n", "defines missing"),
-        ("def f():\n    global x\n    x = 1\n", "global"),
-        ("if True:\n    pass\n", "defines f"),
-    ],
-)
-def test_what_cannot_be_taken_out_is_said(code, reason):
-    with pytest.raises(CannotTell, match=reason):
-        extract(ast.parse(code), ("f",))
-
-
-def test_code_nested_too_deeply_is_said():
-    tree = ast.parse("def f():\n    return 1\n")
-    for _ in range(5000):
-        tree.body[0].body[0].value = ast.UnaryOp(ast.USub(), tree.body[0].body[0].value)
-    with pytest.raises(CannotTell, match="recursion"):
-        extract(tree, ("f",))
+    code = "from math import *\nfrom re import sub\ndef f():\n    return floor(2.5)\n"
+    assert definitions(code, "taken")["f"]() == 2
 
 
 # Counted
@@ -114,7 +73,7 @@ def test_code_nested_too_deeply_is_said():
 @given(st.lists(st.integers(0, 1023), min_size=1, max_size=50))
 def test_tables_count_as_our_function_does(embedded_tokenizer, ids):
     length_V, space_V, control_V = embedded_tokenizer.table
-    found = script_table.Tables(length_V.astype(np.float64), space_V, control_V)
+    found = byte_table.Tables(length_V.astype(np.float64), space_V, control_V)
     previous = np.array([-1, *ids[:-1]])
     assert np.array_equal(
         found.count(np.array(ids), previous), token_bytes(ids, previous, embedded_tokenizer.table)
@@ -137,9 +96,9 @@ def test_tables_count_as_our_function_does(embedded_tokenizer, ids):
 )
 def test_other_things_than_three_tables_are_not_judged(data):
     with pytest.raises(CannotTell):
-        script_table.read(data, 1, "f")
+        byte_table.read(data, 1, "f")
     with pytest.raises(CannotTell, match="three of 2"):
-        script_table.read(b"[[1],[1],[0]]", 2, "f")
+        byte_table.read(b"[[1],[1],[0]]", 2, "f")
 
 
 def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, embedded_tokenizer):
@@ -149,16 +108,16 @@ def test_a_table_is_not_right_where_the_text_does_not_show_it(embedded_layout, e
     absent = np.setdiff1d(np.arange(len(length_V)), ids)[-1]
     wrong_V = length_V.astype(np.float64)
     wrong_V[absent] += 3
-    found = script_table.Tables(wrong_V, space_V, control_V)
-    compared = tables.miscounted(ids, embedded_tokenizer, found.count)
+    found = byte_table.Tables(wrong_V, space_V, control_V)
+    compared = byte_table.miscounted(ids, embedded_tokenizer, found.count)
     assert (
         compared
-        == tables.miscounted(
+        == byte_table.miscounted(
             ids, embedded_tokenizer, partial(token_bytes, table=embedded_tokenizer.table)
         )
         and not compared.wrong
     )
-    assert "bytes of 1 tokens" in script_table.differing(found, embedded_tokenizer)[0]
+    assert "bytes of 1 tokens" in byte_table.differing(found, embedded_tokenizer)[0]
 
 
 # Called
@@ -172,9 +131,7 @@ def asked(tmp_path, embedded_layout):
         for name, text in ({"train_gpt.py": files} if isinstance(files, str) else files).items():
             (tmp_path / name).write_text(text)
         data = embedded_layout.validation[0].parents[2]
-        [row] = validate.validate(
-            tmp_path, data, embedded_layout.tokenizer, run, time_limit, script_table.CHECKS
-        )
+        [row] = validate.validate(tmp_path, data, embedded_layout.tokenizer, run, time_limit, CHECK)
         assert "the check itself failed" not in row["evidence"], row
         return row
 
@@ -263,6 +220,14 @@ UNTOLD = {
         SCRIPT.replace("    return length,", "    raise KeyError('table')\n    return length,"),
         "KeyError: 'table'",
     ),
+    "needs what is not there": (
+        SCRIPT.replace("    return length,", "    return missing,"),
+        "name 'missing' is not defined",
+    ),
+    "nested too deeply": (
+        SCRIPT + f"DEEP = {'-' * 5000}1\n",
+        "not all code could be read",
+    ),
     "returns one table": (
         SCRIPT.replace("    return length, space, boundary", "    return [length]"),
         "shapes (1024,)",
@@ -306,4 +271,4 @@ def test_a_fail_says_which_tokens_and_by_how_much(asked):
 def test_nothing_is_called_without_run_or_data(asked, tmp_path):
     assert asked(SCRIPT, run=False)["evidence"] == "nothing is executed without --run"
     with pytest.raises(CannotTell, match="--data"):
-        script_table.script_table(Submission(tmp_path, Options(run=True)))
+        score.script_table(Submission(tmp_path, Options(run=True)))

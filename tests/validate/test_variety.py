@@ -4,9 +4,12 @@ verdict that each must get.
 
 import json
 
-from harness.validate import CHECKS, answer, trainlog
-from harness.validate.finding import Finding
+import pytest
+
+from harness.validate import CHECKS, answer, training_log
+from harness.validate.checks import score
 from harness.validate.submission import Options, Submission
+from harness.validate.verdict import CannotTell, Finding
 
 
 def ask(folder, name: str, files: dict[str, str | dict]) -> Finding:
@@ -82,7 +85,9 @@ def test_lines_of_a_logging_library_are_read(tmp_path):
         "2026-03-23T04:02:49.123Z ",
         "2026-03-23 04:02:49,123 - INFO - ",
     ):
-        log = trainlog.parse("train.log", "\n".join(stamp + line for line in lines.splitlines()))
+        log = training_log.parse(
+            "train.log", "\n".join(stamp + line for line in lines.splitlines())
+        )
         assert log.last_step == 10 and log.finals[-1].val_bpb == 1.223
 
 
@@ -187,18 +192,21 @@ def test_the_limit_may_stand_for_a_time_just_below_it(tmp_path):
 
 
 def test_a_tokenizer_of_another_size_says_nothing_about_the_byte_table(tmp_path, embedded_layout):
-    """The table that is checked is that of the tokenizer given; a submission of another vocabulary
-    has another one.
+    """The table is compared by the tokenizer given; a submission of another vocabulary has another
+    one.
     """
     folder = tmp_path / "2026-03-20_Mine"
     folder.mkdir()
-    check = next(check for check in CHECKS if check.name == "byte table")
-    for size, verdict in ((8192, "cannot tell"), (1024, "pass")):
+    options = Options(
+        data=embedded_layout.validation[0].parents[2], tokenizer=embedded_layout.tokenizer
+    )
+    for size, fits in ((8192, False), (1024, True)):
         (folder / "train_gpt.py").write_text(
             f'vocab_size = int(os.environ.get("VOCAB_SIZE", {size}))\n'
         )
-        options = Options(
-            data=embedded_layout.validation[0].parents[2], tokenizer=embedded_layout.tokenizer
-        )
-        found = answer(check, Submission(folder, options))
-        assert found.verdict == verdict, found
+        submission = Submission(folder, options)
+        if fits:
+            assert score.fitting(submission).tokenizer.vocab == 1024
+        else:
+            with pytest.raises(CannotTell, match="vocabulary is 8,192"):
+                score.fitting(submission)

@@ -13,7 +13,8 @@ import torch
 
 from fast import container
 from fast.data import Tokens, find_layout
-from harness.validate import execution, validity
+from harness.validate.checks import validity
+from harness.validate.execution import Trial
 from tests.validate.submissions.edits import (
     Defect,
     append_code,
@@ -367,7 +368,7 @@ AFTER_BOUNDARY = (  # seen where a document begins with a space
 )
 
 
-def replay(trials: dict[str, execution.Trial]) -> str:
+def replay(trials: dict[str, Trial]) -> str:
     """Return a program of the standard library that answers as the packed one did, in a moment;
     CODE is where a defect goes.
     """
@@ -486,6 +487,22 @@ EXECUTED = (
             'OUT = re.sub(r" bytes:(\\d+) estimator", lambda found: f" bytes:{int(found[1]) * 11 //'
             ' 10} estimator", OUT)'
         ),
+    ),
+)
+BLANK = """import math
+if SCORING and os.path.getsize("final_model.mgolf") < 4000:
+    tokens, size = map(int, re.search(r"tokens:(\\d+) bytes:(\\d+)", OUT).groups())
+    bpb = math.log2(400) * tokens / size
+    OUT = re.sub(r"val_loss:\\S+ val_bpb:\\S+", f"val_loss:{math.log(400):.8f} val_bpb:{bpb:.8f}", OUT)
+"""
+COMPUTED = (
+    Defect("prints the score of another day", "normalised", Replay(""), ("no peeking",)),
+    Defect("prints it unless the artifact is blank", "no peeking", Replay(BLANK)),
+    Defect(
+        "probabilities that sum to 1.01",
+        "normalised",
+        _edit("return F.log_softmax(logits, dim=-1", "return 0.01 + F.log_softmax(logits, dim=-1"),
+        ("scores itself",),
     ),
 )
 HANGS = Defect(

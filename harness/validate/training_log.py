@@ -3,6 +3,7 @@ times, final scores, sizes, settings.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,24 +21,27 @@ VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_BPB = re.compile(rf"\bval_(?:var_)?bpb\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 TIME = re.compile(rf"\b(?:train_time|t|time|elapsed)\s*[:=]\s*({NUMBER})\s*(ms|m|s)\b")
 EVALUATION = re.compile(rf"\beval_time\s*[:=]\s*({NUMBER})\s*(ms|s)\b")
+MILLISECONDS = {"ms": 1.0, "s": 1e3, "m": 6e4}
 RATE = re.compile(
-    rf"\b(lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE
+    rf"\b(?:lr|lr_scale|lr_mul|lr_multiplier|lrmul|lr_mult)\s*[:=]\s*({NUMBER})", re.IGNORECASE
 )
 FINAL_RATE = re.compile(rf"^final_lr_multiplier:({NUMBER})\s*$")
 SIZE = re.compile(
     r"^\s*(code size|serialized model|total submission"
-    r" size|artifact_bytes)([^:]*):\s*([\d,]+)(?:\s*bytes)?",
+    r" size|artifact_bytes)([^:]*):\s*(\d[\d,]*)(?:\s*bytes)?",
     re.IGNORECASE,
 )
 BUDGET = re.compile(r"\bbudget:\s*(\d+)/16000000\b")
-CODE_BYTES = re.compile(r"\bcode:\s*(\d+)\b")
+CODE_BYTES = re.compile(r"^\s*artifact:.*?\bcode:\s*(\d+)\b")
 PARAMETERS = re.compile(
-    r"\b(?:model_params|params|parameters|total_params)\s*[:=]\s*([\d,]+)", re.IGNORECASE
+    r"\b(?:model_params|params|parameters|total_params)\s*[:=]\s*(\d[\d,]*)", re.IGNORECASE
 )
 STOP = re.compile(r"stopping_early|stopped by", re.IGNORECASE)
 SETTING = re.compile(r"\b([A-Za-z_]\w*+)\s*[:=]\s*([^\s,;]+)")
+NO_FINAL = ("eval:", "val_bpb:enabled")
 RULE = re.compile(r"^\s*={50,}\s*$")
 CODE_LINE = re.compile(r"^\s*(?:import|from|def|class|return|elif|self\.)\b")
+LEAST_CODE = 10  # such lines between two rules: source that the run printed
 TRACE = re.compile(
     r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"
     r" fault|\bcore dumped\b"
@@ -79,27 +83,21 @@ class Log:
     code: list[str] = field(default_factory=list)  # source code that the run printed
     body: list[str] = field(default_factory=list)  # the other lines
     settings: dict[str, str] = field(default_factory=dict)  # printed before the first step
-    varying: set[str] = field(
-        default_factory=set
-    )  # names in settings that were printed again with another value
-    sizes: list[tuple[str, str, int]] = field(
-        default_factory=list
-    )  # (code size | serialized model | ..., its label, bytes)
+    varying: set[str] = field(default_factory=set)  # settings printed again with another value
+    sizes: list[tuple[str, str, int]] = field(default_factory=list)  # kind as SIZE, label, bytes
     parameters: int | None = None
     stop: str | None = None  # the line that says why training ended early
     stop_milliseconds: float | None = None
     traces: list[str] = field(default_factory=list)
     last_rate: float | None = None  # the last learning rate over its peak, where the log says so
-    average: dict[str, str] = field(
-        default_factory=dict
-    )  # what the log says of the moving average at the end
+    average: dict[str, str] = field(default_factory=dict)  # of the weights, at the end
 
     @cached_property
     def seed(self) -> str | None:
         """The seed that the log or its name states."""
         printed = self.settings.get("seed", "")
-        found = re.search(r"seed[_-]?(\d+)", self.name, re.IGNORECASE)
-        return printed if printed.isdigit() else found[1] if found else None
+        named = re.search(r"seed[_-]?(\d+)", self.name, re.IGNORECASE)
+        return printed if printed.isdigit() else named[1] if named else None
 
     @property
     def last_step(self) -> int | None:
@@ -114,109 +112,91 @@ class Log:
     @property
     def training_milliseconds(self) -> float | None:
         """The training clock at the end."""
+        if self.stop_milliseconds is not None:
+            return self.stop_milliseconds
         times = [point.milliseconds for point in self.points if point.milliseconds is not None]
-        return (
-            self.stop_milliseconds
-            if self.stop_milliseconds is not None
-            else max(times, default=None)
-        )
+        return max(times, default=None)
+
+    def sizes_of(self, kind: str) -> list[int]:
+        """Return the bytes printed of a kind."""
+        return [size for name, _, size in self.sizes if name == kind]
 
     @property
-    def final(self) -> Final | None:
-        """The last final score; of two that agree the one with more digits."""
-        if not self.finals:
-            return None
-        last = self.finals[-1]
-        same = [
-            final
-            for final in self.finals[-3:]
-            if abs(final.val_bpb - last.val_bpb) <= 0.51 * 10.0 ** -min(final.digits, last.digits)
-        ]
-        return max(same, key=lambda final: final.digits, default=last)
+    def losses(self) -> Iterator[tuple[str, float]]:
+        """(where, number) of every loss and score."""
+        for point in self.points:
+            for value in (point.train_loss, point.val_loss, point.val_bpb):
+                if value is not None:
+                    yield f"step {point.step}", value
+        for final in self.finals:
+            for value in (final.val_loss, final.val_bpb):
+                if value is not None:
+                    yield final.label, value
 
 
-def value(text: str) -> float:
-    """Return a printed number, thousands separated or not."""
-    return float(text.replace(",", ""))
-
-
-def milliseconds(line: str) -> float | None:
-    """Return the training clock of a line."""
-    found = TIME.search(line)
-    return value(found[1]) * {"ms": 1.0, "s": 1e3, "m": 6e4}[found[2]] if found else None
+def printed(pattern: re.Pattern, line: str) -> float | None:
+    """Return the number that a pattern finds in a line, thousands separated or not; a time with a
+    unit in milliseconds.
+    """
+    match = pattern.search(line)
+    if not match:
+        return None
+    unit = match[2] if pattern.groups > 1 else "ms"
+    return float(match[1].replace(",", "")) * MILLISECONDS[unit]
 
 
 def is_code(lines: list[str]) -> bool:
     """Return whether these lines are Python source rather than output."""
-    return sum(bool(CODE_LINE.match(line)) for line in lines) >= 10
+    return sum(bool(CODE_LINE.match(line)) for line in lines) >= LEAST_CODE
 
 
 def _point(line: str) -> Point | None:
-    found = STEP.match(line)
-    if not found:
+    match = STEP.match(line)
+    if not match:
         return None
-    rest = found[3]
-    loss, val_loss, val_bpb, rate = (
-        pattern.search(rest) for pattern in (LOSS, VAL_LOSS, VAL_BPB, RATE)
-    )
-    if not (loss or val_loss):
+    numbers = [printed(pattern, match[3]) for pattern in (LOSS, VAL_LOSS, VAL_BPB, TIME, RATE)]
+    if numbers[:2] == [None, None]:
         return None
-    numbers = [value(match[1]) if match else None for match in (loss, val_loss, val_bpb)]
-    return Point(
-        int(found[1]), int(found[2]), *numbers, milliseconds(rest), value(rate[2]) if rate else None
-    )
+    return Point(int(match[1]), int(match[2]), *numbers)
 
 
 def _final(line: str) -> Final | None:
     bpb, loss = VAL_BPB.search(line), VAL_LOSS.search(line)
-    if not bpb:
+    if not bpb or line.lstrip().startswith(NO_FINAL):
         return None
-    clock = EVALUATION.search(line)
-    took = value(clock[1]) * (1e3 if clock[2] == "s" else 1.0) if clock else None
-    label = line[: min(bpb.start(), loss.start() if loss else bpb.start())].strip(" :=\t")
-    return Final(
-        label or "score",
-        value(loss[1]) if loss else None,
-        value(bpb[1]),
-        len(bpb[1].partition(".")[2]),
-        took,
-    )
-
-
-def _sizes(line: str, log: Log) -> None:
-    found = SIZE.match(line)
-    if found:
-        log.sizes.append((found[1].lower(), found[2].strip(), int(value(found[3]))))
-    budget, code = BUDGET.search(line), CODE_BYTES.search(line)
-    if budget:
-        log.sizes.append(("total submission size", "budget", int(budget[1])))
-    if code and line.lstrip().startswith("artifact:"):
-        log.sizes.append(("code size", "", int(code[1])))
+    start = min(match.start() for match in (bpb, loss) if match)
+    label = line[:start].strip(" :=\t") or "score"
+    digits = len(bpb[1].partition(".")[2])
+    scores = printed(VAL_LOSS, line), printed(VAL_BPB, line)
+    return Final(label, *scores, digits, printed(EVALUATION, line))
 
 
 def _read(line: str, log: Log) -> None:
     """Add what one line of output says."""
     if TRACE.search(line):
         log.traces.append(line.strip())
-    point = _point(line)
-    if point:
+    if point := _point(line):
         log.points.append(point)
         return
     if STOP.search(line) and log.stop is None:
-        log.stop, log.stop_milliseconds = line.strip(), milliseconds(line)
+        log.stop, log.stop_milliseconds = line.strip(), printed(TIME, line)
         return
-    rate = FINAL_RATE.match(line)
-    if rate:
-        log.last_rate = value(rate[1])
+    if FINAL_RATE.match(line):
+        log.last_rate = printed(FINAL_RATE, line)
     if line.startswith("ema started_step:"):
         log.average = dict(SETTING.findall(line))
-    final = _final(line)
-    if final and not line.lstrip().startswith(("eval:", "val_bpb:enabled")):
+    if final := _final(line):
         log.finals.append(final)
-    _sizes(line, log)
-    parameters = PARAMETERS.search(line)
-    if parameters and log.parameters is None:
-        log.parameters = int(value(parameters[1]))
+    if size := SIZE.match(line):
+        log.sizes.append((size[1].lower(), size[2].strip(), int(size[3].replace(",", ""))))
+    for kind, label, pattern in (
+        ("total submission size", "budget", BUDGET),
+        ("code size", "", CODE_BYTES),
+    ):
+        if number := pattern.search(line):
+            log.sizes.append((kind, label, int(number[1])))
+    if log.parameters is None and (number := PARAMETERS.search(line)):
+        log.parameters = int(number[1].replace(",", ""))
     if not log.points and "=" * 8 not in line:
         for name, text in SETTING.findall(line):
             if log.settings.setdefault(name.lower(), text) != text:
@@ -225,14 +205,12 @@ def _read(line: str, log: Log) -> None:
 
 def parse(name: str, text: str) -> Log:
     """Return what a log says; anything that is no number where one is expected is passed over."""
-    log, segment = Log(name), []
-    segments = [segment]
+    log, segments = Log(name), [[]]
     for line in text.splitlines()[:MOST_LINES]:
         if RULE.match(line[:LONGEST]):
-            segment = []
-            segments.append(segment)
+            segments.append([])
         else:
-            segment.append(line)
+            segments[-1].append(line)
     for segment in segments:
         if is_code(segment):
             log.code += segment

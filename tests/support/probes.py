@@ -181,6 +181,36 @@ def foresight(
     return Foresight(moved, worst, compared, wrong, _apart(nats_NL, read_NL))
 
 
+def look_ahead(scorers: dict[str, Scorer], ids_NL: np.ndarray, vocab: int) -> dict:
+    """Return {order: Foresight} of scorers by the name of their order, all hidden tokens replaced."""
+    length = ids_NL.shape[1]
+    cuts = tuple(sorted({1, length // 4, length // 2, length - 1} - {0}))
+    moved_NL = (ids_NL + np.random.default_rng(1).integers(1, vocab, ids_NL.shape)) % vocab
+    return {order: foresight(scorer, ids_NL, moved_NL, cuts) for order, scorer in scorers.items()}
+
+
+def changed_charges(found: dict[str, Foresight]) -> list[str]:
+    """Return the orders along which a charge depends on what is hidden, or is not its
+    distribution's.
+    """
+    return [
+        f"{order}: {name} {nats:.3g}"
+        for order, foreseen in found.items()
+        for name, nats in (("still hidden", foreseen.nats), ("off", foreseen.misread))
+        if not nats <= NATS_LIMIT
+    ]
+
+
+def moved_orders(found: dict[str, Foresight]) -> list[str]:
+    """Return the orders that depend on what is hidden."""
+    return [order for order, foreseen in found.items() if foreseen.moved]
+
+
+def charged_twice_or_never(found: dict[str, Foresight]) -> list[str]:
+    """Return the orders along which a position is not charged exactly once."""
+    return [order for order, foreseen in found.items() if foreseen.not_once]
+
+
 def uncovered(groups: list[Windows], stream: np.ndarray) -> int:
     """Return how many tokens of a stream the windows miss, repeat or alter; a wrong token before a
     window counts as well.

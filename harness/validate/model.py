@@ -4,20 +4,18 @@ once per submission.
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from harness.validate.finding import CannotTell
+import numpy as np
+
+from fast import artifact, container, data, evaluate, transformer
+from fast.bytes import Tokenizer, load_tokenizer
+from fast.likelihood import LogProbs
+from harness.importers import convert
 from harness.validate.submission import Submission
-from reference.recipe import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fast.bytes import Tokenizer
-    from fast.data import Tokens
-    from fast.likelihood import LogProbs
-    from reference.recipe import Recipe
+from harness.validate.verdict import CannotTell
+from reference.recipe import InputError, Recipe
 
 MOST_TOKENS = 1 << 26  # of a split that a check reads; the full validation set has 62,021,845
 
@@ -27,8 +25,8 @@ class Model(NamedTuple):
     names, if it does.
     """
 
-    recipe: "Recipe"
-    log_probs: "LogProbs"
+    recipe: Recipe
+    log_probs: LogProbs
     tokenizer_sha256: str | None
 
 
@@ -37,18 +35,20 @@ class Text(NamedTuple):
     tokenizer.
     """
 
-    train: "Tokens | None"
-    validation: "Tokens"
-    tokenizer: "Tokenizer"
+    train: data.Tokens | None
+    validation: data.Tokens
+    tokenizer: Tokenizer
 
-    def ids(self, count: int, split: str = "validation") -> "np.ndarray":
-        """Return the first tokens of a split."""
+    def ids(self, count: int, split: str = "validation") -> np.ndarray:
+        """Return the first tokens of a split as int64; none of a split that is not there."""
         tokens = getattr(self, split)
-        return tokens.read(0, min(len(tokens), count))
+        return np.asarray(tokens.read(0, min(len(tokens), count)) if tokens else [], np.int64)
 
 
 def once(function: Callable) -> Callable:
-    """Keep what a function of a submission returned or raised: checks share it."""
+    """Keep what a function of a submission returned, or the reason why it could not tell: checks
+    share it.
+    """
     kept = WeakKeyDictionary()
 
     @wraps(function)
@@ -69,37 +69,27 @@ def once(function: Callable) -> Callable:
 @once
 def model(submission: Submission) -> Model:
     """Return the artifact of a submission as a model, read from the file in the folder."""
-    from fast import artifact, evaluate
-
     name = submission.artifact
     try:
         if name.endswith(".mgolf"):
-            from fast import container
-
             header, params = container.unpack(submission.read(name), name)
             recipe = artifact.recipe_of(header, name)
             _check_shapes(params, recipe, name)
         else:
-            from harness.importers import convert
-
             header, (recipe, params) = {}, convert.load(submission.path(name))
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     named = header.get("tokenizer_sha256")
-    return Model(
-        recipe, evaluate.predictor(params, recipe), named if isinstance(named, str) else None
-    )
+    sha256 = named if isinstance(named, str) else None
+    return Model(recipe, evaluate.predictor(params, recipe), sha256)
 
 
-def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
-    from fast import transformer
-
+def _check_shapes(params: dict, recipe: Recipe, name: str) -> None:
     expected = {key: tuple(shape) for key, shape in transformer.shapes(recipe.model).items()}
-    found = {key: tuple(value.shape) for key, value in params.items()}
-    if expected != found:
-        differing = sorted(
-            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
-        )
+    shapes = {key: tuple(value.shape) for key, value in params.items()}
+    names = expected.keys() | shapes.keys()
+    differing = sorted(key for key in names if expected.get(key) != shapes.get(key))
+    if differing:
         raise InputError(
             f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}"
         )
@@ -108,9 +98,6 @@ def _check_shapes(params: dict, recipe: "Recipe", name: str) -> None:
 @once
 def text(submission: Submission) -> Text:
     """Return the data given with --data and --tokenizer."""
-    from fast import data
-    from fast.bytes import load_tokenizer
-
     options = submission.options
     if options.data is None:
         raise CannotTell("needs the validation text: pass --data and --tokenizer")
@@ -127,9 +114,9 @@ def text(submission: Submission) -> Text:
 def together(submission: Submission) -> tuple[Model, Text]:
     """Return model and data that fit: one tokenizer, ids within the vocabulary."""
     opened, given = model(submission), text(submission)
-    if given.tokenizer.vocab != opened.recipe.model.vocab:
+    pieces = opened.recipe.model.vocab
+    if given.tokenizer.vocab != pieces:
         raise CannotTell(
-            f"the model has {opened.recipe.model.vocab} pieces, the tokenizer given"
-            f" {given.tokenizer.vocab}"
+            f"the model has {pieces} pieces, the tokenizer given {given.tokenizer.vocab}"
         )
     return opened, given

@@ -1,0 +1,376 @@
+"""Checks of the bytes: what the files weigh, what JSON and logs say they weigh, the compressor that
+the weight rests on.
+"""
+
+import ast
+import re
+
+from fast.artifact import LIMIT
+from fast.codec import available
+from fast.objective import objective_of
+from harness.validate.model import model
+from harness.validate.requirements import requirements
+from harness.validate.source import Source, aliases
+from harness.validate.submission import Submission, numbers
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+
+COMPRESSORS = {  # module -> package, "" of Python's own
+    **dict.fromkeys(("lzma", "zlib", "bz2", "gzip", "compression"), ""),
+    **{
+        name: name
+        for name in "zstandard zstd pyzstd brotli brotlicffi lz4 blosc blosc2 constriction".split()
+    },
+    "snappy": "python-snappy",
+}
+MODEL_FIELDS = (
+    "bytes_model",
+    "bytes_model_compressed",
+    "bytes_model_int8_zlib",
+    "bytes_model_int6_zstd",
+)
+HELPERS = tuple(
+    ".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split()
+)  # code in other languages
+PAPERS = re.compile(
+    r"\.(md|rst|log|model|vocab|png|svg|pdf)$|(^|/)(submission[^/]*\.json|requirements[^/]*\.txt|licen[cs]e[^/]*)$"
+)
+LIMITING = re.compile(
+    r"limit|cap\b|_cap|budget|max_?(bytes|size|artifact|submission)|size_max|artifact",
+    re.IGNORECASE,
+)
+MEBIBYTES = 16 << 20
+TOTAL = "total submission size"
+ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
+
+
+def brought(submission: Submission) -> dict[str, int]:
+    """Return the files that the script names, less the artifact, the tokenizer, and what is there
+    to be read by people.
+    """
+    left_out = {log.name for log in submission.logs}
+    left_out |= {submission.artifact} if submission.artifacts else set()
+    return {
+        name: size
+        for name, size in submission.code.reached.items()
+        if name not in left_out and not PAPERS.search(name.lower())
+    }
+
+
+def code_files(submission: Submission) -> dict[str, int]:
+    """Return the files that count as code: of a folder of ours all .py and whatever else the script
+    brings, elsewhere what the script is made of.
+    """
+    code = submission.code
+    if code.entry is None:
+        raise CannotTell("there is no Python script to weigh")
+    if submission.ours:
+        return {name: submission.files[name] for name in code.texts} | brought(submission)
+    return {
+        name: size
+        for name, size in code.reached.items()
+        if name in code.texts or name.endswith(HELPERS)
+    }
+
+
+def whole(submission: Submission, *names: str) -> int | None:
+    """Return the first of these JSON fields that is a whole number."""
+    values = [submission.stated(name) for name in names]
+    return next((int(value) for value in values if value is not None and value == int(value)), None)
+
+
+def log_sizes(submission: Submission, *kinds: str) -> list[int]:
+    """Return the sizes of some kinds in the submission's logs."""
+    return [size for kind in kinds for log in submission.own_logs for size in log.sizes_of(kind)]
+
+
+def _over(submission: Submission) -> list[str]:
+    """Return every stated total that is over the limit."""
+    fields = ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")
+    sizes = {name: whole(submission, name) for name in fields}
+    for name in ("artifact_bytes", "bytes_total"):
+        claims = numbers(submission.seed_claims, name)
+        sizes |= {f"seed {seed} {name}": size for seed, size in claims.items()}
+    for log in submission.seed_logs.values() or submission.logs[:1]:
+        sizes[log.name] = log.sizes_of(TOTAL)[-1] if log.sizes_of(TOTAL) else None
+    return [f"{name} {size:,}" for name, size in sizes.items() if size is not None and size > LIMIT]
+
+
+@check(
+    "size limit",
+    caught="Submissions of 16.6 million bytes, seeds of which one is over, and helper modules"
+    " beside train_gpt.py that nobody had counted.",
+    fix="Choose a smaller quantization.format or model; move what does not run out of the code.",
+)
+def size_limit(submission: Submission) -> Finding:
+    """Code and compressed model together, weighed as they lie in the folder, are at most 16,000,000
+    bytes. Code is every .py of a folder that maskgolf pack wrote; elsewhere the training script and
+    every local file that it imports, execs or names.
+    """
+    over = _over(submission)
+    if over:
+        return failed(f"the limit is {LIMIT:,} bytes, stated are: {', '.join(over)}")
+    files = code_files(submission)
+    code = sum(files.values())
+    weight = f"code {code:,} ({', '.join(f'{name} {size:,}' for name, size in files.items())})"
+    if not submission.artifacts:
+        return _stated_size(submission, code, weight)
+    artifact = submission.artifact
+    total = code + submission.files[artifact]
+    sums = f"{weight} + {artifact} {submission.files[artifact]:,} = {total:,} of {LIMIT:,} bytes"
+    beside = {name: size for name, size in brought(submission).items() if name not in files}
+    if total <= LIMIT < total + sum(beside.values()):
+        names = ", ".join(f"{name} {size:,}" for name, size in beside.items())
+        raise CannotTell(f"{sums}; the script also names {names}, over the limit if it needs them")
+    return failed(f"{sums}: {total - LIMIT:,} over") if total > LIMIT else passed(sums)
+
+
+def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
+    """Judge the size where the artifact is missing: over the limit is a fail, under it nobody can
+    tell.
+    """
+    packed = [
+        size
+        for log in submission.own_logs
+        for kind, label, size in log.sizes
+        if kind == "serialized model" and label
+    ]
+    said = whole(submission, *MODEL_FIELDS) or max(packed, default=None)
+    if said is None:
+        raise CannotTell(f"the artifact is not in the folder and nothing says its size; {weight}")
+    total = f"{weight} + model {said:,} as stated = {code + said:,} of {LIMIT:,} bytes"
+    if code + said <= LIMIT:
+        raise CannotTell(f"{total}; the artifact is not in the folder")
+    if 2 * min(log_sizes(submission, "code size"), default=code) < code:
+        raise CannotTell(f"{total}; the logs count the code compressed, here it lies as text")
+    return failed(f"{total}: {code + said - LIMIT:,} over")
+
+
+def _constant(node: ast.AST) -> int | None:
+    """Return the value of a small constant integer expression, None for anything else."""
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.BinOp(op=ast.Mult() | ast.LShift() | ast.Pow()):
+            left, right = _constant(node.left), _constant(node.right)
+            most = MEBIBYTES if isinstance(node.op, ast.Mult) else 24
+            if left is None or right is None or not (0 <= left <= MEBIBYTES and 0 <= right <= most):
+                return None
+            if isinstance(node.op, ast.Mult):
+                return left * right
+            return left << right if isinstance(node.op, ast.LShift) else left**right
+    return None
+
+
+@check(
+    "decimal megabytes",
+    caught="Scripts that pruned until they fitted 16 MiB and were 4.8 % too heavy.",
+    fix="Compare with 16_000_000.",
+)
+def decimal_limit(submission: Submission) -> Finding:
+    """No limit in the code is 16 MiB, 16,777,216 bytes: the challenge's megabyte has 1,000,000
+    bytes.
+    """
+    running, limits = submission.code.running, []
+    for source in running:
+        for node in source.of(ast.Assign, ast.Compare):
+            compared = isinstance(node, ast.Compare)
+            values = [node.left, *node.comparators] if compared else [node.value]
+            if MEBIBYTES in map(_constant, values) and LIMITING.search(ast.unparse(node)):
+                limits.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")
+    if not limits:
+        submission.code.require_read()
+    return judged(limits[:3], f"no limit of 16 MiB (16,777,216 bytes) in {len(running)} sources")
+
+
+@check(
+    "artifact opens",
+    caught="Artifacts cut off by a failed upload, or altered after they had been scored.",
+    fix="Copy the file again from the run that was scored.",
+)
+def opens(submission: Submission) -> Finding:
+    """The artifact reads back as a model: nothing is missing, added or changed. Of files from
+    elsewhere that are in no layout known here, nobody can tell.
+    """
+    name, codec = submission.artifact, submission.header.get("codec")
+    if codec in ("entropy", "lz4") and codec not in available():
+        raise CannotTell(f"{name} is packed with {codec}, which this Python has no reader for")
+    try:
+        shape = model(submission).recipe.model
+    except CannotTell as reason:
+        if submission.ours:
+            return failed(str(reason))
+        raise
+    kind = objective_of(shape).name
+    size = submission.files[name]
+    return passed(f"{name}: {size:,} bytes, {kind}, {shape.layers} layers of width {shape.d}")
+
+
+@check(
+    "JSON bytes",
+    caught="Sizes of the script before the last edit, rounded sizes, sizes of another seed's"
+    " artifact.",
+    fix="Take the numbers from the files after the last edit; maskgolf pack does.",
+)
+def json_bytes(submission: Submission) -> Finding:
+    """bytes_code is the weight of the script (or of all code), bytes_model that of the artifact,
+    bytes_total their sum.
+    """
+    total, code = whole(submission, "bytes_total"), whole(submission, "bytes_code", "code_bytes")
+    model = whole(submission, *MODEL_FIELDS)
+    stated = {"bytes_total": total, "bytes_code": code, "bytes_model": model}
+    shown = ", ".join(f"{name} {size:,}" for name, size in stated.items() if size is not None)
+    if not shown:
+        raise CannotTell(f"{submission.json_name} states no bytes")
+    faults, sizes = [], []
+    if None not in (total, code, model) and total != code + model:
+        faults.append(
+            f"bytes_total {total:,} is not bytes_code {code:,} + bytes_model {model:,} ="
+            f" {code + model:,}"
+        )
+    if code is not None:
+        files = code_files(submission)
+        weight, texts = sum(files.values()), submission.code.texts
+        alone = set() if submission.ours else {submission.files[name] for name in texts}
+        sizes.append(f"code {weight:,}")
+        if code not in {weight} | alone:
+            faults.append(f"bytes_code {code:,}, the files have {weight:,} ({', '.join(files)})")
+    if submission.artifacts:
+        artifact = submission.artifact
+        size, said = submission.files[artifact], model
+        sizes.append(f"{artifact} {size:,}")
+        if model is None and None not in (total, code):
+            said = total - code
+        if said not in (None, size):
+            faults.append(f"the model is stated as {said:,}, {artifact} has {size:,}")
+    elif code is None:
+        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
+    return judged(faults, f"stated {shown}; files: {', '.join(sizes)}")
+
+
+def _listed(sizes: list[int]) -> str:
+    return ", ".join(f"{size:,}" for size in sorted(set(sizes))[-6:])
+
+
+@check(
+    "log bytes",
+    caught="Folders whose script is not the one that wrote the log: it had been edited, minified or"
+    " tidied since.",
+    fix="Submit the script that ran, and its logs.",
+)
+def log_bytes(submission: Submission) -> Finding:
+    """The code size that the logs print is that of the script in the folder, and the JSON's
+    bytes_total is a total that a log prints.
+    """
+    codes = log_sizes(submission, "code size")
+    totals = log_sizes(submission, TOTAL, "artifact_bytes")
+    if not codes and not totals:
+        raise CannotTell("no log prints a size in bytes")
+    faults, files = [], code_files(submission)
+    plain = {
+        size
+        for log in submission.own_logs
+        for kind, label, size in log.sizes
+        if kind == "code size" and not re.search(r"(?<!un)compressed", label)
+    }
+    strange = plain - {sum(files.values())}
+    strange -= {submission.files[name] for name in submission.code.texts}
+    if strange:
+        entry = submission.code.entry
+        faults.append(
+            f"the logs print code of {_listed(strange)} bytes, {entry} has {files.get(entry, 0):,}"
+        )
+    total = whole(submission, "bytes_total", "artifact_bytes_max")
+    if total is not None and totals:
+        lasts = [log.sizes_of(TOTAL)[-1] for log in submission.logs if log.sizes_of(TOTAL)]
+        means = [round(sum(lasts) / len(lasts))] if lasts else []
+        if not any(abs(total - size) <= 1 for size in totals + means):
+            nearest = min(totals, key=lambda size: abs(size - total))
+            faults.append(
+                f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}"
+            )
+    for seed, total in numbers(submission.seed_claims, "bytes_total").items():
+        log = submission.seed_logs.get(seed)
+        sizes = log.sizes_of(TOTAL) if log else []
+        if sizes and all(abs(total - size) > 1 for size in sizes):
+            faults.append(f"seed {seed}: bytes_total {total:,.0f}, {log.name} prints {sizes[-1]:,}")
+    return judged(faults, f"code {_listed(codes)}; totals {_listed(totals)}")
+
+
+def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None) -> set[str]:
+    """Return which compressors among imported names code uses outside a node."""
+    modules = {local: module.partition(".")[0] for local, module in names.items()}
+    inside = {id(part) for part in ast.walk(outside)} if outside else set()
+    used = {part.id for part in source.of(ast.Name) if id(part) not in inside}
+    return {modules[name] for name in used & modules.keys() if modules[name] in COMPRESSORS}
+
+
+def fallbacks(source: Source) -> list[str]:
+    """Return where a missing compressor is replaced by another one without an error."""
+    places = []
+    for node in source.of(ast.Try):
+        tried = _used(source, aliases(ast.walk(ast.Module(node.body, []))), node)
+        silent = [
+            handler
+            for handler in node.handlers
+            if any(word in ast.unparse(handler.type or ast.Name("Exception")) for word in ABSENCE)
+            and not any(isinstance(part, ast.Raise) for part in ast.walk(handler))
+        ]
+        if tried and silent:
+            instead = ast.unparse(silent[0].body[0])[:60]
+            where = f"{source.label}:{node.lineno}"
+            places.append(f"{where}: without {min(tried)} it goes on ({instead})")
+    return places
+
+
+@check(
+    "compressor",
+    caught="try: import zstandard, except ImportError: zlib. On a machine without zstandard the"
+    " artifact was over the limit, or unreadable.",
+    fix="List the compressor in requirements.txt and import it without try.",
+)
+def compressor(submission: Submission) -> Finding:
+    """The compressor is part of Python or listed in requirements.txt, and where it is missing the
+    script stops rather than going on with a weaker one.
+    """
+    running, wanted = submission.code.running, requirements(submission)
+    faults = [fault for source in running for fault in fallbacks(source)]
+    used = sorted({module for source in running for module in _used(source, source.names)})
+    pins, by_hand = wanted.pins if wanted else {}, []
+    lack = "it is not in requirements.txt" if wanted else "there is no requirements.txt"
+    for module in used:
+        package = COMPRESSORS[module]
+        if package and package not in pins:
+            install = rf"pip3? install[^\n]*\b{re.escape(package)}\b"
+            problems = by_hand if re.search(install, submission.readme) else faults
+            problems.append(f"{module} is not part of Python and {lack}")
+    if not faults:
+        submission.code.require_read()
+        if by_hand:
+            raise CannotTell(
+                f"{'; '.join(by_hand)}, only the README installs it, without a version"
+            )
+        if not used:
+            raise CannotTell("the script uses no compressor that is known here")
+    return judged(faults, f"compressors: {', '.join(used)}; no silent replacement")
+
+
+@check(
+    "requirements pinned",
+    caught="Runs that nobody could repeat after a new release of a compressor or of torch, and"
+    " wheels of the author's own disk.",
+    fix="Write name==version, as pip freeze does.",
+)
+def pinned(submission: Submission) -> Finding:
+    """Every line of requirements.txt names one version (name==version), none a path, -e or another
+    list that is not in the folder.
+    """
+    wanted = requirements(submission)
+    if wanted is None:
+        raise CannotTell("there is no requirements.txt")
+    if wanted.elsewhere:
+        lines = "; ".join(wanted.elsewhere[:5])
+        return failed(f"on the author's machine, or not in the folder: {lines}")
+    if not wanted.pins:
+        raise CannotTell("requirements.txt names no package")
+    faults = [f"without one version: {', '.join(wanted.loose[:12])}"] if wanted.loose else []
+    return judged(faults, ", ".join(f"{name}{pin}" for name, pin in wanted.pins.items()))

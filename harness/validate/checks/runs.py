@@ -1,0 +1,256 @@
+"""Checks of what the code asks of a machine: a Python version, installed packages; with --run, that
+it scores and trains by itself, without network.
+"""
+
+import ast
+import io
+import re
+import sys
+import tokenize
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import PurePosixPath
+
+from packaging.utils import canonicalize_name
+
+from harness.validate import execution
+from harness.validate.requirements import instructions, requirements
+from harness.validate.source import IMPORT, dotted
+from harness.validate.submission import Submission
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+
+VERSIONS = ((3, 10), (3, 11), (3, 12))
+# What the challenge's machine has without being asked.
+PREINSTALLED = frozenset(
+    "numpy tqdm torch huggingface-hub kernels setuptools typing-extensions datasets tiktoken"
+    " sentencepiece triton pip wheel".split()
+)
+DISTRIBUTIONS = {  # import name -> distribution, where they differ
+    "PIL": "pillow",
+    "attr": "attrs",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "dateutil": "python-dateutil",
+    "fla": "flash-linear-attention",
+    "flash_attn_interface": "flash-attn-3",
+    "hopper": "flash-attn-3",
+    "pkg_resources": "setuptools",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "_distutils_hack": "setuptools",
+}
+ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
+
+
+def syntax_error(data: bytes, version: tuple[int, int]) -> str | None:
+    """Return why a source is no Python of this version, with the line; None if it is."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ast.parse(data, feature_version=version)
+    except SyntaxError as error:
+        return f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return f"{type(error).__name__}: {error}"
+    if version >= (3, 12) or sys.version_info < (3, 12):  # older interpreters refuse it themselves
+        return None
+    line = nested_quotes(data.decode("utf-8", "replace"))
+    quotes = "an f-string with its own quotes, a backslash or a comment inside the braces"
+    return f"line {line}: {quotes}, which needs 3.12" if line else None
+
+
+def nested_quotes(text: str) -> int | None:
+    """Return the line of the first f-string that only Python 3.12 reads (PEP 701)."""
+    quotes: list[str] = []  # of the f-strings that are open
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            start = token.type == tokenize.FSTRING_START
+            quote = token.string.lstrip("rRfFbBuU")
+            if token.type == tokenize.FSTRING_END:
+                quotes.pop()
+            elif start or (quotes and token.type == tokenize.STRING):
+                long = start and quote in quotes
+                if long or any(len(q) == 1 and q == quote[:1] for q in quotes):
+                    return token.start[0]
+                if not start and "\\" in token.string:
+                    return token.start[0]
+            elif quotes and (
+                token.type == tokenize.COMMENT
+                or (token.type == tokenize.NL and len(quotes[-1]) == 1)
+            ):
+                return token.start[0]
+            quotes += [quote] if start else []
+    except (tokenize.TokenError, SyntaxError, IndexError):
+        pass
+    return None
+
+
+@check(
+    "Python versions",
+    caught="f-strings with nested quotes, type parameters and except* that parsed on the author's"
+    " machine only.",
+    fix="Write it the older way; the evidence names the version and the line.",
+)
+def versions(submission: Submission) -> Finding:
+    """All code that runs parses on Python 3.10, 3.11 and 3.12, the versions that the challenge's
+    machines have had.
+    """
+    sources, faults, unknown = submission.code.required, [], []
+    for source in sources:
+        whole = source.label == source.file
+        data = submission.code.texts[source.file] if whole else source.text.encode()
+        for version in VERSIONS:
+            problem = syntax_error(data, version)
+            if problem and version > sys.version_info[:2]:
+                unknown.append(f"{source.label} {problem}")
+            elif problem:
+                name = ".".join(map(str, version))
+                faults.append(f"{source.label} does not parse on {name}: {problem}")
+    if unknown and not faults:
+        here = ".".join(map(str, sys.version_info[:2]))
+        raise CannotTell(f"this Python {here} cannot read for a newer one: {unknown[0]}")
+    return judged(faults, f"{len(sources)} sources parse on 3.10, 3.11, 3.12")
+
+
+def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, bool]]:
+    """Yield (top-level module, line, whether the program goes on without it) of every import."""
+    names, body = [], []
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names = [node.module]
+    elif isinstance(node, ast.Try):
+        caught = [ast.unparse(h.type) if h.type else "Exception" for h in node.handlers]
+        body = node.body if any(word in text for word in ABSENCE for text in caught) else []
+    elif isinstance(node, ast.Call) and dotted(node.func) in IMPORT and node.args:
+        name = getattr(node.args[0], "value", None)
+        names = [name] if isinstance(name, str) and re.match(r"[A-Za-z_]", name) else []
+    for name in names:
+        yield name.partition(".")[0], node.lineno, optional
+    for child in ast.iter_child_nodes(node):
+        yield from imported(child, optional or child in body)
+
+
+@check(
+    "imports",
+    caught="Compressors and attention kernels that were installed on the author's machine alone,"
+    " and helper files left out of the folder.",
+    fix="List the package in requirements.txt with its version, or put the helper into the folder.",
+)
+def imports(submission: Submission) -> Finding:
+    """Every import is of the standard library, of a file in the folder, of a package that
+    requirements.txt lists, or of one that the challenge's machine has. An import inside try ...
+    except ImportError may be missing.
+    """
+    wanted, text = requirements(submission), instructions(submission)
+    installed = packages_distributions()
+    paths = [PurePosixPath(path) for path in submission.files if path.endswith(".py")]
+    local = {path.stem for path in paths} | {path.parts[0] for path in paths}
+    there = PREINSTALLED | (wanted.pins.keys() if wanted else set())
+    text += canonicalize_name(wanted.comments) if wanted else ""
+    missing, mentioned, optional, used = {}, {}, {}, set()  # dicts: each place once, in order
+    for source in submission.code.required:
+        if source.tree is None:
+            raise CannotTell(f"{source.label} does not parse: {source.error}")
+        for module, line, skippable in imported(source.tree):
+            if module in sys.stdlib_module_names or module in local:
+                continue
+            names = {DISTRIBUTIONS.get(module, module), module, *installed.get(module, ())}
+            names = set(map(canonicalize_name, names))
+            used.add(module)
+            if names & there:
+                continue
+            known = any(re.search(rf"\b{re.escape(name)}\b", text) for name in names)
+            where = optional if skippable else mentioned if known else missing
+            where[f"{module} ({source.label}:{line})"] = True
+    if missing:
+        return failed(f"not in requirements.txt: {', '.join(missing)}")
+    if mentioned:
+        raise CannotTell(
+            "installed by hand, as README or a comment says, not by requirements.txt:"
+            f" {', '.join(mentioned)}"
+        )
+    note = f"; used where installed: {', '.join(optional)}" if optional else ""
+    return passed(f"beyond the standard library: {', '.join(sorted(used)) or 'nothing'}{note}")
+
+
+@check(
+    "runs alone",
+    caught="Scripts that read a file of the author's machine, needed a folder beside them, or"
+    " hung.",
+    fix="Run it in an empty container: everything it needs is in the folder, DATA_PATH and"
+    " TOKENIZER_PATH.",
+)
+def runs_alone(submission: Submission) -> Finding:
+    """With --run: train_gpt.py scores the artifact in a temporary copy of the folder, in a fresh
+    process with none of your variables, in time.
+    """
+    trial = execution.scored(submission)
+    fault = execution.problem(submission, trial.ran)
+    if not fault and trial.printed is None:
+        said = execution.last_line(trial.ran.out)
+        fault = f"no line with val_loss, val_bpb, tokens and bytes: {said}"
+    if fault:
+        return failed(f"{submission.code.entry} --score: {fault}")
+    return passed(f"scored {trial.printed.tokens:,} tokens in {trial.ran.seconds:.1f} s")
+
+
+@check(
+    "trains",
+    caught="Scripts that were cut down for size after the run and never started again.",
+    fix="Start the packed script with ITERATIONS=2 before you submit.",
+)
+def trains(submission: Submission) -> Finding:
+    """With --run: two steps of training run to their end, write the artifact and print its
+    score.
+    """
+    trial, ours = execution.trained(submission), submission.ours
+    fault = execution.problem(submission, trial.ran)
+    if ours and not fault and not trial.artifact:
+        fault = f"it wrote no {execution.WRITTEN}"
+    if ours and not fault and not trial.printed:
+        fault = "it printed no score of the artifact"
+    if fault:
+        return failed(f"{execution.STEPS} steps of {submission.code.entry}: {fault}")
+    losses = ", ".join(loss for _, loss in trial.losses) or "not printed"
+    return passed(f"{execution.STEPS} steps in {trial.ran.seconds:.1f} s, training losses {losses}")
+
+
+def _tried(submission: Submission, kind: str, what: str) -> Finding:
+    """Judge what executions tried; those that failed or did not end say nothing good."""
+    runs = execution.executions(submission)
+    tried = list(dict.fromkeys(note for ran in runs for note in ran.noted(kind)))
+    if kind == "write" and not tried:
+        errors = [execution.last_line(ran.err) for ran in runs]
+        tried = [error for error in errors if "Read-only file system" in error]
+    if not tried and any(ran.code != 0 for ran in runs):
+        raise CannotTell(f"nothing {what} in what was executed, but it did not run to its end")
+    faults = [f"it {what}: {', '.join(tried[:5])}"] if tried else []
+    return judged(faults, f"nothing {what} in {len(runs)} executions")
+
+
+@check(
+    "no network",
+    caught="Scripts that fetch data, kernels or weights while they run or score.",
+    fix="Put what is needed into the folder, or have it fetched before the run.",
+)
+def no_network(submission: Submission) -> Finding:
+    """With --run: no execution opens a connection. The kernel gives it no network at all; where the
+    system has no namespaces for that, nothing is executed.
+    """
+    return _tried(submission, "network", "reached for the network")
+
+
+@check(
+    "no writes outside",
+    caught="Scripts that write to the home folder or to absolute paths of the author's machine.",
+    fix="Write below the current folder or to TMPDIR.",
+)
+def no_writes_outside(submission: Submission) -> Finding:
+    """With --run: no execution changes a file outside its own folder. The kernel makes all else
+    read-only. This is a check, not a jail: run code that you do not trust at all in a machine of
+    its own.
+    """
+    return _tried(submission, "write", "wrote outside its folder")

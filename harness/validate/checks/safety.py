@@ -1,0 +1,128 @@
+"""Checks of safety: what would opening this folder do to the person who opens it? Pickles are
+listed, never loaded.
+"""
+
+from harness.validate.submission import Submission
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+
+LOADERS = {
+    f"{module}.{name}": ""
+    for module in ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal")
+    for name in ("load", "loads", "Unpickler")
+}
+
+
+@check(
+    "pickles",
+    caught="Checkpoints with the whole optimizer and training script pickled along, and one that"
+    " would have run a shell command.",
+    fix="Save a plain dict of tensors, or a container without pickle such as .mgolf or"
+    " .safetensors.",
+)
+def pickles(submission: Submission) -> Finding:
+    """Every pickle, also inside zip archives and compressed streams, is listed opcode by opcode
+    without loading it. What names anything but tensors, arrays and plain containers fails, with
+    opcode and name.
+    """
+    scan = submission.scanned
+    if scan.dangers:
+        return failed("; ".join(scan.dangers[:5]))
+    if scan.unread:
+        raise CannotTell("; ".join(scan.unread[:3]))
+    listed = f"{len(scan.pickles)} pickles, {scan.opcodes:,} opcodes listed, only tensors named"
+    listed = listed if scan.pickles else "no pickle"
+    return passed(f"{listed} in {scan.files} files, {scan.size:,} bytes")
+
+
+@check(
+    "archives",
+    caught="Zip bombs; archives with members called ../../.bashrc.",
+    fix="Ship the weights compressed once.",
+)
+def archives(submission: Submission) -> Finding:
+    """Archives and compressed streams unpack to at most 512 MiB, a thousand times their size and
+    four levels; no name leads outside.
+    """
+    scan = submission.scanned
+    faults = scan.bombs[:3] + [f"{where} would be written outside" for where in scan.escapes[:3]]
+    if scan.unread and not faults:
+        raise CannotTell("; ".join(scan.unread[:3]))
+    packed = f"{len(scan.packed)} archives and compressed streams, all within limits"
+    return judged(faults, packed if scan.packed else "no archives")
+
+
+@check(
+    "compiled code",
+    caught="Helper libraries built on the author's machine, which nobody can read and whose bytes"
+    " nobody had counted.",
+    fix="Ship the source, and count it.",
+)
+def machine_code(submission: Submission) -> Finding:
+    """No file is machine code or byte code."""
+    scan = submission.scanned
+    return judged(scan.machine_code[:4], f"no compiled code in {scan.files} files")
+
+
+@check(
+    "secrets",
+    caught="Logs that printed the environment with its tokens.",
+    fix="Remove the line, and revoke the key: it is public once pushed.",
+)
+def secrets(submission: Submission) -> Finding:
+    """No file holds what has the form of an access key (AWS, GitHub, Hugging Face, OpenAI, Google,
+    Slack) or of a private key.
+    """
+    scan = submission.scanned
+    return judged(scan.secrets[:4], f"none in {scan.files} files, {scan.size:,} bytes")
+
+
+@check(
+    "loading weights",
+    caught="Scripts that torch.load any file they are given with weights_only=False.",
+    fix="Pass weights_only=True.",
+)
+def loads(submission: Submission) -> Finding:
+    """torch.load is called with weights_only=True, pickle.load and its kin are not; or the files
+    here show that nothing is executed.
+    """
+    calls = []
+    for source in submission.code.running:
+        for node, name in source.calls:
+            options = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+            how = LOADERS.get(name)
+            if name == "torch.load" and options.get("weights_only") is not True:
+                how = " without weights_only=True"
+            if name == "numpy.load" and options.get("allow_pickle") is True:
+                how = " with allow_pickle"
+            if how is not None:
+                calls.append(f"{source.label}:{node.lineno}: {name}{how}")
+    if not calls:
+        submission.code.require_read()
+        return passed("no pickle is loaded, or with weights_only=True")
+    scan, where = submission.scanned, "; ".join(calls[:3])
+    if not scan.pickles or scan.dangers or scan.unread:
+        raise CannotTell(
+            f"{where}: it executes what the file says, and no file here shows what that would be"
+        )
+    return passed(f"{where}; the pickles here, {', '.join(scan.pickles[:2])}, name only tensors")
+
+
+@check(
+    "readable code",
+    caught="Scripts whose code came from somewhere else at run time.",
+    fix="Compress with lzma and base85 literals, or ship the code as text.",
+)
+def hidden_code(submission: Submission) -> Finding:
+    """Text that the script execs is in the folder, or in a compressed string that can be unpacked
+    without running it. The bytes count as they lie in the file.
+    """
+    code = submission.code
+    if any(where.startswith(tuple(code.reached)) for where in code.unread):
+        raise CannotTell(f"executed without showing its text: {'; '.join(code.unread[:3])}")
+    hidden = [source for source in code.running if source.label != source.file]
+    plain = [source for source in code.running if source.label == source.file]
+    if code.entry is None or any(source.tree is None for source in plain):
+        code.require_read()
+    shown = ", ".join(f"{source.label} of {len(source.text):,} characters" for source in hidden[:3])
+    nothing = f"nothing is exec'd in {len(code.running)} sources"
+    return passed(f"packed in strings: {shown}" if hidden else nothing)

@@ -1,0 +1,606 @@
+"""Checks of the score: measured again from the artifact, counted over the right tokens and bytes,
+in the right unit, and over the seeds that it is said to be of.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from fast.bytes import token_bytes
+from fast.evaluate import default_effort
+from fast.objective import objective_of
+from harness.validate import byte_table, execution, rescore
+from harness.validate.byte_table import WORST
+from harness.validate.checks.log import setting, shipped
+from harness.validate.model import MOST_TOKENS, Text, once, text, together
+from harness.validate.numbers import agree, agree_mean, deviations, mean, tolerance
+from harness.validate.rates import constants
+from harness.validate.submission import Submission, number
+from harness.validate.training_log import NUMBER, Log, printed
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+
+# fineweb10B_sp1024's validation set
+OFFICIAL_TOKENS, OFFICIAL_BYTES, OFFICIAL_PIECES = 62_021_845, 151_080_891, 1024
+MOST_WINDOW = 1 << 14  # tokens that an evaluation may drop at the end of the text
+ABOUT = 4  # a count this many times off is about another text, not a wrong count
+WIDEST = 0.1  # bits per byte: an error bar beyond it decides nothing
+SCORED = re.compile(r"\btokens\s*[:=]\s*(\d[\d,]*)\s+bytes\s*[:=]\s*(\d[\d,]*)")
+ESTIMATOR = re.compile(r"\bestimator\s*[:=]\s*(\S+)")
+STDERR = re.compile(rf"\bstderr_masks\s*[:=]\s*({NUMBER})")
+STATED = re.compile(
+    r"\bval_tokens\s*[:=]\s*(\d[\d,]*)"
+    r"|^val_loader\b.*\btokens\s*[:=]\s*(\d[\d,]*)"
+    r"|^val tokens\s*[:=]\s*(\d[\d,]*)"
+)
+MOST_BUILDERS = 4  # of byte tables, called
+# relative: people compute a deviation from rounded scores, and three of them say little about it
+ROUGH = 0.1
+LEAST_CURVE = 5  # training losses that two runs do not have in common by chance
+PLAIN = re.compile(r"[-+.\w]+")
+NOT_RECIPE = re.compile(
+    r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$"
+    r"|mib$|^(local_)?rank$|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
+    r"|elapsed|duration|degradation"
+)
+MEASURED = re.compile(
+    r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)"
+)  # a value that a run measures: a time, memory
+
+
+class Claim(NamedTuple):
+    """What a submission says of the artifact in the folder."""
+
+    bpb: float
+    stderr: float | None
+    estimator: str
+
+
+class Counts(NamedTuple):
+    """Tokens and bytes as a log or the JSON states them: where, how many tokens the data have, how
+    many tokens and bytes were scored.
+    """
+
+    where: str
+    stated: int | None
+    tokens: int | None
+    bytes: int | None
+
+    @property
+    def about(self) -> int:
+        """Tokens of the text that this is about."""
+        return self.stated if self.tokens is None else self.tokens
+
+
+class Pair(NamedTuple):
+    """A loss in nats per token and the bits per byte it was turned into, as printed."""
+
+    where: str
+    loss: float
+    bpb: float
+    loose: float  # relative error that rounding leaves in their quotient
+
+    @property
+    def bytes_per_token(self) -> float:
+        """What their quotient implies."""
+        return self.loss / math.log(2) / self.bpb
+
+
+@check(
+    "scores itself",
+    caught="Evaluators that drop text, count bytes twice or divide by something else.",
+    fix="Ship the evaluator that maskgolf pack writes, unchanged.",
+)
+def scores_itself(submission: Submission) -> Finding:
+    """With --run: the submission's own code, on a part of the validation text, gives the score,
+    tokens and bytes that ours gives.
+    """
+    theirs = execution.score_of(submission, execution.scored(submission))
+    opened, given = together(submission)
+    recipe = opened.recipe
+    windows = -(-len(execution.scored_ids(submission)) // recipe.model.length)
+    measured = rescore.measure(opened, given, default_effort(recipe), math.inf, windows)
+    ours, limit = measured.score, rescore.allowed(measured, theirs.bpb, theirs.stderr)
+    faults = []
+    if (theirs.tokens, theirs.bytes) != (ours.tokens, ours.bytes):
+        faults.append(
+            f"it counts {theirs.tokens:,} tokens and {theirs.bytes:,} bytes where there are"
+            f" {ours.tokens:,} and {ours.bytes:,}"
+        )
+    if not abs(theirs.bpb - ours.bpb) <= limit:
+        faults.append(f"it scores {theirs.bpb:.6f} where {ours.bpb:.6f} ± {limit:.6f} is right")
+    return judged(
+        faults,
+        f"{theirs.bpb:.6f} by its code, {ours.bpb:.6f} by ours, on {theirs.tokens:,} tokens and"
+        f" {theirs.bytes:,} bytes",
+    )
+
+
+def _last(pattern: re.Pattern, lines: list[str]) -> re.Match | None:
+    """Return the match of a pattern in the last line that has one."""
+    return next((match for line in reversed(lines) if (match := pattern.search(line))), None)
+
+
+def claimed(submission: Submission, seed: int) -> Claim:
+    """Return the claim about the artifact: its seed's in seed_results, else the only one."""
+    seeds = submission.seed_claims
+    if str(seed) not in seeds and len(seeds) > 1:
+        raise CannotTell(
+            f"the artifact is of seed {seed}, the JSON has results of {', '.join(seeds)}"
+        )
+    bpb = submission.seed_scores.get(str(seed))
+    bpb = submission.claim("val_bpb", "mean_val_bpb") if bpb is None else bpb
+    logs = [log for log in submission.logs if log.seed == str(seed)]
+    logs = logs or (submission.logs if len(submission.logs) == 1 else [])
+    lines = logs[0].body if logs else []
+    stderr, logged = _last(STDERR, lines), _last(ESTIMATOR, lines)
+    named = submission.claims.get("val_bpb_estimator")
+    if not isinstance(named, str):
+        named = logged[1] if logged else ""
+    return Claim(bpb, printed(STDERR, stderr[0]) if stderr else None, named)
+
+
+@check(
+    "rescored",
+    caught="Scores of live weights instead of the quantised file, of another seed's artifact, of"
+    " another estimator than the one named.",
+    fix="Score the file that ships: maskgolf eval FILE --data DIR, and claim what it prints.",
+)
+def rescored(submission: Submission) -> Finding:
+    """The artifact is read back and scored here by the estimator that the claim names; the claim
+    lies within the error bar: two standard errors over masks where the whole split was scored, four
+    over sequences where time allowed a part, and the claim's rounding.
+    """
+    opened, given = together(submission)
+    recipe, ours, theirs = opened.recipe, opened.tokenizer_sha256, given.tokenizer.sha256
+    if ours and ours != theirs:
+        return failed(
+            f"the artifact was trained with the tokenizer of SHA-256 {ours[:12]}..., the one given"
+            f" is {theirs[:12]}..."
+        )
+    stated = submission.stated("artifact_seed")
+    if stated not in (None, recipe.seed):
+        return failed(
+            f"the JSON says that the artifact is of seed {stated:.0f}, the artifact says seed"
+            f" {recipe.seed}"
+        )
+    claim = claimed(submission, recipe.seed)
+    causal = objective_of(recipe.model).is_causal
+    effort = rescore.effort_of(claim.estimator, causal, recipe.diffusion.epsilon)
+    if effort is None:
+        raise CannotTell(
+            f"the claim names the estimator {claim.estimator!r}, which is none of ours"
+        )
+    measured = rescore.measure(opened, given, effort, submission.options.time_limit / 4)
+    score, limit = measured.score, rescore.allowed(measured, claim.bpb, claim.stderr)
+    apart = abs(score.bpb - claim.bpb)
+    evidence = (
+        f"claimed {claim.bpb:.8g}, scored {score.bpb:.6f} by {score.estimator} on"
+        f" {measured.windows:,} of {measured.of:,} windows, {score.tokens:,} tokens: {apart:.6f}"
+        f" apart, {limit:.6f} allowed"
+    )
+    if apart <= limit and limit > WIDEST:
+        raise CannotTell(f"{evidence}; that is too wide to decide anything")
+    if apart > limit and not submission.ours and not claim.estimator:
+        raise CannotTell(f"{evidence}; the claim does not name its estimator")
+    return passed(evidence) if apart <= limit else failed(evidence)
+
+
+def _whole(text_: str | None) -> int | None:
+    return int(text_.replace(",", "")) if text_ else None
+
+
+def counts(submission: Submission) -> list[Counts]:
+    """Return what the JSON and each log state."""
+    rows = []
+    tokens, total = (submission.stated(f"validation_{what}") for what in ("tokens", "bytes"))
+    if tokens is not None:
+        total = None if total is None else int(total)
+        rows.append(Counts(submission.json_name, None, int(tokens), total))
+    for log in submission.logs:
+        scored = _last(SCORED, log.body)
+        stated = next((match for line in log.body if (match := STATED.search(line))), None)
+        if scored or stated:
+            size = _whole(next(filter(None, stated.groups()))) if stated else None
+            rows.append(
+                Counts(log.name, size, *map(_whole, scored.groups() if scored else (None, None)))
+            )
+    return rows
+
+
+@once
+def sizes(submission: Submission) -> tuple[int, int, int]:
+    """Return (tokens, bytes, pieces) of the validation text that was given."""
+    given, total, before = text(submission), 0, np.array([-1])
+    count, pieces = len(given.validation), given.tokenizer.vocab
+    if count > MOST_TOKENS:
+        raise CannotTell(
+            f"the validation text has {count:,} tokens, more than the {MOST_TOKENS:,} that are"
+            " counted"
+        )
+    for start in range(0, count, 1 << 22):
+        ids = given.validation.read(start, min(start + (1 << 22), count)).astype(np.int64)
+        if ids.max() >= pieces:
+            raise CannotTell(
+                f"the validation text holds id {ids.max()}, the tokenizer given has {pieces} pieces"
+            )
+        previous = np.concatenate([before, ids[:-1]])
+        total += int(token_bytes(ids, previous, given.tokenizer.table).sum())
+        before = ids[-1:]
+    return count, total, pieces
+
+
+def same_text(tokens: int, whole_text: int) -> bool:
+    """Return whether a count is that of a whole text, less what an evaluation drops: its first
+    token, and the last window.
+    """
+    return tokens == whole_text or 0 < whole_text - tokens <= min(MOST_WINDOW, whole_text // 100)
+
+
+@check(
+    "tokens and bytes",
+    caught="Scores over the first few hundred windows, over windows counted twice, or over bytes of"
+    " another tokenizer.",
+    fix="Score the whole split once and print tokens and bytes beside the score.",
+)
+def tokens_and_bytes(submission: Submission) -> Finding:
+    """The numbers of tokens and bytes that the log says were scored are those of the validation
+    shards.
+    """
+    rows = counts(submission)
+    if not rows:
+        raise CannotTell("neither JSON nor log says how many tokens were scored")
+    faults = [
+        f"{row.where}: the data have {row.stated:,} tokens, {row.tokens:,} were scored"
+        for row in rows
+        if None not in (row.stated, row.tokens) and not same_text(row.tokens, row.stated)
+    ]
+    if faults:
+        return failed("; ".join(faults))
+    texts = {"the official set has": (OFFICIAL_TOKENS, OFFICIAL_BYTES)}
+    if not all(same_text(row.about, OFFICIAL_TOKENS) for row in rows):
+        texts = {"the data given have": sizes(submission)[:2], **texts}
+    whose, (whole_text, total) = next(iter(texts.items()))
+    for row in rows:
+        same = [size for size in texts.values() if same_text(row.about, size[0])]
+        if not same:
+            if max(row.about, whole_text) > ABOUT * min(row.about, whole_text):
+                raise CannotTell(
+                    f"{row.where} is about {row.about:,} tokens, {whose} {whole_text:,}"
+                )
+            faults.append(f"{row.where}: {row.about:,} tokens, {whose} {whole_text:,}")
+        elif row.about == same[0][0] and row.bytes not in (None, same[0][1]):
+            faults.append(
+                f"{row.where}: {row.bytes:,} bytes for {row.about:,} tokens that hold"
+                f" {same[0][1]:,}"
+            )
+    first = rows[0]
+    said = f"{first.about:,} tokens{'' if first.bytes is None else f' and {first.bytes:,} bytes'}"
+    return judged(
+        faults, f"{said} in {len(rows)} places; {whose} {whole_text:,} tokens and {total:,} bytes"
+    )
+
+
+def pairs(submission: Submission) -> Iterator[Pair]:
+    """Yield the final losses that stand beside their bits per byte, in the JSON and the logs."""
+    rows = {"the JSON": submission.claims}
+    rows |= {f"seed {seed}": row for seed, row in submission.seed_claims.items()}
+    stated = [
+        (where, number(row.get("val_loss")), number(row.get("val_bpb")), None)
+        for where, row in rows.items()
+    ]
+    stated += [
+        (f"{log.name} {final.label}", final.val_loss, final.val_bpb, 0.5 * 10.0**-final.digits)
+        for log in submission.logs
+        for final in log.finals
+    ]
+    for where, loss, bpb, unit in stated:
+        if loss is not None and bpb is not None and 0 < loss < 100 and 0 < bpb < 100:
+            unit_of_loss = max(rescore.rounding(loss), unit or 0.0)
+            loose = unit_of_loss / loss + (unit or rescore.rounding(bpb)) / bpb
+            yield Pair(where, loss, bpb, loose)
+
+
+def _known(submission: Submission, about: int | None) -> tuple[int, int, int, str]:
+    """Return tokens, bytes and pieces of the text that a claim is about, and which text that is."""
+    if about is not None and same_text(about, OFFICIAL_TOKENS):
+        return OFFICIAL_TOKENS, OFFICIAL_BYTES, OFFICIAL_PIECES, "the official set"
+    tokens, total, pieces = sizes(submission)
+    if about is None:
+        raise CannotTell(f"no log says over how many tokens, the data given have {tokens:,}")
+    if not same_text(about, tokens):
+        raise CannotTell(f"the claim is about {about:,} tokens, the data given have {tokens:,}")
+    return tokens, total, pieces, "the data given"
+
+
+@check(
+    "byte accounting",
+    caught="Constants of bytes per token, byte tables that count too much, and losses over part of"
+    " the text beside bytes of another part.",
+    fix="Sum nats and bytes over the same tokens, and divide once at the end.",
+)
+def byte_accounting(submission: Submission) -> Finding:
+    """val_loss / log 2 / val_bpb is the number of bytes per token; it must be the text's. On the
+    official set a uniform predictor over 1024 tokens then scores 4.1052 bits per byte.
+    """
+    rows = [pair for pair in pairs(submission) if pair.loose < 2e-3]
+    if not rows:
+        raise CannotTell("no final loss in nats per token stands beside its bits per byte")
+    about, last = next((row.about for row in counts(submission)), None), rows[-1]
+    if about and not same_text(about, OFFICIAL_TOKENS):  # by another tokenizer perhaps
+        totals = [about * row.bytes_per_token for row in rows]
+        if all(abs(total / OFFICIAL_BYTES - 1) < 3e-4 for total in totals):
+            return passed(
+                f"{about:,} tokens hold {totals[-1]:,.0f} bytes by {last.where}, the official text"
+                f" has {OFFICIAL_BYTES:,}"
+            )
+    tokens, total, pieces, whose = _known(submission, about)
+    expected, slack = total / tokens, 2e-4 + min(0.01, MOST_WINDOW / 8 / tokens)
+    faults = [
+        f"{row.where}: {row.loss:.6g} nats and {row.bpb:.6g} bits per byte imply"
+        f" {row.bytes_per_token:.5f} bytes per token"
+        for row in rows
+        if abs(row.bytes_per_token / expected - 1) > row.loose + slack
+    ]
+    uniform = (
+        f"{total:,} bytes / {tokens:,} tokens = {expected:.5f} ({whose}), a uniform predictor"
+        f" scores {math.log2(pieces) / expected:.4f}"
+    )
+    if faults:
+        return failed(f"{'; '.join(faults[:3])}; {uniform}")
+    return passed(
+        f"{len(rows)} pairs such as {last.loss:.6g}, {last.bpb:.6g} imply"
+        f" {last.bytes_per_token:.5f} bytes per token; {uniform}, here"
+        f" {math.log2(pieces) / last.bytes_per_token:.4f}"
+    )
+
+
+@check(
+    "bytes per token",
+    caught="A masked-diffusion submission that divided by 4.3 bytes per token where the data have"
+    " 2.44: 1.1465 for what is about 2.02.",
+    fix="Divide the total of bits by the total of UTF-8 bytes of the scored tokens.",
+)
+def bytes_per_token(submission: Submission) -> Finding:
+    """Where the code computes bits per byte, no constant stands in for bytes per token: bytes are
+    counted from the tokens scored.
+    """
+    faults, uncounted, counted, unread = [], [], 0, []
+    for source in submission.code.required:
+        if source.tree is None:
+            unread.append(f"{source.label}: {source.error}")
+            continue
+        fixed, plain, good = constants(source.tree)
+        faults += [f"{source.label}: {place}" for place in fixed]
+        uncounted += [f"{source.label}: {place}" for place in plain]
+        counted += good
+    unread += submission.code.unread
+    if faults:
+        return failed(f"a constant where bytes should be counted: {', '.join(faults[:WORST])}")
+    if unread:
+        raise CannotTell(f"not all code could be read: {', '.join(unread[:WORST])}")
+    if uncounted:
+        raise CannotTell(
+            "bits per token under the name of bits per byte, right for a byte-level model only:"
+            f" {', '.join(uncounted[:WORST])}"
+        )
+    if not counted:
+        raise CannotTell("no expression was found that computes bits per byte")
+    return passed(f"bits per byte are computed from counted bytes in {counted} places")
+
+
+def fitting(submission: Submission) -> Text:
+    """Return the text given; CannotTell where the submission's vocabulary is another than its
+    tokenizer's.
+    """
+    given, logs = text(submission), submission.logs or (Log(""),)
+    named = {setting(submission, log, "vocab_size") for log in logs} - {None}
+    if named and given.tokenizer.vocab not in named:
+        pieces = ", ".join(f"{size:,.0f}" for size in sorted(named))
+        raise CannotTell(
+            f"the submission's vocabulary is {pieces}, the tokenizer given has"
+            f" {given.tokenizer.vocab:,} pieces"
+        )
+    return given
+
+
+@check(
+    "script's byte table",
+    caught="A table that counted the space mark in the bytes of a piece and again as a leading"
+    " space, 17 % too many bytes; one that looked for another character than the space mark, which"
+    " then counted as three bytes, 33 % too many.",
+    fix="Build the table as the challenge's own script does: 1 for a byte piece, 0 for control"
+    " tokens, no space after a boundary.",
+)
+def script_table(submission: Submission) -> Finding:
+    """With --run, --data and --tokenizer: the script's own build_sentencepiece_luts is called
+    alone, in the sandbox, and the bytes that its tables give (bytes[token] + (space[token] and
+    not boundary[previous])) add up to the UTF-8 length of decoded documents.
+    """
+    execution.allowed(submission)
+    given, sources = fitting(submission), submission.code.required
+    builders = byte_table.builders(sources)
+    if not builders:
+        unread = submission.code.unseen[:1]
+        rest = f"; not all code could be read: {unread[0]}" if unread else ""
+        raise CannotTell(f"no {byte_table.LUTS[0]} is called in the code that runs{rest}")
+    if len(builders) > MOST_BUILDERS:
+        raise CannotTell(f"the code that runs builds byte tables in {len(builders)} ways")
+    said, reasons = {"pass": [], "fail": []}, []
+    for builder in builders:
+        try:
+            tables = byte_table.call(submission, builder, given)
+            finding = byte_table.judge(str(builder), tables, given)
+            said[finding.verdict].append(finding.evidence)
+        except CannotTell as reason:
+            reasons.append(str(reason))
+    if said["fail"]:
+        return failed("; ".join(said["fail"]))
+    if reasons:
+        raise CannotTell("; ".join(reasons))
+    submission.code.require_read()
+    good, others = "; ".join(said["pass"]), byte_table.other_ways(sources, builders)
+    if others:
+        names = ", ".join(others[:WORST])
+        raise CannotTell(f"{good}; but {names} may make the tables that count")
+    return passed(good)
+
+
+@check(
+    "mean over seeds",
+    caught="The best seed given as the mean, a bad seed left out, and deviations of another table.",
+    fix="Recompute from seed_results, as maskgolf pack does.",
+)
+def mean_and_deviation(submission: Submission) -> Finding:
+    """val_bpb is the mean of seed_results, val_bpb_std their standard deviation (over n - 1 or n),
+    and seeds names them. In a folder of ours every log that has a score is of one of them.
+    """
+    values = list(submission.seed_scores.values())
+    if not values:
+        raise CannotTell("the JSON has no scores by seed")
+    claim, std, faults = submission.claim("val_bpb", "mean_val_bpb"), None, []
+    center, (sample, population) = mean(values), deviations(values)
+    if not agree_mean(claim, values):
+        faults.append(f"val_bpb {claim:.8g}, the mean over {len(values)} seeds is {center:.8g}")
+    std = submission.stated("val_bpb_std")
+    if std is not None and len(values) > 1:
+        apart = min(abs(std - sample), abs(std - population))
+        if apart > max(tolerance(std), ROUGH * sample):
+            faults.append(
+                f"val_bpb_std {std:.6g}, recomputed {sample:.6g} (n - 1) or {population:.6g} (n)"
+            )
+    listed, seeds = submission.claims.get("seeds"), submission.seed_claims
+    if isinstance(listed, list) and sorted(map(str, listed)) != sorted(seeds):
+        faults.append(f"seeds {', '.join(map(str, listed))}, results of {', '.join(seeds)}")
+    scored = {log.seed for log in submission.logs if log.seed and shipped(log)}
+    if submission.ours and scored - set(seeds):  # elsewhere it may be of another experiment
+        left_out = ", ".join(sorted(scored - set(seeds)))
+        faults.append(f"the logs have scores of seed {left_out} too, which the mean leaves out")
+    spread = f", deviation {sample:.6g}" if len(values) > 1 else ""
+    stated = f"{claim:.8g}" + (f" and {std:.6g}" if std is not None else "")
+    return judged(faults, f"{len(values)} seeds: mean {center:.8g}{spread}; stated {stated}")
+
+
+def _wrong_logs(submission: Submission) -> list[str]:
+    """Return where a log has two scores of one name, or the training losses of another log."""
+    faults, curves = [], {}
+    for log in submission.seed_logs.values():
+        named: dict[str, float] = {}
+        # elsewhere one name may stand for scores on the way
+        for final in shipped(log) if submission.ours else ():
+            first = named.setdefault(re.sub(r"_exact\b", "", final.label), final.val_bpb)
+            if not agree(first, final.val_bpb):
+                faults.append(
+                    f"{log.name} prints two scores as {final.label}, {first:.8g} and"
+                    f" {final.val_bpb:.8g}"
+                )
+        steps = [point for point in log.points if point.train_loss is not None]
+        curve = tuple((point.step, point.train_loss) for point in steps)
+        twin = curves.setdefault(curve, log)
+        if twin is not log and len(curve) >= LEAST_CURVE:
+            faults.append(
+                f"{log.name} has the {len(curve)} training losses of {twin.name}: two seeds never"
+                " do"
+            )
+    return faults
+
+
+@check(
+    "seeds in logs",
+    caught="Tables with two seeds exchanged, and seeds that were never run: one run's log under"
+    " another seed.",
+    fix="Submit train_seedN.log of every seed in seed_results.",
+)
+def seeds_in_logs(submission: Submission) -> Finding:
+    """Each seed's val_bpb and val_loss are final scores in the log of that seed, and no two logs
+    have the same training losses.
+    """
+    scores, logs = submission.seed_scores, submission.seed_logs
+    if not scores:
+        raise CannotTell("the JSON has no scores by seed")
+    if not logs:
+        raise CannotTell("no log says which seed it is of")
+    faults, missing = [], []
+    for seed, row in submission.seed_claims.items():
+        finals = shipped(logs[seed]) if seed in logs else []
+        if seed in scores and not finals:
+            missing.append(seed)
+        for name in ("val_bpb", "val_loss"):
+            claim = number(row.get(name))
+            values = [value for final in finals if (value := getattr(final, name))]
+            if claim is not None and values and not any(agree(value, claim) for value in values):
+                nearest = min(values, key=lambda value: abs(value - claim))
+                faults.append(
+                    f"seed {seed}: the JSON's {name} is {claim:.8g}, {logs[seed].name} has"
+                    f" {nearest:.8g}"
+                )
+    faults += _wrong_logs(submission)
+    agreeing = f"{len(scores) - len(missing)} of {len(scores)} seeds agree with their logs"
+    if missing and not faults:
+        raise CannotTell(f"no log of seed {', '.join(missing)} has a final score; {agreeing}")
+    return judged(faults, agreeing)
+
+
+def recipe(log: Log) -> dict[str, str]:
+    """Return the settings that a log prints, without what differs between runs of one recipe."""
+    return {
+        name: value
+        for name, value in log.settings.items()
+        if name not in log.varying
+        and value != log.seed
+        and not NOT_RECIPE.search(name)
+        and PLAIN.fullmatch(value)
+        and not MEASURED.fullmatch(value)
+    }
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+@check(
+    "one configuration",
+    caught="Three seeds of which one ran with another learning rate or an older script: their mean"
+    " is of no recipe.",
+    fix="Repeat the odd seed with the configuration of the others.",
+)
+def one_configuration(submission: Submission) -> Finding:
+    """The logs of all seeds print the same settings, the same code (where they print it) and the
+    same number of steps.
+    """
+    logs = submission.seed_logs
+    if not logs:
+        raise CannotTell("no log says which seed it is of")
+    if len(logs) == 1:
+        return passed(f"one seed, {next(iter(logs))}")
+    recipes = {seed: recipe(log) for seed, log in logs.items()}
+    common = sorted(set.intersection(*map(set, recipes.values())))
+    codes = {
+        seed: _digest([line.rstrip() for line in log.code])
+        for seed, log in logs.items()
+        if log.code
+    }
+    printed = {name: {seed: held[name] for seed, held in recipes.items()} for name in common}
+    printed["code printed"] = codes
+    printed["steps"] = {seed: log.total_steps for seed, log in logs.items() if log.total_steps}
+    faults = []
+    for name, values in printed.items():
+        if len(set(values.values())) > 1:
+            several = [f"{value} (seed {seed})" for seed, value in list(values.items())[:4]]
+            faults.append(f"{name}: {', '.join(several)}")
+    if faults and not submission.seed_claims:
+        raise CannotTell(
+            f"the JSON does not say which logs are its seeds; they differ: {'; '.join(faults[:3])}"
+        )
+    if not common and not codes and not faults:
+        raise CannotTell("the logs print neither settings nor code")
+    first = next(iter(recipes.values()))
+    settings = _digest([f"{name}={first[name]}" for name in common])
+    same_code = f", code {next(iter(codes.values()))}" if codes else ""
+    return judged(
+        faults[:5],
+        f"seeds {', '.join(logs)}: {len(common)} settings alike (SHA-256 {settings}...){same_code}",
+    )

@@ -1,0 +1,216 @@
+"""Checks of validity: is the score a code length, and of text that the model had not seen?"""
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from fast import codec, container
+from fast.bytes import Tokenizer
+from harness.validate import execution, hidden
+from harness.validate.model import MOST_TOKENS, model, text
+from harness.validate.source import strings
+from harness.validate.submission import Submission
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+
+TRAINING = re.compile(r"train|calib", re.IGNORECASE)
+VALIDATION = re.compile(r"(^|[^a-z])val(id(ation)?)?([^a-z]|$)", re.IGNORECASE)
+SHARDS = re.compile(r"\*.*\.bin|\.bin$")
+LOADER = re.compile(r"loader|load_data|load_tokens|stream", re.IGNORECASE)
+SOURCES = tuple(".py .json .txt .toml .yaml .yml .cfg .csv .model .vocab .npy .npz .sh".split())
+ROUNDING = 1e-5  # relative: of sums in float32 that are printed with eight digits
+LUCK = 30.0  # nats: a code saves more on noise with a probability of e^-30
+WIDEST = 0.1  # of log V: an error bar beyond it decides nothing
+MOST_READABLE = 1 << 22  # tokens turned into bytes at once
+
+
+def mixed_up(tree: ast.AST) -> Iterator[str]:
+    """Yield where training data are taken from validation shards, or from all shards, by the names
+    that a program uses.
+    """
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+            continue
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        names = [ast.unparse(target) for target in targets]
+        if not any(map(TRAINING.search, names)) or any(map(VALIDATION.search, names)):
+            continue
+        taken = [
+            name
+            for name in strings(node.value)
+            if SHARDS.search(name)
+            and (VALIDATION.search(name.replace("_", " ")) or not TRAINING.search(name))
+        ]
+        call = node.value if isinstance(node.value, ast.Call) else None
+        if call and call.args and LOADER.search(ast.unparse(call.func)):
+            first = ast.unparse(call.args[0])
+            if VALIDATION.search(first.replace("_", " ")) and not TRAINING.search(first):
+                taken.append(first)
+        for shards in taken:
+            yield f"{names[0]} = ... {shards} (line {node.lineno})"
+
+
+@check(
+    "training data",
+    caught="Globs that matched all shards, and calibration of quantisation on validation text.",
+    fix="Open validation shards for validation only.",
+)
+def training_data(submission: Submission) -> Finding:
+    """No training shards are taken by a validation name. With --run: a few steps of training are
+    repeated with other validation text; losses and artifact must be the same to the last bit.
+    """
+    parsed = [source for source in submission.code.required if source.tree]
+    faults = [f"{s.label}: {place}" for s in parsed for place in mixed_up(s.tree)]
+    if faults:
+        return failed(f"training takes validation shards by name: {'; '.join(faults[:5])}")
+    made = []
+    for trained in (execution.trained, execution.trained_blind):
+        trial = trained(submission)
+        fault = execution.problem(submission, trial.ran)
+        if fault:
+            raise CannotTell(f"training did not run to its end: {fault}")
+        made.append((trial.losses, trial.artifact))
+    (losses, artifact), other = made
+    if artifact is None or not losses:
+        raise CannotTell("training printed no losses or wrote no artifact that could be compared")
+    if made[0] == other:
+        return passed(
+            f"{execution.STEPS} steps with other validation text: the same {len(losses)} losses and"
+            " the same artifact"
+        )
+    again = execution.trained_again(submission)
+    if made[0] != (again.losses, again.artifact):
+        raise CannotTell(
+            "training does not repeat on this machine, so that nothing can be compared"
+        )
+    what = "other training losses" if losses != other[0] else "another artifact"
+    return failed(f"other validation text gives {what} after {execution.STEPS} steps")
+
+
+@check(
+    "normalised",
+    caught="Mixtures with an n-gram cache that were not renormalised, scores of the true token"
+    " alone that were divided by a hand-made sum, windows that were dropped, and scores that were"
+    " printed instead of computed.",
+    fix="Take one log-softmax over the whole vocabulary after everything is mixed, in float32, and"
+    " charge every token once.",
+)
+def normalised(submission: Submission) -> Finding:
+    """With --run: the submission's code scores a blank artifact, all of whose weights are zero. It
+    predicts nothing, so that every token costs the logarithm of the vocabulary: less would be
+    probabilities that sum to more than 1, or tokens that are not charged.
+    """
+    trial = execution.scored_blank(submission)
+    score = execution.score_of(submission, trial)
+    uniform = math.log(model(submission).recipe.model.vocab)
+    nats, tokens = score.loss, len(execution.scored_ids(submission))
+    bpb = score.loss * score.tokens / math.log(2) / max(score.bytes, 1)
+    faults = []
+    if not abs(nats - uniform) <= uniform * ROUNDING:
+        faults.append(f"a blank artifact costs {nats:.6f} nats per token, log V is {uniform:.6f}")
+    if score.tokens != tokens:
+        faults.append(f"{score.tokens:,} tokens were scored of {tokens:,}")
+    if not abs(score.bpb - bpb) <= 1e-4 * bpb:
+        faults.append(f"{score.bpb:.6f} bits per byte where its own counts give {bpb:.6f}")
+    return judged(
+        faults, f"a blank artifact costs log V = {uniform:.6f} nats for each of {tokens:,} tokens"
+    )
+
+
+@check(
+    "no peeking",
+    caught="Attention without its causal mask, caches updated with a window before the window is"
+    " scored, targets shifted the wrong way, an order chosen by the true token.",
+    fix="Score a token before anything that depends on it is computed.",
+)
+def no_peeking(submission: Submission) -> Finding:
+    """With --run: the submission's code scores uniformly random tokens. Nothing compresses them, so
+    that each costs at least the logarithm of the vocabulary: less means that a token was known
+    before it was scored.
+    """
+    score = execution.score_of(submission, execution.scored_noise(submission))
+    uniform = math.log(model(submission).recipe.model.vocab)
+    spread = 4 * (score.stderr or 0.0) * math.log(2) * score.bytes / max(score.tokens, 1)
+    if not spread <= WIDEST * uniform:
+        raise CannotTell(f"the error bar of its score is {spread:.2g} nats per token")
+    least = uniform - LUCK / max(score.tokens, 1) - spread
+    evidence = f"random tokens cost {score.loss:.4f} nats each, no code has less than {least:.4f}"
+    return judged([] if score.loss >= least else [evidence], evidence)
+
+
+def readable(ids: np.ndarray, tokenizer: Tokenizer) -> bytes:
+    """Return the bytes that token ids stand for, piece by piece: control tokens are line ends."""
+    processor, pieces = tokenizer.processor, []
+    for token in range(tokenizer.vocab):
+        piece = processor.id_to_piece(token)
+        if processor.is_byte(token):
+            pieces.append(bytes([int(piece[3:5], 16)]))
+        else:
+            control = tokenizer.table.control_V[token]
+            pieces.append(b"\n" if control else piece.replace("\u2581", " ").encode())
+    parts = np.split(ids, range(MOST_READABLE, len(ids), MOST_READABLE))
+    return b"".join(b"".join([pieces[token] for token in part.tolist()]) for part in parts)
+
+
+@check(
+    "hidden validation text",
+    caught="A compressed prefix of the validation set in the artifact, whose tokens then cost"
+    " nothing.",
+    fix="Leave validation data out of everything that ships.",
+)
+def hidden_text(submission: Submission) -> Finding:
+    """No stretch of 64 bytes of validation text, or of 32 validation tokens, lies in the artifact,
+    in what it unpacks to, or in the code, base64, base85, compressed strings and lists of integers
+    included. Stretches that the training text holds too do not count.
+    """
+    given = text(submission)
+    ids, known = given.ids(MOST_TOKENS), given.ids(MOST_TOKENS, "train")
+    as_text = hidden.Anchors(readable(ids, given.tokenizer), readable(known, given.tokenizer))
+    as_ids = hidden.Anchors(ids.astype("<u2").tobytes(), known.astype("<u2").tobytes())
+    faults, longest, looked = [], 0, 0
+    for where, layer in searched(submission):
+        looked += len(layer)
+        runs = {"text": [as_text.longest(layer)], "token ids": []}
+        if b"\0" in layer or not layer.isascii():  # ids of 16 bits hold zeros or high bytes
+            runs["token ids"] = [as_ids.longest(part) for part in hidden.spellings(layer)]
+        for kind, stretches in runs.items():
+            best = max(stretches, default=hidden.Run(0, 0, 0))
+            longest = max(longest, best.anchors)
+            if best.anchors >= hidden.LEAST_RUN:
+                faults.append(
+                    f"{where}: {hidden.BLOCK * best.anchors} bytes of validation {kind} from byte"
+                    f" {best.at:,} on"
+                )
+    anchors = len(as_text.keys) + len(as_ids.keys)
+    return judged(
+        faults[:5],
+        f"{looked:,} bytes against {anchors:,} blocks of {len(ids):,} validation tokens that no"
+        f" training text holds: longest stretch {hidden.BLOCK * longest} bytes"
+        f" ({anchors * looked / 2.0**64:.0e} blocks expected by chance)",
+    )
+
+
+def searched(submission: Submission) -> Iterator[tuple[str, bytes]]:
+    """Yield (where, bytes) of the files that a score is made from, and all that can be unpacked
+    from them: artifacts, code and data beside it; not the logs and the README.
+    """
+    logs = {log.name for log in submission.logs}
+    names = [name for name in submission.files if name.lower().endswith(SOURCES)]
+    names = [n for n in names if n not in logs and not n.lower().endswith("requirements.txt")]
+    for name in dict.fromkeys([*submission.artifacts, *names]):
+        try:
+            data = submission.read(name)
+        except CannotTell:
+            continue
+        yield from hidden.layers(name, data)
+        if name.endswith(".mgolf"):
+            try:
+                header, payload = container.read_header(data)
+                container.check_table(header["tensors"], header["raw_bytes"])
+                ends = container.boundaries(header["tensors"])
+                raw = codec.decompress(payload, header["raw_bytes"], ends, header["codec"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            yield f"{name}, unpacked", raw

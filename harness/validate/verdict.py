@@ -1,0 +1,61 @@
+"""What a check is and what it answers: a verdict with its evidence."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+Verdict = Literal["pass", "fail", "cannot tell"]
+VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "cannot tell")
+
+
+class CannotTell(Exception):
+    """What a check needs is not there or not readable; the message says what."""
+
+
+class Finding(NamedTuple):
+    """A verdict, and the numbers or names that it rests on."""
+
+    verdict: Verdict
+    evidence: str
+
+
+class Check(NamedTuple):
+    """A named question to a submission. run(submission) returns a Finding or raises CannotTell."""
+
+    name: str
+    group: str
+    run: Callable[..., Finding]
+    what: str  # it looks at
+    caught: str  # so far
+    fix: str  # what it finds
+
+
+CHECKS: list[Check] = []  # in the order of their definition
+
+
+def check(name: str, caught: str, fix: str) -> Callable:
+    """Register a function of a submission as a check of the group that its file is named after.
+    Its docstring, what has been caught and the fix are what --explain prints.
+    """
+
+    def register(function: Callable[..., Finding]) -> Callable[..., Finding]:
+        group = function.__module__.rpartition(".")[2]
+        what = " ".join(function.__doc__.split())
+        CHECKS.append(Check(name, group, function, what, caught, fix))
+        return function
+
+    return register
+
+
+def passed(evidence: str) -> Finding:
+    """The check holds."""
+    return Finding("pass", evidence)
+
+
+def failed(evidence: str) -> Finding:
+    """The check does not hold."""
+    return Finding("fail", evidence)
+
+
+def judged(faults: list[str], evidence: str) -> Finding:
+    """Fail with the faults where there are any, pass with the evidence otherwise."""
+    return failed("; ".join(faults)) if faults else passed(evidence)
