@@ -14,7 +14,7 @@ import torch
 
 from fast import orders, philox
 from fast.likelihood import LogProbs, in_batches
-from fast.row_predictor import RowPredictor
+from fast.row_predictor import RowPredictor, take_rows
 from reference.recipe import EVALUATION_STEPS, GRID, InputError, Stream
 
 BUCKETS = 2  # shapes of a compiled pass whose number of rows or tokens changes
@@ -46,9 +46,9 @@ def draw_positions(seed: int, rows, length: int, count: int) -> tuple[np.ndarray
     return edges_K[:-1] + place_NK, GRID / share_NK
 
 
-class _Every:
-    """The rows of a plain log_probs: the whole pass, then a look-up. Here only the first `visible`
-    tokens are passed on.
+class _WholePasses:
+    """A plain log_probs that is asked for rows: the whole pass, then a look-up. Only the first
+    `visible` tokens are passed on.
     """
 
     compiled = False
@@ -63,20 +63,23 @@ class _Every:
         return partial(function, self, *settings)
 
     def rows(self, ids_BL, rows_BR, visible=None):
-        log_probs_BLV = self.log_probs(ids_BL if visible is None else ids_BL[:, : int(visible)])
-        return log_probs_BLV.gather(1, rows_BR[..., None].expand(-1, -1, log_probs_BLV.shape[-1]))
+        shown_BL = ids_BL if visible is None else ids_BL[:, : int(visible)]
+        return take_rows(self.log_probs(shown_BL), rows_BR)
 
 
-def _asker(log_probs):
-    return log_probs if isinstance(log_probs, RowPredictor) else _Every(log_probs)
+def _by_rows(log_probs):
+    return log_probs if isinstance(log_probs, RowPredictor) else _WholePasses(log_probs)
 
 
-def _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK):
-    """Charge the chosen positions and reveal them, in place."""
+def _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK, masked_BK=None):
+    """Charge the chosen positions and reveal them, in place. masked_BK: where it is False, what was
+    revealed before keeps its cost.
+    """
     target_BK = ids_BL.gather(1, chosen_BK)
-    nats_BL.scatter_(
-        1, chosen_BK, -log_probs_BKV.gather(-1, target_BK[..., None]).squeeze(-1).to(nats_BL.dtype)
-    )
+    nats_BK = -log_probs_BKV.gather(-1, target_BK[..., None]).squeeze(-1).to(nats_BL.dtype)
+    if masked_BK is not None:
+        nats_BK = torch.where(masked_BK, nats_BK, nats_BL.gather(1, chosen_BK))
+    nats_BL.scatter_(1, chosen_BK, nats_BK)
     current_BL.scatter_(1, chosen_BK, target_BK)
 
 
@@ -105,22 +108,10 @@ def _adaptive_pass(ask, order, step, waiting, vocab, ids_BL, priority_BL, curren
     best_BK = orders.next_positions(
         order, log_probs_BRV, masked_BR, priority_BL.gather(1, rows_BR), step
     )
-    chosen_BK = rows_BR.gather(1, best_BK)
-    target_BK = ids_BL.gather(1, chosen_BK)
-    at_BKV = best_BK[..., None].expand(-1, -1, log_probs_BRV.shape[-1])
-    nll_BK = (
-        -log_probs_BRV.gather(1, at_BKV)
-        .gather(-1, target_BK[..., None])
-        .squeeze(-1)
-        .to(nats_BL.dtype)
-    )
-    # The last pass may choose more than is masked: what was revealed keeps its cost.
-    nats_BL.scatter_(
-        1,
-        chosen_BK,
-        torch.where(masked_BR.gather(1, best_BK), nll_BK, nats_BL.gather(1, chosen_BK)),
-    )
-    current_BL.scatter_(1, chosen_BK, target_BK)
+    log_probs_BKV = take_rows(log_probs_BRV, best_BK)
+    chosen_BK, still_BK = rows_BR.gather(1, best_BK), masked_BR.gather(1, best_BK)
+    # The last pass may choose more than is masked.
+    _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK, still_BK)
 
 
 def _sampled_pass(ask, vocab, ids_BL, sequence_BL, rank_BL, drawn_BK, nats_BK, index):
@@ -177,7 +168,7 @@ def chain(
     Asks only for the rows that the order needs. on_pass(windows) is called after each pass.
     """
     orders.check_order(order)
-    ask, (count, length) = _asker(log_probs), ids_NL.shape
+    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
     step = min(step, length)
 
     def cost(ids_BL, indices, passed):
@@ -218,7 +209,7 @@ def sampled(
     n's chain-rule nats; exact for K = L.
     """
     check_fixed(order)
-    ask, (count, length) = _asker(log_probs), ids_NL.shape
+    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
 
     def cost(ids_BL, indices, passed):
         rows_B, device = first_row + indices, ids_BL.device
@@ -264,7 +255,7 @@ def trailing(
     A code for every fixed number of masks. Fewer masks cost less and are off the training
     distribution.
     """
-    ask, (count, length) = _asker(log_probs), ids_NL.shape
+    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
 
     def cost(ids_BL, indices, passed):
         current_BL, nats_BL, index = _start(ids_BL, length, vocab)

@@ -110,7 +110,7 @@ class RowPredictor:
                 mix = weights[prefix + "mix"]
                 x = mix[0] * x + mix[1] * x0
                 q, k, v = self._project(x, prefix, asked)
-            x = _take(x, asked)
+            x = take_rows(x, asked)
             x = x + weights[prefix + "attn_scale"] * self._attend(q, k, v, prefix, asked, mask_L)
             expanded = transformer.mlp(
                 transformer.rmsnorm(x, model.norm_eps),
@@ -148,7 +148,7 @@ class RowPredictor:
         """Return normed q (B, R, H, h), normed k and v (B, L, G, h)."""
         eps, width = self.model.norm_eps, self.model.d // self.model.heads
         normed = transformer.rmsnorm(x_BLd, eps)
-        inputs = {"q": _take(normed, asked), "k": normed, "v": normed}
+        inputs = {"q": take_rows(normed, asked), "k": normed, "v": normed}
         q, k, v = (
             F.linear(inputs[kind], self.weights[prefix + kind]).unflatten(-1, (-1, width))
             for kind in "qkv"
@@ -178,9 +178,8 @@ def _whole(query: RowPredictor, ids_BL: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _take(x_BLd: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
-    return (
-        x_BLd
-        if asked is None
-        else x_BLd.gather(1, asked[..., None].expand(-1, -1, x_BLd.shape[-1]))
-    )
+def take_rows(x_BLd: torch.Tensor, rows_BR: torch.Tensor | None) -> torch.Tensor:
+    """Return x_BRd of some rows of each window; None means all."""
+    if rows_BR is None:
+        return x_BLd
+    return x_BLd.gather(1, rows_BR[..., None].expand(-1, -1, x_BLd.shape[-1]))

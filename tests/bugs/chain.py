@@ -77,7 +77,7 @@ BUGS = [
                 "_project",
                 by=lambda project, x, prefix, asked: project(mixed(x, asked), prefix, asked),
             ),
-            call("_take", by=lambda take, x, asked: take(mixed(x, asked), asked)),
+            call("take_rows", by=lambda take, x, asked: take(mixed(x, asked), asked)),
         ),
         "the short cut of the last block leaves out a term",
         ("query", "chain-queried"),
@@ -119,7 +119,7 @@ BUGS = [
     ),
     Bug(
         "chain-adaptive-charges-twice",
-        "fast.chain._adaptive_pass",
+        "fast.chain._reveal",
         call("where", by=lambda where, masked, cost, paid: cost),
         "the last pass chooses more than is masked",
         ("chain-queried",),
