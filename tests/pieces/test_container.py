@@ -189,6 +189,14 @@ def test_keys_that_json_would_turn_into_strings_are_refused(value):
         fast.container.canonical_json({"x": value})
 
 
+def test_what_json_says_is_quoted_up_to_200_characters():
+    long = type("T" * 300, (), {})()
+    with pytest.raises(InputError) as refused:
+        fast.container.canonical_json({"x": long})
+    quoted = f"Object of type {'T' * 300}"[:200]
+    assert str(refused.value).endswith(f", found {quoted}; store nothing else")
+
+
 GOLDEN = Path(__file__).parent / "golden"  # a tensor in every format, under each codec
 KNOWN = json.loads((GOLDEN / "tensors.json").read_text())
 LZ4 = {"mode": "high_compression", "compression": 12, "store_size": False}
