@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -183,6 +184,8 @@ def test_tokenizer_knows_its_file(embedded_layout, embedded_tokenizer):
         embedded_tokenizer.sha256
         == hashlib.sha256(embedded_layout.tokenizer.read_bytes()).hexdigest()
     )
+    with pytest.raises(FrozenInstanceError):
+        embedded_tokenizer.vocab = 512
 
 
 def test_tokenizer_errors_name_the_file(embedded_layout, tmp_path):
