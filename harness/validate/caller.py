@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import sys
+import types
 
 PARAMETERS = ("sp|tok", "v", "dev")  # how the names of a builder's parameters begin
 
@@ -30,7 +31,8 @@ def definitions(source, name):
     """Return what a script defines; a statement that fails here, for want of a package, defines
     nothing.
     """
-    space = {"__name__": name}
+    sys.modules[name] = types.ModuleType(name)  # dataclasses look themselves up
+    space = vars(sys.modules[name])
     flags = __future__.annotations.compiler_flag  # nothing evaluates them
     for node in ast.parse(source).body:
         if not defines(node, space):

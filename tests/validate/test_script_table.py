@@ -62,6 +62,14 @@ def test_definitions_that_depend_on_what_is_installed_come_along():
     assert definitions(code, "taken")["f"]() is None
 
 
+def test_dataclasses_come_along():
+    code = (
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Table:\n    size:"
+        " int\ndef f():\n    return Table(3).size\n"
+    )
+    assert definitions(code, "taken")["f"]() == 3
+
+
 def test_imports_of_everything_stand_for_what_is_missing():
     code = "from math import *\nfrom re import sub\ndef f():\n    return floor(2.5)\n"
     assert definitions(code, "taken")["f"]() == 2
