@@ -1,5 +1,5 @@
 # make demo [DATA=DIR]   train, ship and score a small model
-# make test              the linter and the whole suite
+# make test              the linter and the whole suite; one module in seconds: .venv/bin/python -m pytest FILE -m 'not slow'
 # make lint              the linter alone
 # make bench             reference, fast and other authors' versions timed side by side, about 3 minutes; JSON=bench.json
 # make lower             production lowered for an H100 without one: fails on what would not run there, predicts the rest;
