@@ -46,7 +46,8 @@ ORDERS: tuple[str, ...] = get_args(Order)
 # Scores are rounded to multiples of this: what is equal but for rounding must tie on every device.
 TIE = 2.0**-10
 
-# Estimators of a masked network's score; each has its row of METHODS in fast/evaluate.py.
+# Estimators of a masked network's score; each has its row of METHODS in fast/evaluate.py and in
+# reference/likelihood.py.
 Estimator = Literal[
     "nelbo",
     "nelbo-grid",
