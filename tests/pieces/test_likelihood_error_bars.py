@@ -123,6 +123,11 @@ def test_summary_of_windows_of_several_lengths(half):
         "chain", "random", nats_N[:1], variance_N[:1] * 0, tokens_N[:1], bytes_N[:1], 32, 0.1
     )
     assert math.isnan(alone.stderr_sequences) and alone.stderr_masks == 0
+    two = summarize(
+        "chain", "random", nats_N[:2], variance_N[:2] * 0, tokens_N[:2], bytes_N[:2], 32, 0.1
+    )
+    residual = (70 - 120 / 70 * 40) / math.log(2)  # of the first; the second's is the negative
+    np.testing.assert_allclose(two.stderr_sequences, 2 * residual / 70, **EXACT)
 
 
 def test_error_bar_over_sequences_covers_the_population():

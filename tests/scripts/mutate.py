@@ -51,6 +51,7 @@ PIECES = {name: (name,) for name in ALONE} | {
     "codec": CONTAINER,
     "sizes": LIKELIHOOD,
     "likelihood": LIKELIHOOD,
+    "chain": (*LIKELIHOOD, "chain"),
 }
 PRELOAD = (
     "torch",
