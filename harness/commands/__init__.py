@@ -40,5 +40,5 @@ def load(name: str) -> type:
 def listed(name: str) -> type:
     """Return a stand-in for a command that is not imported: its docstring without its arguments."""
     tree = ast.parse(Path(__file__).with_name(f"{_module(name)}.py").read_text())
-    [found] = [node for node in tree.body if getattr(node, "name", "") == name.capitalize()]
-    return make_dataclass(name, (), namespace={"__doc__": ast.get_docstring(found)})
+    [command] = [node for node in tree.body if getattr(node, "name", "") == name.capitalize()]
+    return make_dataclass(name, (), namespace={"__doc__": ast.get_docstring(command)})

@@ -27,7 +27,7 @@ class Report:
         """Return the summaries."""
         from harness import overview, report
 
-        found = overview.summaries(self.runs)
+        results = overview.summaries(self.runs)
         if self.plot:
             overview.plot(self.runs, self.plot)
-        return found, lambda: report.overview(found)
+        return results, lambda: report.overview(results)

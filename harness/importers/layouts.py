@@ -114,8 +114,8 @@ def float8(entry: Entry) -> torch.Tensor:
     one.
     """
     kind = entry.word("fmt", "e4m3", "e5m2", "e4m3->e5m2")[-4:]
-    own = torch.float8_e4m3fn if kind == "e4m3" else torch.float8_e5m2
-    codes = entry.tensor("data", own, torch.uint8)
+    dtype = torch.float8_e4m3fn if kind == "e4m3" else torch.float8_e5m2
+    codes = entry.tensor("data", dtype, torch.uint8)
     values = fp8.decode(codes.view(torch.uint8), kind).reshape(entry.shape(codes.numel()))
     if "scale" not in entry.fields:
         return values
@@ -165,10 +165,10 @@ MODES = {
 def sections(where: str, value: dict, *names: str) -> list[dict]:
     """Return mappings inside a file's value; InputError where one is none."""
     for name in names:
-        found = value.get(name)
-        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        mapping = value.get(name)
+        if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
             raise InputError(
-                f"{where}: expected a mapping {name} of names, found {type(found).__name__}; the"
+                f"{where}: expected a mapping {name} of names, found {type(mapping).__name__}; the"
                 " file is of another layout"
             )
     return [value[name] for name in names]

@@ -73,29 +73,29 @@ def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]
     """Return {our name: tensor}; names on either side that have no partner are an InputError that
     lists them.
     """
-    found, unknown = {}, []
+    params, unknown = {}, []
     for name, values in state.items():
         ours = our_name(plain_name(name))
         if plain_name(name) == HEAD and tied(state, values):
             continue
         if ours is None:
             unknown.append(name)
-        elif ours in found:
+        elif ours in params:
             raise InputError(
                 f"{where}: expected each tensor once, "
                 f"found {plain_name(name)} twice, with and without a prefix; save one model"
             )
         else:
-            found[ours] = values
+            params[ours] = values
     layers = 1 + max(
-        (int(name.split(".")[1]) for name in found if name.startswith("blocks.")), default=0
+        (int(name.split(".")[1]) for name in params if name.startswith("blocks.")), default=0
     )
     needed = [
         "embedding",
         "skip",
         *(f"blocks.{i}.{kind}" for i in range(layers) for kind in BLOCK.values()),
     ]
-    missing = [their_name(name) for name in needed if name not in found]
+    missing = [their_name(name) for name in needed if name not in params]
     if unknown or missing:
         sides = [f"in the file without a place in the network: {some(sorted(unknown))}"] * bool(
             unknown
@@ -105,7 +105,7 @@ def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]
             f"{where}: expected the tensors of the challenge's network with a tied head, found"
             f" names {'; '.join(sides)}"
         )
-    return found
+    return params
 
 
 def vocabulary(rows: int, assume: Assume, where: str) -> tuple[int, bool]:

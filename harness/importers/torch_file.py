@@ -39,8 +39,6 @@ DTYPES = (*STORAGES.values(), torch.float8_e4m3fn, torch.float8_e5m2)
 NAMES = {f"torch.{name}": dtype for name, dtype in STORAGES.items()}
 NAMES |= {str(dtype): dtype for dtype in DTYPES}
 NAMES |= {"torch.storage.UntypedStorage": torch.uint8, "collections.OrderedDict": dict}
-
-
 BROKEN = (  # what zipfile raises for a damaged file
     zipfile.BadZipFile,
     KeyError,
@@ -78,8 +76,8 @@ class Opcodes(dict):
     """What each opcode does; one that weights do not need is an error with its name."""
 
     def __missing__(self, code: int):
-        found = pickletools.code2op.get(chr(code))
-        raise ValueError(f"the opcode {found.name if found else code}")
+        opcode = pickletools.code2op.get(chr(code))
+        raise ValueError(f"the opcode {opcode.name if opcode else code}")
 
 
 class Reader(pickle._Unpickler):

@@ -33,11 +33,11 @@ def asked(code: CodeType) -> set[str]:
     """Return the names that code looks up in its module before it has bound them itself."""
     names = set()
     for part in codes(code):
-        own = set()
+        stored = set()
         for step in instructions(part):
             if step.opname == "STORE_NAME":
-                own.add(step.argval)
-            elif step.opname in ASKS and step.argval not in own:
+                stored.add(step.argval)
+            elif step.opname in ASKS and step.argval not in stored:
                 names.add(step.argval)
     return names
 
