@@ -2,6 +2,7 @@
 stream.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -200,24 +201,17 @@ def measure(
         raise InputError(
             f"evaluation: expected batch_rows of at least 1, found {batch_rows}; raise it"
         )
-    windows, plans = (
-        [group for group in windows if len(group.ids_NL)],
-        {} if plans is None else plans,
-    )
+    windows = [group for group in windows if len(group.ids_NL)]
+    plans = {} if plans is None else plans
     if not windows:
         raise InputError(
             "evaluation: expected at least one window, found none; choose a longer text or more"
             " sequences"
         )
-    fitting = [
-        (0 if not method.planned or group.ids_NL.shape[1] in plans else _pilot_total(group, effort))
-        for group in windows
-    ]
-    expected, done = (
-        sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
-        + sum(fitting),
-        0,
-    )
+    fitting = [method.planned and group.ids_NL.shape[1] not in plans for group in windows]
+    pilots = [_pilot_total(group, effort) for group in itertools.compress(windows, fitting)]
+    passes = [len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows]
+    expected, done = sum(pilots + passes), 0
 
     def on_pass(count: int) -> None:
         nonlocal done
@@ -226,23 +220,20 @@ def measure(
             on_progress(done, expected)
 
     vocab, settings = len(table.length_V), {"batch_rows": batch_rows, "device": device}
-    for group, pilot in zip(windows, fitting, strict=True):
+    for group, fits in zip(windows, fitting, strict=True):
         count, length = group.ids_NL.shape
-        plan = plans.get(length) if method.planned and not pilot else None
-        if pilot:
+        plan = plans.get(length)
+        if fits:
             plan = fit_plan(log_probs, group, vocab, effort, first_row, **settings, on_pass=on_pass)
             plans.setdefault(length, plan)
-            yield Part(*(np.zeros(0, np.int64),) * 5, pilot)
+            yield Part(*(np.zeros(0, np.int64),) * 5, _pilot_total(group, effort))
         bytes_N = window_bytes(group, table, first_token)
         size = batch_rows if length == filled else min(batch_rows, count)
         if method.ordered and isinstance(log_probs, RowPredictor):
             size = min(size, log_probs.most_rows(length))
         for start in range(0, count, size):
-            indices, kept = (
-                np.minimum(np.arange(start, start + size), count - 1),
-                min(size, count - start),
-            )
-            batch = group.take(indices)
+            kept = min(size, count - start)
+            batch = group.take(np.minimum(np.arange(start, start + size), count - 1))
             once = {
                 "batch_rows": size,
                 "device": device,
@@ -253,13 +244,12 @@ def measure(
                     log_probs, batch, vocab, effort, plan, first_row + start, once
                 )
             _check_finite(nats_N[:kept])
-            rows_N, own = first_row + np.arange(start, start + kept), slice(start, start + kept)
             yield Part(
-                rows_N,
+                first_row + np.arange(start, start + kept),
                 nats_N[:kept],
                 variance_N[:kept],
                 np.full(kept, length),
-                bytes_N[own],
+                bytes_N[start : start + kept],
                 kept * effort.passes(length),
             )
         first_row += count

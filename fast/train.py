@@ -370,10 +370,9 @@ class Stepper:
         self._prepared = {(batch, step, rows): self._inputs(batch, step, rows) for rows in parts}
 
     def _inputs(self, batch: Callable, step: int, rows: range) -> tuple:
-        own = np.arange(rows.start, rows.stop)
-        windows = tuple(self._sent(torch.as_tensor(part)) for part in batch(step, own))
-        rows_B, objective = torch.from_numpy(own), objective_of(self.recipe.model)
-        noise = objective.noise(self.recipe, step, own)
+        indices, objective = np.array(rows), objective_of(self.recipe.model)
+        windows = tuple(self._sent(torch.as_tensor(part)) for part in batch(step, indices))
+        noise, rows_B = objective.noise(self.recipe, step, indices), torch.from_numpy(indices)
         capacity = objective.capacity(step, rows_B, noise, self.recipe)
         return (
             windows,

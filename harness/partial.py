@@ -63,7 +63,8 @@ class Partial:
                     " ranges on one machine"
                 )
         self.rows |= other.rows
-        self.forwards, self.seconds = self.forwards + other.forwards, self.seconds + other.seconds
+        self.forwards += other.forwards
+        self.seconds += other.seconds
 
     def add(self, part: Part) -> None:
         """Take over what was just measured."""
@@ -95,12 +96,8 @@ class Partial:
                 "columns": COLUMNS,
                 "windows": rows,
             }
-            write_atomic(
-                self.path,
-                (
-                    json.dumps(state | {"forwards": self.forwards, "seconds": self.seconds}) + "\n"
-                ).encode(),
-            )
+            state |= {"forwards": self.forwards, "seconds": self.seconds}
+            write_atomic(self.path, (json.dumps(state) + "\n").encode())
 
     def score(self) -> dict:
         """Return the JSON object of the windows so far, with their count; a standard error that one
@@ -138,33 +135,29 @@ def read(path: Path) -> Partial:
                 f"{path}: expected version {VERSION} of a partial evaluation, found"
                 f" {state['version']}; score it again"
             )
-        found = Partial(state["header"])
-        windows = state["windows"]
-        found.rows = {
+        known = Partial(state["header"])
+        known.path = path
+        known.rows = {
             int(row): (float(nats), float(variance), int(tokens), int(size))
-            for row, nats, variance, tokens, size in windows
+            for row, nats, variance, tokens, size in state["windows"]
         }
-        plans = state["plans"].items()
-        found.plans = {
+        known.plans = {
             int(length): Plan(np.array(counts, np.int64), np.array(curve, float))
-            for length, (counts, curve) in plans
+            for length, (counts, curve) in state["plans"].items()
         }
-        found.path, found.forwards, found.seconds = (
-            path,
-            int(state["forwards"]),
-            float(state["seconds"]),
-        )
+        known.forwards = int(state["forwards"])
+        known.seconds = float(state["seconds"])
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(
             f"{path}: expected a partial evaluation, found none ({error.strerror}); {advice}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{path}: expected a partial evaluation, found something else ({error}); {advice}"
         ) from error
-    return found
+    return known
 
 
 def merge(paths: list[Path]) -> dict:

@@ -98,9 +98,9 @@ def score(
             f"; go on with --partial {partial}" if partial else "; --partial FILE would keep them"
         )
         asked = stop - estimate.from_
-        found = known.score()
+        so_far = known.score()
         message = f"stopped: {len(known.rows)} windows are scored, {asked} were asked for{kept}"
-        raise Stopped(message, found, lambda: report.scores([found])) from None
+        raise Stopped(message, so_far, lambda: report.scores([so_far])) from None
     return known.score()
 
 
