@@ -81,12 +81,12 @@ def pretended() -> Iterator[torch.device]:
             if hasattr(CudaInterface, seen):
                 stack.enter_context(replaced(CudaInterface, seen, staticmethod(answer)))
         stack.enter_context(replaced(CudaInterface, "get_raw_stream", staticmethod(lambda *_: 0)))
-        for target, answer in {
+        for function, answer in {
             "torch._subclasses.fake_tensor.init_gpu_context": None,
             "torch.accelerator.current_device_index": 0,
             "torch._inductor.runtime.triton_helpers.set_driver_to_gpu": None,
         }.items():
-            stack.enter_context(mock.patch(target, lambda *_, _value=answer: _value))
+            stack.enter_context(mock.patch(function, lambda *_, _value=answer: _value))
         torch._C._ensureCUDADeviceGuardSet()
         asked = {"get_current_target": lambda: target, "get_current_device": lambda: 0}
         stack.enter_context(replaced(driver, "_active", SimpleNamespace(**asked)))
