@@ -59,6 +59,12 @@ def random_params(model: Model, seed: int) -> dict[str, np.ndarray]:
     }
 
 
+def random_ids(model: Model, seed: int, rows: int, length: int) -> np.ndarray:
+    """Return ids that the network may see, the mask's among them where it has one."""
+    vocab = model.vocab + objective_of(model).mask_token
+    return np.random.default_rng(seed).integers(0, vocab, (rows, length))
+
+
 def loss(seed: int, rows: int, length: int, vocab: int, scale: float) -> Compare:
     """The diffusion loss and the causal one, of logits within the softcap."""
     rng = np.random.default_rng(seed)
@@ -160,8 +166,10 @@ def forward(
     ids_BL = random_ids(model, seed, rows, model.length)
 
     def run(at: Setting) -> torch.Tensor:
-        logits = partial(fast.transformer.forward, model=model, dtype=at.dtype)
-        return at.run(lambda *given: logits(*given), at.tensors(params), at.tensor(ids_BL))
+        def logits(params, ids_BL):
+            return fast.transformer.forward(params, ids_BL, model, at.dtype)
+
+        return at.run(logits, at.tensors(params), at.tensor(ids_BL))
 
     return against_plain(
         reference.transformer.forward(params, ids_BL, model),
@@ -169,12 +177,6 @@ def forward(
         lambda at: plain.forward(at.tensors(params), at.tensor(ids_BL), model, at.dtype),
         masters=True,
     )
-
-
-def random_ids(model: Model, seed: int, rows: int, length: int) -> np.ndarray:
-    """Return ids that the network may see, the mask's among them where it has one."""
-    vocab = model.vocab + objective_of(model).mask_token
-    return np.random.default_rng(seed).integers(0, vocab, (rows, length))
 
 
 def plain_log_probs(params: dict, ids_BL: np.ndarray, model: Model, at: Setting) -> torch.Tensor:
