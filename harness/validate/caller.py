@@ -33,6 +33,7 @@ def definitions(source, name):
     """
     sys.modules[name] = types.ModuleType(name)  # dataclasses look themselves up
     space = vars(sys.modules[name])
+    space["__file__"] = f"{name}.py"
     flags = __future__.annotations.compiler_flag  # nothing evaluates them
     for node in ast.parse(source).body:
         if not defines(node, space):
