@@ -28,7 +28,7 @@ def skip_later(block, x, *given):
     if not isinstance(x, tuple):
         return block(x, *given)
     x, skip = x
-    pick = given[-1]
+    pick = given[-2]
     return block(x, *given) + (skip if pick is None else pick(skip))
 
 
@@ -377,7 +377,7 @@ BUGS = [
         "fast.transformer._block",
         call(
             "_attention",
-            by=lambda attention, *given: attention(*given).roll(0 if given[-1] is None else 1, 0),
+            by=lambda attention, *given: attention(*given).roll(0 if given[-2] is None else 1, 0),
         ),
         "what was picked from the residual stream and from the attention must be the same positions",
         ("gradients",),
