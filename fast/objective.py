@@ -17,7 +17,7 @@ Noise = tuple[torch.Tensor, ...]  # what a step draws for each of its rows
 
 
 class Objective:
-    """What every objective has in common. One has no state, so that a compiled step may hold it."""
+    """What objectives have in common. They have no state: a compiled step may hold one."""
 
     name: str
     title: str  # in a list of techniques
@@ -27,7 +27,7 @@ class Objective:
     attended = 1.0  # share of the window that a position attends to, on average
     single_rows = False  # a RowPredictor computes its network
     estimator = "nelbo"  # of its score
-    estimators = ESTIMATORS  # that may score it as well
+    estimators = ESTIMATORS  # all that may score it
     exact = "chain"  # the one of them that gives the cost of every token
     orders = ORDERS  # in which it draws and codes tokens
 

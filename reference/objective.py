@@ -18,7 +18,7 @@ class Objective:
     mask_token = True  # hidden tokens show as id V, the last row of the embedding
     is_causal = False  # attention looks back only
     estimator = "nelbo"  # of its score
-    estimators = ESTIMATORS  # that may score it as well
+    estimators = ESTIMATORS  # all that may score it
 
     def shown(self, ids_BL, model):
         """Return what the network is given for ids, of which hidden ones are id V."""
