@@ -2,7 +2,7 @@
 
 from fast import ema
 from tests.bugs import Bug
-from tests.bugs.edits import call, constant, left, name, operator, right, whole, without
+from tests.bugs.edits import always, call, constant, left, name, operator, right, whole, without
 
 
 def shadow_of_the_weights_before(
@@ -130,5 +130,29 @@ BUGS = [
         call("arange", by=without("device")),
         "right on a CPU; elsewhere counts and mask are on two devices",
         ("tests/pieces/test_device.py::test_a_run_trains_and_ships_there",),
+    ),
+    Bug(
+        "slots-never-counted",
+        "fast.objective.MaskedDiffusion.capacity",
+        operator("<=", by=always(True)),
+        "slots that all but surely suffice are taken to suffice: the loss is NaN where they do not",
+        ("tests/pieces/test_train.py::test_the_head_sees_masked_positions_while_they_have_room",),
+    ),
+    Bug(
+        "validation-on-the-clock",
+        "fast.callbacks.Validate.__call__",
+        whole(by=lambda validate, *given: validate(*given) and None),
+        "a run that validates more often is a shorter run",
+        ("tests/pieces/test_callbacks.py::test_only_the_score_is_off_the_clock",),
+    ),
+    Bug(
+        "stopped-without-a-checkpoint",
+        "fast.callbacks.StopOnRequest.__call__",
+        call("leave", by=always(None)),
+        "the run raises before the callback that saves has its turn",
+        (
+            "tests/pieces/test_callbacks.py"
+            "::test_a_stop_saves_first_and_the_last_step_is_never_stopped",
+        ),
     ),
 ]
