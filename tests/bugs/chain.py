@@ -72,7 +72,7 @@ BUGS = [
         "query-last-row-unmixed",
         "fast.row_predictor.RowPredictor.rows",
         (
-            operator("+", by=pair, nth=2),
+            operator("+", by=pair, nth=3),
             call(
                 "_project",
                 by=lambda project, x, prefix, asked: project(mixed(x, asked), prefix, asked),
@@ -155,7 +155,7 @@ BUGS = [
     Bug(
         "positions-first-row-forgotten",
         "fast.chain.sampled",
-        operator("+", by=right, nth=1),
+        operator("+", by=right),
         "two parts of a stream share their positions",
         ("chain-positions",),
     ),
