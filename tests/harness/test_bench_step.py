@@ -220,6 +220,13 @@ def test_sides_that_differ_are_not_timed(monkeypatch):
         muon.muon(1, "cpu", False, {"tiny": TINY.model})
 
 
+def test_a_muon_of_torch_that_differs_is_not_timed(monkeypatch):
+    """The peer is held to a plain step too: one that leaves the weights alone is refused."""
+    monkeypatch.setattr(torch.optim.Muon, "step", lambda self: None)
+    with pytest.raises(CheckFailed, match="two sides differ: tiny weights of torch lie"):
+        muon.muon(1, "cpu", False, {"tiny": TINY.model})
+
+
 def test_a_public_step_that_differs_is_not_timed(monkeypatch):
     """Another rotation of the heads: refused whether a step, gradients or losses are compared."""
     monkeypatch.setattr(public, "rotated", lambda x, cos, sin: x)
