@@ -169,7 +169,7 @@ BUGS = [
     Bug(
         "trailing-one-mask-fewer",
         "fast.chain._trailing_pass",
-        operator("+", by=lambda behind, masks: behind + masks - (masks > 0), nth=2),
+        operator("+", by=lambda behind, masks: behind + masks - int(masks > 0), nth=2),
         "off by one, unseen at 0 masks",
         ("chain-trailing",),
     ),

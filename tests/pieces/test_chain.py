@@ -305,6 +305,16 @@ def test_variance_of_drawn_positions(half, positions):
     np.testing.assert_allclose(CHAIN[half].sampled_variance(nats_1K, 6), expected, **EXACT)
 
 
+@halves
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 8])
+def test_the_variance_of_a_window_is_its_own(half, count):
+    nats_NK = np.random.default_rng(count).gamma(2.0, size=(3, count))
+    variance_N = CHAIN[half].sampled_variance(nats_NK, 9)
+    for nats_K, variance in zip(nats_NK, variance_N):
+        alone = CHAIN[half].sampled_variance(nats_K[None], 9)
+        np.testing.assert_allclose(alone, [variance], **EXACT)
+
+
 def test_error_bar_of_drawn_positions_covers_the_chain():
     """400 seeds on a network whose costs differ from place to place: 95 % within 1.96 standard
     errors, less 4 of their own.
