@@ -24,6 +24,7 @@ TINY = [
 
 UNSCORED = {  # in place of a score, which takes longer than training a tiny model
     "estimator": "nelbo",
+    "order": None,
     "bpb": None,
     "stderr_masks": None,
     "stderr_sequences": None,
