@@ -297,12 +297,15 @@ def test_drawn_positions_of_the_twins_agree_and_all_of_them_are_the_chain(
 
 
 @halves
-@pytest.mark.parametrize("positions", [2, 3, 6])
+@pytest.mark.parametrize("positions", [2, 3, 5, 6])
 def test_variance_of_drawn_positions(half, positions):
-    """By hand for pairs, a triple and a window drawn whole."""
+    """By hand for pairs, a triple, both and a window drawn whole."""
     nats_1K = np.array([[3.0, 1.0, 4.0, 1.0, 5.0, 9.0]])[:, :positions]
-    expected = {2: 4 * (1 - 2 / 6), 3: 3 * nats_1K.var(ddof=1) * (1 - 3 / 6), 6: 0.0}[positions]
-    np.testing.assert_allclose(CHAIN[half].sampled_variance(nats_1K, 6), expected, **EXACT)
+    triple = 3 * nats_1K[:, :3].var(ddof=1)
+    expected = {2: 4 * (1 - 2 / 6), 3: triple * (1 - 3 / 6), 5: (triple + 16) * (1 - 5 / 6), 6: 0.0}
+    np.testing.assert_allclose(
+        CHAIN[half].sampled_variance(nats_1K, 6), expected[positions], **EXACT
+    )
 
 
 @halves
