@@ -5,6 +5,7 @@ shipped was scored from the file.
 import ast
 import math
 import re
+from collections.abc import Callable
 
 from harness.validate.numbers import agree, agree_mean
 from harness.validate.source import words
@@ -69,14 +70,12 @@ def traceback(submission: Submission) -> Finding:
 )
 def finite(submission: Submission) -> Finding:
     """Every loss and score that the logs print is a finite number."""
-    faults, count = [], 0
-    for log in submission.logs or submission.required_logs:
-        losses = list(log.losses)
-        bad = [f"{where} {value}" for where, value in losses if not math.isfinite(value)]
-        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        faults += [f"{log.name}: {bad[0]}{more}"] if bad else []
-        count += len(losses)
-    return judged(faults[:3], f"{count:,} losses and scores, all finite")
+    logs = submission.logs or submission.required_logs
+    losses = [
+        (f"{log.name}: {where} {value}", value) for log in logs for where, value in log.losses
+    ]
+    faults = [where for where, value in losses if not math.isfinite(value)]
+    return judged(faults[:3], f"{len(losses):,} losses and scores, all finite")
 
 
 @check(
@@ -89,20 +88,40 @@ def roundtrip(submission: Submission) -> Finding:
     """Every seed's log has a score after training ended: of the model as read back from the
     quantised, compressed file.
     """
-    faults, shown = [], []
-    for log in submission.required_logs:
-        finals = shipped(log)
-        if finals:
-            shown.append(f"{log.name} {finals[-1].label[:40]!r} {finals[-1].val_bpb:.6g}")
-            continue
-        what = "only scores of steps" if log.points else "no score"
-        what = f"only {log.finals[-1].label!r}" if log.finals else what
-        faults.append(f"{log.name}: no score after quantisation, {what}")
+    logs = submission.required_logs
+    faults = [
+        f"{log.name}: none of {len(log.points)} steps and {len(log.finals)} scores is after"
+        " quantisation"
+        for log in logs
+        if not shipped(log)
+    ]
+    finals = [(log.name, shipped(log)[-1]) for log in logs if shipped(log)]
+    shown = [f"{name} {final.label[:40]!r} {final.val_bpb:.6g}" for name, final in finals]
     return judged(faults[:3], "; ".join(shown[:4]))
 
 
-def _same_time(claimed: float, seconds: float) -> bool:
-    return abs(claimed - seconds) <= 1 + 0.01 * seconds
+def _misstated(
+    submission: Submission,
+    names: tuple[str, ...],
+    printed: dict[str, float],
+    tolerance: Callable[[float], float],
+    *also: float,
+) -> list[str]:
+    """Return where these fields of the JSON are another number than the logs print (by the log's
+    name): in all, a log's, the sum, the mean or one of `also`; of a seed, its log's.
+    """
+    values = list(printed.values())
+    possible = {"": [*values, sum(values), sum(values) / len(values), *also]}
+    for seed, log in submission.seed_logs.items():
+        possible |= {seed: [printed[log.name]]} if log.name in printed else {}
+    claims = numbers({"": submission.claims, **submission.seed_claims}, *names)
+    return [
+        f"the JSON says {names[0]} {claimed:,.1f}{f' of seed {seed}' if seed else ''}, the log"
+        f" {possible[seed][0]:,.1f}"
+        for seed, claimed in claims.items()
+        if seed in possible
+        and not any(abs(claimed - value) <= tolerance(value) for value in possible[seed])
+    ]
 
 
 @check(
@@ -114,75 +133,33 @@ def time_limit(submission: Submission) -> Finding:
     """In the 10-minute track every log's training clock stops at 600 s and the step that was under
     way, and no evaluation takes longer than 600 s; the JSON's wallclock_seconds is the logs'.
     """
-    logs, faults = submission.required_logs, []
-    times = {log.name: log.training_milliseconds for log in logs}
-    times = {name: ms / 1000 for name, ms in times.items() if ms is not None}
+    logs = submission.required_logs
+    clocks = {log.name: log.training_milliseconds for log in logs}
+    times = {name: clock / 1000 for name, clock in clocks.items() if clock is not None}
     if not times:
         raise CannotTell("no log prints a training clock")
-    limited = submission.track == "10min_16mb"
-    for log in logs if limited else ():
-        seconds = times.get(log.name, 0.0)
-        slack = max(seconds / max(log.last_step or 1, 1), 0.5)  # the clock is read between steps
-        if seconds > CAP + slack:
-            faults.append(
-                f"{log.name}: trained {seconds:.1f} s, the track allows {CAP:.0f} s (and the step"
-                f" that was under way, {slack:.2f} s)"
-            )
-        faults += [
-            f"{log.name}: {final.label[:40]!r} took {final.milliseconds / 1000:.1f} s, the track"
-            f" allows {CAP:.0f} s"
-            for final in log.finals
-            if (final.milliseconds or 0) > 1000 * CAP
-        ]
-    values, claimed = list(times.values()), submission.stated("wallclock_seconds")
-    shown = ", ".join(f"{seconds:.1f}" for seconds in values)
-    if claimed is not None:
-        possible = [*values, sum(values), sum(values) / len(values)]
-        # the limit may be given as the time
-        rounded = claimed == CAP and all(0.9 * CAP <= seconds <= CAP for seconds in values)
-        if not rounded and not any(_same_time(claimed, seconds) for seconds in possible):
-            faults.append(f"the JSON says {claimed:.1f} s, the logs {shown}")
-    for seed, claimed in numbers(submission.seed_claims, "wallclock_seconds").items():
-        name = submission.seed_logs[seed].name if seed in submission.seed_logs else ""
-        if name in times and not _same_time(claimed, times[name]):
-            faults.append(f"the JSON says {claimed:.1f} s of seed {seed}, {name} {times[name]:.1f}")
-    return judged(faults[:3], f"track {submission.track}: {shown} s")
-
-
-def _wrong_steps(submission: Submission, logs: list[Log]) -> list[str]:
-    """Return where steps are beyond the last, or other than the JSON says."""
-    faults = [
-        f"{log.name}: step {log.last_step:,} of {log.total_steps:,}"
-        for log in logs
-        if log.points and log.last_step > log.total_steps
+    steps = {log.name: log.last_step or 1 for log in logs}
+    spans = [  # the clock is read between steps
+        (name, "training", seconds, max(seconds / steps[name], 0.5))
+        for name, seconds in times.items()
     ]
-    lasts = [log.last_step for log in logs if log.points]
-    claims = numbers({"": submission.claims}, "train_steps", "step_stop", "steps")
-    claims |= numbers(submission.seed_claims, "train_steps", "steps")
-    for seed, claimed in claims.items():
-        log = submission.seed_logs.get(seed)
-        allowed = [log.last_step] if log and log.points else []
-        if not seed and lasts:
-            allowed = [*lasts, sum(lasts), sum(lasts) / len(lasts)]
-        if allowed and not any(abs(claimed - step) < 1 for step in allowed):
-            of = f" of seed {seed}" if seed else ""
-            faults.append(f"the JSON says {claimed:,.0f} steps{of}, the log {allowed[0]:,.0f}")
-    return faults
-
-
-def _wrong_parameters(submission: Submission, claims: dict, counts: set[int]) -> list[str]:
-    """Return where logs, JSON and artifact have other numbers of parameters."""
-    faults, elements = [], submission.container_elements
-    if len(counts) > 1 and submission.seed_claims:
-        several = ", ".join(f"{count:,}" for count in sorted(counts))
-        faults.append(f"the logs print {several} parameters")
-    for name in ("model_params", "parameters"):
-        claimed = number(claims.get(name))
-        if claimed is not None and counts and claimed not in counts:
-            faults.append(f"the JSON says {claimed:,.0f} parameters, the log {max(counts):,}")
-    if elements and counts and counts != {elements}:
-        faults.append(f"the artifact holds {elements:,} parameters, the log says {max(counts):,}")
-    return faults
+    spans += [
+        (log.name, repr(final.label[:40]), (final.milliseconds or 0) / 1000, 0.0)
+        for log in logs
+        for final in log.finals
+    ]
+    faults = [
+        f"{name}: {what} took {seconds:.1f} s, the track allows {CAP:.0f} s + {slack:.2f} s"
+        for name, what, seconds, slack in spans
+        if submission.track == "10min_16mb" and seconds > CAP + slack
+    ]
+    # the limit may be given as the time
+    limit = [CAP] if all(0.9 * CAP <= seconds <= CAP for seconds in times.values()) else []
+    faults += _misstated(
+        submission, ("wallclock_seconds",), times, lambda seconds: 1 + 0.01 * seconds, *limit
+    )
+    shown = ", ".join(f"{seconds:.1f}" for seconds in times.values())
+    return judged(faults[:3], f"track {submission.track}: {shown} s")
 
 
 @check(
@@ -195,56 +172,61 @@ def as_configured(submission: Submission) -> Finding:
     """Parameters and last steps in the logs are those of the JSON and of the artifact, whose recipe
     has the steps, batch, warmdown and sizes that the logs print.
     """
-    logs = submission.required_logs
-    lasts = [log.last_step for log in logs if log.points]
+    logs, elements = submission.required_logs, submission.container_elements
+    lasts = {log.name: log.last_step for log in logs if log.points}
     if not lasts:
         raise CannotTell("no log prints steps")
-    claims = submission.json[0] if submission.jsons else {}  # one that does not read says nothing
-    faults = _wrong_steps(submission, logs)
+    claims = submission.json[0] if submission.jsons else {}
+    faults = [
+        f"{log.name}: step {log.last_step:,} of {log.total_steps:,}"
+        for log in logs
+        if log.points and log.last_step > log.total_steps
+    ]
+    faults += _misstated(submission, ("train_steps", "step_stop", "steps"), lasts, lambda _: 0.99)
     for name, part in RECIPE.items():
         held = plain_number(submission.recipe.get(part, {}).get(name))
-        for log in logs:
-            printed = plain_number(log.settings.get(name)) if name not in log.varying else None
-            if None not in (held, printed) and printed != held:
-                faults.append(
-                    f"{log.name}: {name} {printed:g}, the artifact's recipe says {held:g}"
-                )
+        values = {
+            log.name: plain_number(log.settings.get(name))
+            for log in logs
+            if name not in log.varying
+        }
+        faults += [
+            f"{log}: {name} {printed:g}, the artifact's recipe says {held:g}"
+            for log, printed in values.items()
+            if None not in (held, printed) and printed != held
+        ]
     counts = {log.parameters for log in logs if log.parameters}
-    faults += _wrong_parameters(submission, claims, counts)
+    shown = ", ".join(f"{count:,}" for count in sorted(counts))
+    stated = {number(claims.get(name)) for name in ("model_params", "parameters")} - {None}
+    if len(counts) > 1 and submission.seed_claims:
+        faults.append(f"the logs print {shown} parameters")
+    if counts and stated - counts:
+        faults.append(f"the JSON says {max(stated - counts):,.0f} parameters, the log {shown}")
+    if elements and counts - {elements}:
+        faults.append(f"the artifact holds {elements:,} parameters, the log says {shown}")
     totals = sorted({log.total_steps for log in logs if log.points})
-    planned = f" of {', '.join(f'{total:,}' for total in totals[:6])}"
-    held = f", {max(counts):,} parameters" if counts else ""
-    if submission.container_elements:
-        held = f", {submission.container_elements:,} parameters in the artifact"
-    shown = ", ".join(f"{step:,}" for step in lasts[:6])
-    return judged(faults[:4], f"last steps {shown}{planned}{held}")
-
-
-def default_of(submission: Submission, *names: str) -> float | None:
-    """Return the number that the running code gives a setting where nothing overrides it."""
-    for source in submission.code.running:
-        for targets, value in source.assignments:
-            if isinstance(targets[0], ast.Name) and targets[0].id.lower() in names:
-                parts = [part for part in ast.walk(value) if isinstance(part, ast.Constant)]
-                values = [plain_number(part.value) for part in parts]
-                values = [number for number in values if number is not None]
-                if values:
-                    return values[-1]
-    return None
+    steps = [", ".join(f"{step:,}" for step in some[:6]) for some in ([*lasts.values()], totals)]
+    held = f", {shown} parameters" if counts else ""
+    held = f", {elements:,} parameters in the artifact" if elements else held
+    return judged(faults[:4], f"last steps {steps[0]} of {steps[1]}{held}")
 
 
 def setting(submission: Submission, log: Log, *names: str) -> float | None:
     """Return a setting as the log prints it, else as the artifact's recipe has it, else the code's
     default.
     """
-    recipe = submission.recipe.get("training", {})
-    held = {**recipe, "warmdown_iters": recipe.get("warmdown")}
-    for source in (log.settings, held):
-        for name in names:
-            value = plain_number(source.get(name))
-            if value is not None:
-                return value
-    return default_of(submission, *names)
+    defaults = [
+        value
+        for source in submission.code.running
+        for targets, value in source.assignments
+        if isinstance(targets[0], ast.Name) and targets[0].id.lower() in names
+    ]
+    parts = [part for value in defaults for part in reversed([*ast.walk(value)])]
+    held = [log.settings, submission.recipe.get("training", {})]
+    values = [source.get(name) for source in held for name in names]
+    values += [part.value for part in parts if isinstance(part, ast.Constant)]
+    numbers = (plain_number(value) for value in values)
+    return next((value for value in numbers if value is not None), None)
 
 
 def ended(submission: Submission, log: Log) -> tuple[bool, str]:
@@ -252,58 +234,50 @@ def ended(submission: Submission, log: Log) -> tuple[bool, str]:
     last, total = log.last_step or 0, log.total_steps or 0
     spent = (log.training_milliseconds or 0) / 1000
     cap = setting(submission, log, "max_wallclock_seconds")
-    if last >= total > 0:
-        return True, f"step {last:,} of {total:,}"
-    if log.stop and "wallclock" in log.stop.lower():
-        return True, f"stopped by its clock at step {last:,} of {total:,}, {spent:.1f} s"
-    if cap and spent >= 0.95 * cap:
-        return True, f"its clock of {cap:.0f} s ran out at step {last:,} of {total:,}"
+    by_clock = "wallclock" in (log.stop or "").lower() or bool(cap and spent >= 0.95 * cap)
     limit = f" of {cap:.0f} s" if cap else ""
-    return False, f"stopped at step {last:,} of {total:,} after {spent:.1f} s{limit}"
+    return last >= total > 0 or by_clock, f"step {last:,} of {total:,}, {spent:.1f} s{limit}"
 
 
 def clock_schedule(submission: Submission) -> bool | None:
     """Return whether the code's warmdown looks at the clock; None where no warmdown is found
     in it.
     """
-    by_clock = None
-    for source in submission.code.running:
-        lines = source.text.splitlines()
-        for node in source.of(ast.FunctionDef, ast.Lambda):
-            if not SCHEDULE.search("\n".join(lines[node.lineno - 1 : node.end_lineno])):
-                continue
-            names = words(node)
-            if len(names) < MOST_WORDS and any(SCHEDULE.search(name) for name in names):
-                by_clock = bool(by_clock) or any(CLOCK.search(name) for name in names)
-    return by_clock
+    functions = [
+        words(node)
+        for source in submission.code.running
+        if SCHEDULE.search(source.text)
+        for node in source.of(ast.FunctionDef, ast.Lambda)
+    ]
+    schedules = [
+        names for names in functions if len(names) < MOST_WORDS and any(map(SCHEDULE.search, names))
+    ]
+    by_clock = any(CLOCK.search(name) for names in schedules for name in names)
+    return by_clock if schedules else None
 
 
 def _cooled(submission: Submission, log: Log, by_clock: bool | None) -> tuple[bool | None, str]:
     """Return whether the learning rate of a run came down, and how that is known."""
     rates = [point.rate for point in log.points if point.rate is not None]
     done, how = ended(submission, log)
-    length = setting(submission, log, *WARMDOWN)
-    if log.last_rate is not None:
-        return log.last_rate <= COOL, f"last learning rate {log.last_rate:.3%} of its peak, {how}"
+    length, share = setting(submission, log, *WARMDOWN), log.last_rate
+    if share is None and rates and max(rates) > 0:
+        share = rates[-1] / max(rates)
+    if share is not None:
+        return share <= COOL, f"last learning rate {share:.3%} of its peak, {how}"
     if not log.points:
         return None, "no steps are printed"
-    if rates and max(rates) > 0:
-        peak, last = max(rates), rates[-1]
-        return last <= COOL * peak, f"last learning rate {last:.3g}, {last / peak:.1%} of its peak"
-    capped = "max_wallclock_seconds" in log.settings or submission.recipe
-    if not done and by_clock and log.finals and not capped:
-        said = "its warmdown looks at the clock, and the log does not print the cap"
-        return None, f"{how}; {said}"
     if not done:
-        return False, f"{how}; the warmdown did not end"
+        capped = "max_wallclock_seconds" in log.settings or submission.recipe
+        if by_clock and log.finals and not capped:
+            return None, f"{how}; its warmdown looks at the clock, the log does not print the cap"
+        return False, f"stopped at {how}; the warmdown did not end"
     if length == 0:
         return False, "warmdown 0, the learning rate never comes down"
     if length is None or by_clock is None:
         return None, f"{how}, no learning rate is printed and no warmdown found in the code"
-    if not by_clock and log.last_step < log.total_steps:
-        total, last = log.total_steps, log.last_step
-        return False, f"the warmdown counts towards step {total:,}, the run ended at {last:,}"
-    return True, f"warmdown {length:g}, {how}"
+    follows = "the clock" if by_clock else "the steps"
+    return by_clock or log.last_step >= log.total_steps, f"warmdown {length:g} by {follows}, {how}"
 
 
 @check(
@@ -332,8 +306,7 @@ def half_averages(submission: Submission) -> list[str]:
     for source in submission.code.running:
         for targets, value in source.assignments:
             kept = any(KEPT_AVERAGE.search(name) for target in targets for name in words(target))
-            parts = [part for part in ast.walk(value) if isinstance(part, ast.Attribute)]
-            types = {part.attr for part in parts}
+            types = {part.attr for part in ast.walk(value) if isinstance(part, ast.Attribute)}
             if kept and types & HALVES and not types & {"float", "float32"}:
                 assigned = f"{ast.unparse(targets[0])} = {ast.unparse(value)}"
                 places.append(f"{source.label}:{value.lineno}: {assigned[:90]}")
@@ -353,13 +326,17 @@ def average(submission: Submission) -> Finding:
     """
     halves = half_averages(submission)
     if halves:
-        return failed(
-            "an average in 16 bits cannot take up changes of 0.4 % of a weight:"
-            f" {'; '.join(halves[:2])}"
-        )
+        what = "an average in 16 bits cannot take up changes of 0.4 % of a weight"
+        return failed(f"{what}: {'; '.join(halves[:2])}")
     logs = submission.required_logs
     if any(log.average for log in logs):
-        return _stated_average(logs)
+        faults = [f"{log.name}: {fault}" for log in logs if (fault := _average_fault(log))]
+        shown = [
+            f"{log.name}: from step {log.average.get('started_step')} in float32, decay"
+            f" {log.average.get('decay')}, {log.average.get('from_start')} from the first weights"
+            for log in logs
+        ]
+        return judged(faults[:3], "; ".join(shown[:3]))
     said = {
         log.name: [
             line.strip()
@@ -369,8 +346,8 @@ def average(submission: Submission) -> Finding:
         for log in logs
     }
     trees = [source.tree for source in submission.code.running if source.tree]
-    names = {name for tree in trees for name in words(tree)}
-    if not any(map(AVERAGE.search, names)) and not any(said.values()):
+    in_code = any(AVERAGE.search(name) for tree in trees for name in words(tree))
+    if not in_code and not any(said.values()):
         submission.code.require_read()
         return passed("no moving average in code or logs")
     silent = [name for name, lines in said.items() if not lines]
@@ -382,31 +359,13 @@ def average(submission: Submission) -> Finding:
 
 def _average_fault(log: Log) -> str | None:
     """Return what is wrong with the average by the line that a log of ours closes with."""
-    said, last = log.average, log.last_step or 0
-    started = said.get("started_step", "")
-    if not said:
-        return "no line about the average"
+    started, last = log.average.get("started_step", "never"), log.last_step or 0
     if not started.isdecimal() or int(started) >= last:
-        when = f"at step {int(started):,} of {last:,}" if started.isdecimal() else "never"
-        return f"the average started {when}: the live weights ship"
-    if said.get("dtype") != "float32":
-        return f"the average is kept in {said.get('dtype')}, expected float32"
-    moved = plain_number(said.get("from_start"))
+        return f"the average started at step {started} of {last:,}: the live weights ship"
+    if log.average.get("dtype") != "float32":
+        return f"the average is kept in {log.average.get('dtype')}, expected float32"
+    moved = plain_number(log.average.get("from_start"))
     return None if moved else "the average did not move from the first weights"
-
-
-def _stated_average(logs: list[Log]) -> Finding:
-    """Judge what logs of ours say: when the average started, in what precision, how far it
-    moved.
-    """
-    faults = [f"{log.name}: {fault}" for log in logs if (fault := _average_fault(log))]
-    shown = [
-        f"{log.name}: from step {log.average['started_step']} in float32, decay"
-        f" {log.average.get('decay')}, {log.average['from_start']} from the first weights"
-        for log in logs
-        if not faults
-    ]
-    return judged(faults[:3], "; ".join(shown[:3]))
 
 
 def _mean_of(submission: Submission, claim: float) -> str | None:
@@ -416,16 +375,17 @@ def _mean_of(submission: Submission, claim: float) -> str | None:
         finals = sorted(shipped(log), key=lambda final: final.digits)  # the one with most digits
         scores = {re.sub(r"_exact\b", "", final.label): final.val_bpb for final in finals}
         for label, value in scores.items():
-            labels.setdefault(label, []).append(value)
-    for label, values in labels.items():
-        if len(values) > 1 and agree_mean(claim, values):
-            return f"{len(values)} logs' {label[:60]!r}"
+            labels.setdefault(f"the logs' {label!r}", []).append(value)
     seeds = list(submission.seed_scores.values())
     printed = [final.val_bpb for log in submission.logs for final in shipped(log)]
-    logged = all(any(agree(seed, value) for value in printed) for seed in seeds)
-    if len(seeds) > 1 and logged and agree_mean(claim, seeds):
-        return f"{len(seeds)} seeds' scores, each of which a log prints"
-    return None
+    if all(any(agree(seed, value) for value in printed) for seed in seeds):
+        labels["the seeds' scores, each of which a log prints"] = seeds
+    means = (
+        f"{len(values)} of {label:.80}"
+        for label, values in labels.items()
+        if len(values) > 1 and agree_mean(claim, values)
+    )
+    return next(means, None)
 
 
 @check(
