@@ -113,9 +113,8 @@ class Anchors:
                 offset + BLOCK * count < len(keys)
                 and number + count < len(self.own)
                 and self.own[number + count]
+                and keys[offset + BLOCK * count] == self.every[number + count]
             ):
-                if keys[offset + BLOCK * count] != self.every[number + count]:
-                    break
                 count += 1
             if count > best.anchors:
                 best = Run(count, offset, number * BLOCK)

@@ -10,7 +10,8 @@ import lzma
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
@@ -73,12 +74,11 @@ class Source:
     @cached_property
     def assignments(self) -> list[tuple[list[ast.expr], ast.expr]]:
         """Every assignment: its targets and its value."""
-        nodes = self.of(ast.Assign, ast.AnnAssign)
-        targets = [
-            node.targets if isinstance(node, ast.Assign) else [node.target] for node in nodes
+        return [
+            (node.targets if isinstance(node, ast.Assign) else [node.target], node.value)
+            for node in self.of(ast.Assign, ast.AnnAssign)
+            if node.value is not None
         ]
-        pairs = zip(targets, nodes, strict=True)
-        return [(names, node.value) for names, node in pairs if node.value is not None]
 
 
 class Unknown(Exception):
@@ -135,9 +135,9 @@ def full_name(node: ast.AST, names: dict[str, str]) -> str:
 
 def words(node: ast.AST) -> set[str]:
     """Return the names, attributes and arguments in code."""
-    kinds = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg"}
-    parts = [part for part in ast.walk(node) if type(part) in kinds]
-    return {getattr(part, kinds[type(part)]) for part in parts}
+    fields = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg"}
+    parts = ast.walk(node)
+    return {getattr(part, fields[type(part)]) for part in parts if type(part) in fields}
 
 
 def strings(node: ast.AST) -> list[str]:
@@ -161,10 +161,6 @@ def _zlib(data: bytes, options: dict) -> bytes:
     return bounded.decompress(machine, data, MAX_PAYLOAD)
 
 
-def _plain(decode: Callable[[bytes], bytes]) -> Callable[[bytes, dict], bytes]:
-    return lambda data, options: decode(data)
-
-
 DECODERS = {
     "lzma.decompress": _lzma,
     "zlib.decompress": _zlib,
@@ -172,16 +168,18 @@ DECODERS = {
     "bz2.decompress": lambda data, options: bounded.decompress(
         bz2.BZ2Decompressor(), data, MAX_PAYLOAD
     ),
-    "base64.standard_b64decode": _plain(base64.b64decode),
-    "base64.urlsafe_b64decode": _plain(base64.b64decode),
-    "base64.b64decode": _plain(base64.b64decode),
-    "base64.b85decode": _plain(base64.b85decode),
-    "base64.a85decode": _plain(base64.a85decode),
-    "base64.b32decode": _plain(base64.b32decode),
-    "base64.b16decode": _plain(base64.b16decode),
-    "binascii.unhexlify": _plain(binascii.unhexlify),
-    "binascii.a2b_base64": _plain(binascii.a2b_base64),
-    "bytes.fromhex": _plain(lambda data: bytes.fromhex(data.decode())),
+}
+PLAIN = {
+    "base64.standard_b64decode": base64.b64decode,
+    "base64.urlsafe_b64decode": base64.b64decode,
+    "base64.b64decode": base64.b64decode,
+    "base64.b85decode": base64.b85decode,
+    "base64.a85decode": base64.a85decode,
+    "base64.b32decode": base64.b32decode,
+    "base64.b16decode": base64.b16decode,
+    "binascii.unhexlify": binascii.unhexlify,
+    "binascii.a2b_base64": binascii.a2b_base64,
+    "bytes.fromhex": lambda data: bytes.fromhex(data.decode()),
 }
 CONSTANTS = {
     f"lzma.{name}": value
@@ -202,13 +200,15 @@ class Reader:
     def __init__(self, source: Source, texts: dict[str, bytes]):
         """texts: path -> bytes of the folder's Python files."""
         self.source, self.texts = source, texts
-        self.assigned: dict[str, ast.AST] = {}
-        for node in source.tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else ()
-            if len(targets) == 1 and isinstance(targets[0], ast.Name):
-                name = targets[0].id
-                twice = name in self.assigned  # unknown then
-                self.assigned[name] = ast.Name("") if twice else node.value
+        assigned = [
+            (node.targets[0].id, node.value)
+            for node in source.tree.body
+            if isinstance(node, ast.Assign)
+            and len(node.targets) == 1
+            and isinstance(node.targets[0], ast.Name)
+        ]
+        times = Counter(name for name, _ in assigned)
+        self.assigned = {name: value for name, value in assigned if times[name] == 1}
 
     def value(self, node: ast.AST, depth: int = 0):
         """Return the value of an expression; Unknown where it cannot be read off."""
@@ -240,11 +240,11 @@ class Reader:
         name = full_name(node.func, self.source.names)
         inner = node.func.value if isinstance(node.func, ast.Attribute) else None
         method = node.func.attr if inner else ""
-        if name in DECODERS and node.args:
+        if name in (DECODERS | PLAIN) and node.args:
             data = self.value(node.args[0], depth)
-            named = [keyword for keyword in node.keywords if keyword.arg]
-            options = {keyword.arg: self.value(keyword.value, depth) for keyword in named}
-            return DECODERS[name](data.encode() if isinstance(data, str) else data, options)
+            data = data.encode() if isinstance(data, str) else data
+            options = {key.arg: self.value(key.value, depth) for key in node.keywords if key.arg}
+            return PLAIN[name](data) if name in PLAIN else DECODERS[name](data, options)
         if name == "compile" and node.args:
             return self.value(node.args[0], depth)
         if name in ("open", "io.open", "pathlib.Path") and node.args:
@@ -255,9 +255,9 @@ class Reader:
             value = self.value(inner, depth)
             return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
         if method in ("replace", "join"):
-            arguments = [self.value(argument, depth) for argument in node.args]
-            count = 2 if method == "replace" else 1
-            return getattr(self.value(inner, depth), method)(*arguments[:count])
+            arguments = node.args[: 2 if method == "replace" else 1]
+            values = [self.value(argument, depth) for argument in arguments]
+            return getattr(self.value(inner, depth), method)(*values)
         raise Unknown(ast.unparse(node.func)[:60])
 
     def _file(self, name: str) -> bytes:
@@ -303,10 +303,12 @@ class Code:
         no Python of the folder.
         """
         called = {id(call.func) for call, _ in source.calls}
-        defined = {node.name for node in source.of(FUNCTIONS)}
-        defined |= {node.arg for node in source.of(ast.arg)}
         names = source.of(ast.Name)
-        defined |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        defined = {
+            *(node.name for node in source.of(FUNCTIONS)),
+            *(node.arg for node in source.of(ast.arg)),
+            *(node.id for node in names if isinstance(node.ctx, ast.Store)),
+        }
         for node in names:
             if node.id in {"exec", "eval"} - defined and id(node) not in called:
                 yield f"{source.label}:{node.lineno} {node.id} under another name"
@@ -342,18 +344,13 @@ class Code:
         paths = {f"{place}{end}" for place in places for end in (".py", "/__init__.py")}
         short = [word for word in strings(source.tree) if len(word) < 300] if source.tree else []
         names = {part for word in short for part in PurePosixPath(word).parts}
-        suffixed = [path for path in self.files if re.search(r"\.\w{1,5}$", path)]
+        below = "" if str(here) == "." else f"{here}/"
         return (paths & self.texts.keys()) | {
-            path for path in suffixed if names.issuperset(self.below(path, here))
+            path
+            for path in self.files
+            if re.search(r"\.\w{1,5}$", path)
+            and names.issuperset(path.removeprefix(below).split("/"))  # each part is named
         }
-
-    @staticmethod
-    def below(path: str, folder: PurePosixPath) -> tuple[str, ...]:
-        """Return the parts of a path from a folder on, of the whole path where it is not in the
-        folder: code must name each to reach it.
-        """
-        whole = PurePosixPath(path)
-        return (whole.relative_to(folder) if whole.is_relative_to(folder) else whole).parts
 
     @cached_property
     def reached(self) -> dict[str, int]:
@@ -373,25 +370,28 @@ class Code:
     def running(self) -> list[Source]:
         """The sources that run: those in the reached files."""
         sources = self.sources.values()
-        return [s for name in self.reached if name in self.texts for s in sources if s.file == name]
+        return [source for name in self.reached for source in sources if source.file == name]
 
     @cached_property
     def required(self) -> list[Source]:
         """The sources that run, or all of them; CannotTell where there are none."""
-        sources = self.running or list(self.sources.values())
-        if not sources:
+        if not self.sources:
             raise CannotTell("there is no Python in the folder")
-        return sources
+        return self.running or list(self.sources.values())
 
     @cached_property
     def unseen(self) -> list[str]:
         """What runs and could not be read: sources that do not parse here, exec'd text that is not
         in the folder.
         """
-        broken = [source for source in self.running if source.tree is None]
-        hidden = [where for where in self.unread if where.startswith(tuple(self.reached))]
-        return [f"{source.label} does not parse here ({source.error})" for source in broken] + [
-            f"{where} is executed unread" for where in hidden
+        return [
+            f"{source.label} does not parse here ({source.error})"
+            for source in self.running
+            if source.tree is None
+        ] + [
+            f"{where} is executed unread"
+            for where in self.unread
+            if where.startswith(tuple(self.reached))
         ]
 
     def require_read(self) -> None:

@@ -3,9 +3,9 @@ times, final scores, sizes, settings.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
@@ -112,26 +112,28 @@ class Log:
     @property
     def training_milliseconds(self) -> float | None:
         """The training clock at the end."""
-        if self.stop_milliseconds is not None:
-            return self.stop_milliseconds
         times = [point.milliseconds for point in self.points if point.milliseconds is not None]
-        return max(times, default=None)
+        last = max(times, default=None)
+        return last if self.stop_milliseconds is None else self.stop_milliseconds
 
     def sizes_of(self, kind: str) -> list[int]:
         """Return the bytes printed of a kind."""
         return [size for name, _, size in self.sizes if name == kind]
 
     @property
-    def losses(self) -> Iterator[tuple[str, float]]:
+    def losses(self) -> list[tuple[str, float]]:
         """(where, number) of every loss and score."""
-        for point in self.points:
-            for value in (point.train_loss, point.val_loss, point.val_bpb):
-                if value is not None:
-                    yield f"step {point.step}", value
-        for final in self.finals:
-            for value in (final.val_loss, final.val_bpb):
-                if value is not None:
-                    yield final.label, value
+        values = [
+            (f"step {point.step}", value)
+            for point in self.points
+            for value in (point.train_loss, point.val_loss, point.val_bpb)
+        ]
+        values += [
+            (final.label, value)
+            for final in self.finals
+            for value in (final.val_loss, final.val_bpb)
+        ]
+        return [(where, value) for where, value in values if value is not None]
 
 
 def printed(pattern: re.Pattern, line: str) -> float | None:
@@ -205,13 +207,9 @@ def _read(line: str, log: Log) -> None:
 
 def parse(name: str, text: str) -> Log:
     """Return what a log says; anything that is no number where one is expected is passed over."""
-    log, segments = Log(name), [[]]
-    for line in text.splitlines()[:MOST_LINES]:
-        if RULE.match(line[:LONGEST]):
-            segments.append([])
-        else:
-            segments[-1].append(line)
-    for segment in segments:
+    log, lines = Log(name), text.splitlines()[:MOST_LINES]
+    for ruled, group in groupby(lines, lambda line: bool(RULE.match(line[:LONGEST]))):
+        segment = [] if ruled else list(group)
         if is_code(segment):
             log.code += segment
         else:

@@ -42,10 +42,8 @@ def files(submission: Submission) -> Finding:
         "train_gpt.py": script is not None,
         "a training log with steps or scores (train_seedN.log)": submission.logs,
     }
-    missing = [name for name, there in wanted.items() if not there]
-    named = [name for name in (script, *readmes) if name]
-    faults = [f"missing: {', '.join(missing)}"] if missing else []
-    faults += [f"{name} is empty" for name in named if not submission.files[name]]
+    faults = [f"missing: {name}" for name, there in wanted.items() if not there]
+    faults += [f"{name} is empty" for name in (script, *readmes) if submission.files.get(name) == 0]
     return judged(
         faults,
         f"{len(submission.files)} files, {sum(submission.files.values()):,} bytes; script"
@@ -117,8 +115,7 @@ def one_record(submission: Submission) -> Finding:
     scripts = [path for path in names if "/" in path and names[path] == "train_gpt.py"]
     records = [path for path in submission.folders if _day(PurePosixPath(path).name)]
     faults = [f"{len(jsons)} JSONs: {', '.join(jsons[:4])}"] if len(jsons) > 1 else []
-    faults += [f"another script {path}" for path in scripts[:3]]
-    faults += [f"another record {path}/" for path in records[:3]]
+    faults += [f"another script or record {path}" for path in (*scripts[:3], *records[:3])]
     if not jsons and not faults:
         raise CannotTell("there is no submission.json to count")
     return judged(faults, f"one JSON, {', '.join(jsons)}")
@@ -172,8 +169,8 @@ def json_fields(submission: Submission) -> Finding:
     """
     claims, _ = submission.json
     given = {"name" if name == "run_name" else name for name in claims}
-    missing = [name for name in ("author", "github_id", "name", "val_bpb") if name not in given]
-    faults = [f"missing: {', '.join(missing)}"] if missing else []
+    required = ("author", "github_id", "name", "val_bpb")
+    faults = [f"missing: {name}" for name in required if name not in given]
     faults += [fault for name, value in claims.items() if (fault := _field_fault(name, value))]
     faults += [
         f"seed {seed}: val_bpb is {row['val_bpb']!r}"
