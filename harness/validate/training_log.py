@@ -154,12 +154,10 @@ def is_code(lines: list[str]) -> bool:
 
 def _point(line: str) -> Point | None:
     match = STEP.match(line)
-    if not match:
-        return None
-    numbers = [printed(pattern, match[3]) for pattern in (LOSS, VAL_LOSS, VAL_BPB, TIME, RATE)]
-    if numbers[:2] == [None, None]:
-        return None
-    return Point(int(match[1]), int(match[2]), *numbers)
+    rest = match[3] if match else ""
+    numbers = [printed(pattern, rest) for pattern in (LOSS, VAL_LOSS, VAL_BPB, TIME, RATE)]
+    no_loss = numbers[:2] == [None, None]
+    return None if no_loss else Point(int(match[1]), int(match[2]), *numbers)
 
 
 def _final(line: str) -> Final | None:

@@ -234,21 +234,23 @@ def readme_scores(submission: Submission) -> Finding:
     scores = _scores(text, claim)
     if not scores:
         raise CannotTell("no README shows a number that could be a score")
-    faults, agreeing = [], 0
+    faults = []
     if not any(agree(value, claim) for value in scores):
         nearest = min(scores, key=lambda value: abs(value - claim))
         faults.append(
             f"the JSON says {claim:.6g}, the README nowhere; the nearest is {nearest:.6g}"
         )
-    for seed, shown in _rows(text, claim).items():
-        score = submission.seed_scores.get(seed)
-        if score is None or not any(abs(value - score) < 0.02 for value in shown):
-            continue
-        if any(agree(value, score) for value in shown):
-            agreeing += 1
-        else:
-            row = ", ".join(f"{value:.6g}" for value in shown[:4])
-            faults.append(f"seed {seed}: the JSON says {score:.6g}, the README's rows {row}")
+    rows = [
+        (seed, shown, score)
+        for seed, shown in _rows(text, claim).items()
+        if (score := submission.seed_scores.get(seed)) is not None
+        and any(abs(value - score) < 0.02 for value in shown)
+    ]
+    faults += [
+        f"seed {seed}: the JSON says {score:.6g}, the README's rows {shown[:4]}"
+        for seed, shown, score in rows
+        if not any(agree(value, score) for value in shown)
+    ]
     return judged(
-        faults[:4], f"val_bpb {claim:.6g} is in the README; seeds whose rows agree: {agreeing}"
+        faults[:4], f"val_bpb {claim:.6g} is in the README; seeds whose rows agree: {len(rows)}"
     )

@@ -302,15 +302,19 @@ def warmdown(submission: Submission) -> Finding:
 
 def half_averages(submission: Submission) -> list[str]:
     """Return where the code keeps an average of weights in fewer than 32 bits."""
-    places = []
-    for source in submission.code.running:
-        for targets, value in source.assignments:
-            kept = any(KEPT_AVERAGE.search(name) for target in targets for name in words(target))
-            types = {part.attr for part in ast.walk(value) if isinstance(part, ast.Attribute)}
-            if kept and types & HALVES and not types & {"float", "float32"}:
-                assigned = f"{ast.unparse(targets[0])} = {ast.unparse(value)}"
-                places.append(f"{source.label}:{value.lineno}: {assigned[:90]}")
-    return places
+    averages = [
+        (source.label, targets[0], value)
+        for source in submission.code.running
+        for targets, value in source.assignments
+        if any(KEPT_AVERAGE.search(name) for target in targets for name in words(target))
+    ]
+    return [
+        f"{label}:{value.lineno}: {f'{ast.unparse(target)} = {ast.unparse(value)}'[:90]}"
+        for label, target, value in averages
+        if (types := {part.attr for part in ast.walk(value) if isinstance(part, ast.Attribute)})
+        & HALVES
+        and not types & {"float", "float32"}
+    ]
 
 
 @check(
