@@ -19,25 +19,21 @@ class Bomb(Exception):
     """A stream that unpacks to more than anybody should unpack."""
 
 
-def _too_much(total: int, size: int) -> bool:
-    return total > MAX_UNPACKED or (total > MIN_BOMB and total > MAX_RATIO * size)
-
-
 def contents(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, bytes]]:
     """Yield (where, bytes) of a file and what is packed in it, at every depth; Bomb where that is
     too much or too deep. What does not open is named in `unread`.
     """
-    waiting, left = [(name, data, 0)], MAX_UNPACKED
+    waiting, members, left = [(name, data, 0)], 0, MAX_UNPACKED
     while waiting:
         where, part, depth = waiting.pop(0)
         yield where, part
         for inner, content in _packed(where, part, unread):
-            left -= len(content)
-            if depth >= MAX_NESTED:
-                raise Bomb(f"{inner}: packed more than {MAX_NESTED} times")
-            if left < 0:
-                most = f"{MAX_UNPACKED:,} bytes"
-                raise Bomb(f"{inner}: everything packed in one file unpacks to more than {most}")
+            members, left = members + 1, left - len(content)
+            if depth >= MAX_NESTED or members > MAX_MEMBERS or left < 0:
+                raise Bomb(
+                    f"{inner}: everything packed in one file is more than {MAX_NESTED} levels,"
+                    f" {MAX_MEMBERS:,} members or {MAX_UNPACKED:,} bytes"
+                )
             waiting.append((inner, content, depth + 1))
 
 
@@ -46,7 +42,7 @@ def _packed(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, by
     tar = name.lower().removesuffix("[unpacked]").endswith(TARS)
     try:
         if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            yield from _members(name, data, unread)
+            yield from _zip_members(name, data, unread)
         elif bounded.decompressor(data) is not None:
             yield from _stream(name, data)
         elif tar or data[257:262] == b"ustar":
@@ -59,29 +55,30 @@ def _packed(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, by
         unread.append(f"{name} does not open as an archive ({type(error).__name__})")
 
 
+def _limit(name: str, packed: int, unpacked: int) -> None:
+    """Raise Bomb where so many bytes become too many."""
+    if unpacked > MAX_UNPACKED or unpacked > max(MIN_BOMB, MAX_RATIO * packed):
+        raise Bomb(f"{name}: {packed:,} bytes unpack to {unpacked:,} or more")
+
+
 def _stream(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     unpacked = bytearray()
     for chunk in bounded.unpacked(data):
         unpacked += chunk
-        if _too_much(len(unpacked), len(data)):
-            raise Bomb(f"{name}: {len(data):,} bytes unpack to more than {len(unpacked):,}")
+        _limit(name, len(data), len(unpacked))
     if unpacked:
         yield f"{name}[unpacked]", bytes(unpacked)
 
 
-def _members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, bytes]]:
+def _zip_members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = archive.infolist()
-        total = sum(member.file_size for member in members)
-        if len(members) > MAX_MEMBERS or _too_much(total, len(data)):
-            raise Bomb(
-                f"{name}: {len(data):,} bytes hold {len(members):,} members of {total:,} bytes"
-            )
+        _limit(name, len(data), sum(member.file_size for member in members))
         for member in members:
             where = f"{name}/{member.filename}"
             try:
                 with archive.open(member) as file:
-                    yield where, file.read(member.file_size)
+                    yield where, file.read(member.file_size)  # no more than is announced
             except Exception as error:  # damaged, encrypted, or of an unknown method
                 unread.append(f"{where} does not open ({type(error).__name__})")
 
@@ -89,13 +86,8 @@ def _members(name: str, data: bytes, unread: list[str]) -> Iterator[tuple[str, b
 def _tar_members(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the files of a tar archive; of a link, the place that it leads to."""
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-        for count, member in enumerate(archive):
-            if count >= MAX_MEMBERS:
-                raise Bomb(f"{name}: more than {MAX_MEMBERS:,} members")
+        for member in archive:
             if member.issym() or member.islnk():
                 yield f"{name}/{member.linkname}", b""
-            file = archive.extractfile(member) if member.isreg() else None
-            yield (
-                f"{name}/{member.name}",
-                file.read(min(member.size, MAX_UNPACKED)) if file else b"",
-            )
+            file = archive.extractfile(member) if member.isreg() else io.BytesIO()
+            yield f"{name}/{member.name}", file.read(MAX_UNPACKED + 1)

@@ -21,7 +21,7 @@ from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell, Finding, failed, passed
 
 LUTS = ("build_sentencepiece_luts", "build_luts")  # -> bytes, leading space, boundary
-OURS = ("load_tokenizer", "token_bytes")  # of maskgolf pack: (path) -> .table; (ids, ...) -> bytes
+OURS = {"load_tokenizer", "token_bytes"}  # of maskgolf pack: (path) -> .table; (ids, ...) -> bytes
 TABLE = re.compile(r"luts?(_|$)", re.IGNORECASE)
 MOST_DECODED = 1 << 22  # tokens
 MOST_SECONDS = 120.0
@@ -92,29 +92,13 @@ def miscounted(ids: np.ndarray, tokenizer: Tokenizer, count: Callable) -> Compar
             begin -= 1
         document = np.asarray(ids[begin:stop], np.int64)
         size = count(document, np.concatenate([[-1], document[:-1]])).sum()
-        decoded = tokenizer.processor.decode(document[start - begin :].tolist())
-        spaced = space_V[document[start - begin]] and decoded.startswith(" ")
-        expected = len(decoded.encode()) - int(spaced)
+        decoded = tokenizer.processor.decode(ids[start:stop].tolist())
+        expected = len(decoded.encode()) - int(space_V[ids[start]] and decoded.startswith(" "))
         number, counted, total = number + 1, counted + size, total + expected
         if size != expected:
             where = f"document at token {start:,}"
             wrong.append(f"{where}: {size:,.12g} bytes by the table, {expected:,} decoded")
     return Compared(number, wrong, counted, total)
-
-
-def _adds_space(sources: list[Source]) -> bool:
-    """Return whether a program adds a leading space by `space[...] & ~boundary[...]`: only so are
-    the tables what they are taken for.
-    """
-    operations = [node for source in sources for node in source.of(ast.BinOp)]
-    sums = [node for node in operations if isinstance(node.op, ast.BitAnd)]
-    sides = [side for node in sums for side in (node.left, node.right)]
-    inverted = [side for side in sides if isinstance(side, ast.UnaryOp)]
-    return any(
-        isinstance(side.op, ast.Invert) and isinstance(part, ast.Subscript)
-        for side in inverted
-        for part in ast.walk(side.operand)
-    )
 
 
 def _used(sources: list[Source]) -> set[str]:
@@ -125,25 +109,29 @@ def _used(sources: list[Source]) -> set[str]:
 
 def builders(sources: list[Source]) -> list[Builder]:
     """Return the functions of the running code that build a byte table, each once; CannotTell for
-    one that cannot be called.
+    one that cannot be called, or whose tables nothing shows to be what they are taken for.
     """
-    used, unique = _used(sources), {}
+    called, unique = _used(sources).intersection(LUTS), {}
     for source in sources:
-        body = source.tree.body if source.tree else ()
-        top = {node.name: node for node in body if isinstance(node, FUNCTIONS)}
-        called = used.intersection(LUTS)
-        for node in source.of(FUNCTIONS):
-            if node.name in called and node.name not in top:
-                raise CannotTell(f"{node.name} in {source.label} is not at the top level")
-        names = called & top.keys()
-        if names and not _adds_space(sources):
+        functions = source.of(FUNCTIONS)
+        top = {node.name: node for node in functions if node in source.tree.body}
+        names = called.intersection(node.name for node in functions)
+        if names - top.keys():
+            raise CannotTell(f"{min(names - top.keys())} in {source.label} is not at the top level")
+        if names and not any(map(_adds_space, sources)):
             raise CannotTell(
                 f"{min(names)} is there, but nothing adds a leading space to its bytes as"
                 " space[...] & ~boundary[...]"
             )
-        for name in sorted(names | (set(OURS[1:]) if top.keys() >= set(OURS) else set())):
+        for name in sorted(names | ({"token_bytes"} if top.keys() >= OURS else set())):
             unique.setdefault(ast.unparse(top[name]), Builder(top[name], source))
     return list(unique.values())
+
+
+def _adds_space(source: Source) -> bool:
+    """Return whether a program adds leading spaces by `space[...] & ~boundary[...]`."""
+    operations = [node for node in source.of(ast.BinOp) if isinstance(node.op, ast.BitAnd)]
+    return any(re.search(r"~[\w.()]+\[", ast.unparse(node)) for node in operations)
 
 
 def other_ways(sources: list[Source], judged: list[Builder]) -> list[str]:
@@ -168,14 +156,12 @@ def call(submission: Submission, builder: Builder, given: Text) -> Tables:
         ran = box.run([str(argument) for argument in arguments], seconds)
         refused = ran.noted("network") + ran.noted("write")
         if refused:
-            raise CannotTell(
-                f"{builder} did what a byte table does not need and was refused:"
-                f" {', '.join(refused[:WORST])}"
-            )
-        if ran.code is None:
-            raise CannotTell(f"{builder}, called alone, did not end in {seconds:.0f} s")
+            did = ", ".join(refused[:WORST])
+            raise CannotTell(f"{builder} did what no byte table needs and was refused: {did}")
         if ran.code != 0:
-            raise CannotTell(f"{builder}, called alone, failed: {last_line(ran.err)}")
+            still = f"did not end in {seconds:.0f} s"
+            problem = still if ran.code is None else f"failed: {last_line(ran.err)}"
+            raise CannotTell(f"{builder}, called alone, {problem}")
         if out.is_symlink() or not out.is_file() or out.stat().st_size > MOST_OUT:
             raise CannotTell(f"{builder} left no tables to read")
         return read(out.read_bytes(), given.tokenizer.vocab, str(builder))
@@ -184,19 +170,15 @@ def call(submission: Submission, builder: Builder, given: Text) -> Tables:
 def read(data: bytes, vocab: int, what: str) -> Tables:
     """Return the tables that the caller wrote; CannotTell for anything else."""
     try:
-        columns = [np.array(column, np.float64) for column in json.loads(data)]
+        tables = np.array(json.loads(data), np.float64)
     except (ValueError, TypeError, RecursionError, OverflowError) as error:
         raise CannotTell(f"{what} returned no three tables of numbers ({error})") from error
-    if len(columns) != 3 or any(column.ndim != 1 or len(column) < vocab for column in columns):
-        shapes = ", ".join(str(column.shape) for column in columns)
-        raise CannotTell(
-            f"{what} returned tables of shapes {shapes}; three of {vocab:,} are understood"
-        )
-    length_V, *flags = (column[:vocab] for column in columns)
+    if tables.ndim != 2 or len(tables) != 3 or tables.shape[1] < vocab:
+        shapes = f"{tables.shape[:1]} of shapes {tables.shape[1:]}"
+        raise CannotTell(f"{what} returned tables {shapes}; three of {vocab:,} are understood")
+    length_V, *flags = tables[:, :vocab]
     if not np.isfinite(length_V).all() or not np.isin(flags, (0, 1)).all():
-        raise CannotTell(
-            f"{what} returned numbers that are no bytes, or flags that are not true or false"
-        )
+        raise CannotTell(f"{what} returned no bytes, or flags that are not true or false")
     return Tables(length_V, *(flag.astype(bool) for flag in flags))
 
 
@@ -205,10 +187,10 @@ def differing(tables: Tables, tokenizer: Tokenizer) -> list[str]:
     piece, faults = tokenizer.processor.id_to_piece, []
     names = ("bytes", "leading space", "boundary")
     for theirs_V, ours_V, name in zip(tables, tokenizer.table, names, strict=True):
-        wrong = np.flatnonzero(theirs_V != ours_V)
-        if len(wrong):
-            shown = [f"{piece(int(t))!r} {theirs_V[t]:g} not {ours_V[t]:g}" for t in wrong[:3]]
-            faults.append(f"{name} of {len(wrong):,} tokens ({', '.join(shown)})")
+        wrong = np.flatnonzero(theirs_V != ours_V).tolist()
+        shown = [f"{piece(token)!r} {theirs_V[token]:g} not {ours_V[token]:g}" for token in wrong]
+        if wrong:
+            faults.append(f"{name} of {len(wrong):,} tokens ({', '.join(shown[:3])})")
     return faults
 
 
@@ -217,8 +199,6 @@ def judge(what: str, tables: Tables, given: Text) -> Finding:
     differ from ours leave it open.
     """
     compared = miscounted(given.ids(MOST_DECODED), given.tokenizer, tables.count)
-    if not compared.documents:
-        raise CannotTell("the validation text holds no text between control tokens")
     others = "; ".join(differing(tables, given.tokenizer))
     if compared.wrong:
         more = 100 * (compared.counted / compared.decoded - 1)
@@ -228,7 +208,7 @@ def judge(what: str, tables: Tables, given: Text) -> Finding:
             f" ({more:+.3f} %); {len(compared.wrong):,} of {compared.documents:,} documents are"
             f" wrong: {'; '.join(compared.wrong[:2])}{rest}"
         )
-    if others:
+    if others or not compared.documents:
         raise CannotTell(
             f"{what}: {compared.documents:,} documents agree, but tokens that these do not show"
             f" differ from our table: {others}"

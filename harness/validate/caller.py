@@ -5,13 +5,14 @@ JSON: bytes, leading space, boundary per token.
 import __future__
 
 import ast
+import contextlib
 import inspect
 import json
 import re
 import sys
 import types
 
-PARAMETERS = ("sp|tok", "v", "dev")  # how the names of a builder's parameters begin
+KNOWN = re.compile(r"(sp|tok)\w*,v\w*(,dev\w*)?")  # the names of a builder's parameters
 
 
 def defines(node, space):
@@ -23,8 +24,8 @@ def defines(node, space):
         return isinstance(space.get(changed), (dict, list, set))
     if isinstance(node, ast.If):
         return "__name__" not in ast.unparse(node.test)
-    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Try)
-    return isinstance(node, (*kinds, ast.Assign, ast.AugAssign, ast.AnnAssign))
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Assign, ast.AugAssign, ast.AnnAssign)
+    return isinstance(node, kinds)
 
 
 def definitions(source, name):
@@ -36,16 +37,12 @@ def definitions(source, name):
     space["__file__"] = f"{name}.py"
     flags = __future__.annotations.compiler_flag  # nothing evaluates them
     for node in ast.parse(source).body:
-        if not defines(node, space):
-            continue
-        names = node.names if isinstance(node, (ast.Import, ast.ImportFrom)) else [None]
-        for alias in names:
-            if alias is not None:
-                node.names = [alias]
-            try:
-                exec(compile(ast.Module([node], []), name, "exec", flags), space)
-            except Exception:
-                continue
+        parts = [node] if defines(node, space) else []
+        if isinstance(node, (ast.Import, ast.ImportFrom)):  # each name alone: one may be missing
+            parts = [type(node)(**{**vars(node), "names": [alias]}) for alias in node.names]
+        for part in parts:
+            with contextlib.suppress(Exception):
+                exec(compile(ast.Module([part], []), name, "exec", flags), space)
     return space
 
 
@@ -54,14 +51,13 @@ def from_luts(function, tokenizer):
     import sentencepiece
 
     signature = inspect.signature(function)
-    parameters = list(signature.parameters.values())
-    starts = zip(PARAMETERS, parameters)  # noqa: B905
-    known = len(parameters) in (2, 3) and all(re.match(start, p.name) for start, p in starts)
-    if not known or any(p.kind != p.POSITIONAL_OR_KEYWORD for p in parameters):
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    known = KNOWN.fullmatch(",".join(signature.parameters))
+    if not known or kinds != {inspect.Parameter.POSITIONAL_OR_KEYWORD}:
         sys.exit(f"{function.__name__}{signature} is not a signature that is known")
     processor = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
     arguments = [processor, processor.vocab_size()]
-    if len(parameters) == 3:
+    if known[2]:
         import torch
 
         arguments.append(torch.device("cpu"))
@@ -90,9 +86,8 @@ def main(script, name, tokenizer, folder, out):
         space = definitions(file.read(), "submission_table")
     ours = name == "token_bytes"
     tables = from_counts(space, tokenizer) if ours else from_luts(space[name], tokenizer)
-    columns = [values.tolist() if hasattr(values, "tolist") else list(values) for values in tables]
     with open(out, "w") as file:
-        json.dump(columns, file)
+        json.dump(list(tables), file, default=lambda values: values.tolist())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import re
 from decimal import Decimal
+from statistics import fmean as mean
+from statistics import pstdev, stdev
 
 FEWEST, MOST = 4, 8  # digits after the point that comparisons of scores rest on
 PRINTED = re.compile(
@@ -38,13 +40,6 @@ def numbers_in(text: str) -> list[float]:
     return [float(printed.replace(",", "")) for printed in PRINTED.findall(text)]
 
 
-def mean(values: list[float]) -> float:
-    """Return the arithmetic mean."""
-    return sum(values) / len(values)
-
-
 def deviations(values: list[float]) -> tuple[float, float]:
-    """Return the standard deviation with n - 1 and with n in the denominator."""
-    center = mean(values)
-    squares = sum((value - center) ** 2 for value in values)
-    return (squares / max(len(values) - 1, 1)) ** 0.5, (squares / len(values)) ** 0.5
+    """Return the standard deviation with n - 1 (0 of one value) and with n in the denominator."""
+    return stdev(values) if len(values) > 1 else 0.0, pstdev(values)

@@ -21,6 +21,7 @@ SAFE = re.compile(
     r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
 )
+PROTOCOL = re.compile(rb"\x80[\0-\5].", re.DOTALL)  # how pickles of protocol 2 and later begin
 CALLING = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX")
 PICKLE_SUFFIXES = tuple(".pkl .pickle .joblib .pt .pth .ckpt .bin .p .dill [unpacked]".split())
 
@@ -49,54 +50,40 @@ def listed(data: bytes, where: str, most: int = MAX_OPCODES) -> Listed:
         for opcode, argument, position in pickletools.genops(io.BytesIO(data[:MAX_PICKLE])):
             name, count, end = opcode.name, count + 1, position + 1
             if count > most:
-                error = f"more than {most:,} opcodes"
-                break
-            plain = bool(re.fullmatch(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*", str(argument)))
+                raise ValueError(f"more than {most:,} opcodes")
+            plain = re.fullmatch(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*", str(argument)) is not None
             marked |= name == "MARK"
             named |= name == "STACK_GLOBAL" or (name == "GLOBAL" and plain)
             calls |= (named and name in CALLING) or (marked and plain and name == "INST")
-            if name.startswith("EXT"):
-                dangers.append(f"{where}: {name} {argument} at byte {position}")
-            if name not in ("GLOBAL", "INST", "STACK_GLOBAL"):
-                _follow(name, argument, strings, memo)
-                continue
-            target = str(argument).replace(" ", ".", 1)
-            if name == "STACK_GLOBAL":
-                known = len(strings) >= 2 and None not in strings[-2:]
-                target = ".".join(strings[-2:]) if known else "a name that is computed"
-            if not SAFE.fullmatch(target):
+            target = _imported(name, argument, strings)
+            if target and not SAFE.fullmatch(target):
                 dangers.append(f"{where}: {name} {target} at byte {position}")
-            strings.append(None)
+            if name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
+                memo[len(memo) if argument is None else argument] = (strings or [None])[-1]
+            elif name not in ("PROTO", "FRAME", "MARK", "STOP"):
+                is_text = "UNICODE" in name or "STRING" in name
+                fetched = memo.get(argument) if "GET" in name else None
+                strings.append(argument if is_text else fetched)  # None: no text
+            del strings[:-64]
     except Exception as reason:  # pickletools raises whatever the bytes provoke
         error = f"{type(reason).__name__}: {str(reason)[:80]}"
     return Listed(dangers, count, calls, end, error)
 
 
-def _follow(name: str, argument: object, strings: list, memo: dict) -> None:
-    """Keep the texts that STACK_GLOBAL may take, memo included; what is no text is None."""
-    if name == "MEMOIZE":
-        memo[len(memo)] = strings[-1] if strings else None
-    elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-        memo[argument] = strings[-1] if strings else None
-    elif name in ("GET", "BINGET", "LONG_BINGET"):
-        strings.append(memo.get(argument))
-    elif isinstance(argument, str) and ("UNICODE" in name or "STRING" in name):
-        strings.append(argument)
-    elif name not in ("PROTO", "FRAME", "MARK", "STOP"):
-        strings.append(None)
-    del strings[:-64]
-
-
-def _has_protocol(data: bytes) -> bool:
-    """Return whether bytes begin as a pickle of protocol 2 and later."""
-    return len(data) > 2 and data[0] == 0x80 and data[1] <= 5
+def _imported(name: str, argument: object, strings: list[str | None]) -> str | None:
+    """Return what an opcode imports, given the texts on the stack; None for other opcodes."""
+    if name == "STACK_GLOBAL":
+        known = len(strings) > 1 and None not in strings[-2:]
+        return ".".join(strings[-2:]) if known else "a name that is computed"
+    imports = name in ("GLOBAL", "INST") or name.startswith("EXT")
+    return str(argument).replace(" ", ".", 1) if imports else None
 
 
 def is_pickle(name: str, data: bytes) -> bool:
     """Return whether bytes are a pickle: by the first bytes of protocol 2 and later, by opcodes
     that end well in a file of weights, or that call what they name: no text does that by accident.
     """
-    if _has_protocol(data):
+    if PROTOCOL.match(data):
         return True
     weights = name.lower().endswith(PICKLE_SUFFIXES)
     result = listed(data, name, MAX_OPCODES if weights else MOST_BEFORE_CALL)
@@ -110,5 +97,5 @@ def pickles_in(data: bytes, where: str) -> Iterator[Listed]:
         result = listed(data[start:], f"{where} at {start:,}" if start else where)
         yield result
         start += result.end
-        if result.error or not _has_protocol(data[start : start + 3]):
+        if result.error or not PROTOCOL.match(data, start):
             return

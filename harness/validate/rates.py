@@ -6,7 +6,6 @@ import ast
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from harness.validate.source import FUNCTIONS
 
@@ -17,61 +16,50 @@ RATIO = re.compile(
 )
 # nats to bits, means, bits of a byte
 PLAIN = (math.log(2), 1 / math.log(2), 1.0, 2.0, 8.0, 0.5, 0.125)
-WRAPPERS = ("float", "int", "round", "tensor", "item", "abs")
+WRAPPER = re.compile(r"(^|\.)(float|int|round|tensor|item|abs)$", re.IGNORECASE)
 DEPTH = 6  # assignments followed back
 Values = dict[str, list[ast.AST]]  # what each name is assigned
 
 
-class Factors(NamedTuple):
-    """The numbers that an expression multiplies or divides by, with their lines, and whether it
-    mentions a count of bytes.
-    """
-
-    numbers: list[tuple[float, int]]
-    counts_bytes: bool
-
-
-def within(scope: ast.AST, *inner: type) -> Iterator[ast.AST]:
-    """Yield the nodes under a scope, what lies in nodes of some kinds left out."""
-    waiting = list(ast.iter_child_nodes(scope))
+def within(scope: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes under a scope, functions inside it left out."""
+    waiting = [scope]
     while waiting:
-        node = waiting.pop()
-        if not isinstance(node, inner):
-            yield node
-            waiting += ast.iter_child_nodes(node)
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if not isinstance(node, FUNCTIONS | ast.Lambda):
+                yield node
+                waiting.append(node)
 
 
 def assignments(scope: ast.AST) -> Values:
     """Return what each name is assigned in a function or module, nested functions excluded."""
     values: Values = {}
-    for node in within(scope, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda):
-        targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
-        kinds = ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.AugAssign
+    kinds = ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.AugAssign
+    for node in within(scope):
         if isinstance(node, kinds) and node.value is not None:
-            for target in targets:
+            for target in getattr(node, "targets", None) or [node.target]:
                 for name, value in _pairs(target, node.value):
                     values.setdefault(name, []).append(value)
     return values
 
 
 def _pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    if isinstance(target, ast.Name):
-        yield target.id, value
-    elif isinstance(target, ast.Attribute):
-        yield target.attr, value
-    elif isinstance(target, ast.Tuple | ast.List):
-        members = value.elts if isinstance(value, ast.Tuple | ast.List) else []
+    """Yield the names that an assignment sets, each with its value."""
+    if isinstance(target, ast.Tuple | ast.List):
+        members = getattr(value, "elts", [])
         if len(members) != len(target.elts):
             members = [value] * len(target.elts)
-        for part, member in zip(target.elts, members, strict=True):
-            yield from _pairs(part, member)
+        for pair in zip(target.elts, members, strict=True):
+            yield from _pairs(*pair)
+    elif isinstance(target, ast.Name | ast.Attribute):
+        yield getattr(target, "attr", None) or target.id, value
 
 
-def factors(node: ast.AST, known: Values, depth: int = 0) -> Factors:
-    """Return the factors of an expression, names replaced by what they were assigned; sums and
-    logarithms hold no factors.
+def factors(node: ast.AST, known: Values, depth: int = 0) -> Iterator[ast.AST]:
+    """Yield what an expression multiplies and divides, names followed to what they were assigned;
+    sums and logarithms hold no factors, they are factors.
     """
-    parts, numbers, deeper, mention = [], [], depth, False
+    parts: list[ast.AST] = []
     match node:
         case ast.BinOp(op=ast.Mult() | ast.Div() | ast.Pow()):
             parts = [node.left, node.right]
@@ -79,80 +67,54 @@ def factors(node: ast.AST, known: Values, depth: int = 0) -> Factors:
             parts = [node.operand]
         case ast.IfExp():
             parts = [node.body, node.orelse]
-        case ast.Constant():
-            if type(node.value) in (int, float):
-                numbers = [(float(node.value), node.lineno)]
-        case ast.Name(id=name) | ast.Attribute(attr=name):
-            mention, deeper = "byte" in name.lower(), depth + 1
-            parts = known.get(name, []) if depth < DEPTH else []
-        case ast.Call():
-            mention = "byte" in ast.unparse(node).lower()
-            parts = _arguments(node)
-            numbers = _default(node)
         case _:
-            mention = "byte" in ast.unparse(node).lower()
-    inner = [factors(part, known, deeper) for part in parts]
-    numbers = numbers + [number for part in inner for number in part.numbers]
-    return Factors(numbers, mention or any(part.counts_bytes for part in inner))
+            yield node
+    if isinstance(node, ast.Name | ast.Attribute) and depth < DEPTH:
+        parts, depth = known.get(getattr(node, "attr", None) or node.id, []), depth + 1
+    if isinstance(node, ast.Call) and (wrapper := WRAPPER.search(ast.unparse(node.func))):
+        parts = node.args[:1] + ([node.func.value] if wrapper[0] == ".item" else [])
+    for part in parts:
+        yield from factors(part, known, depth)
 
 
-def _arguments(call: ast.Call) -> list[ast.AST]:
-    """Return what a call passes on as a number: float(x), x.item()."""
-    name = ast.unparse(call.func).lower().rpartition(".")[2]
-    if name not in WRAPPERS:
-        return []
-    method = name == "item" and isinstance(call.func, ast.Attribute)
-    return call.args[:1] + ([call.func.value] if method else [])
+def mentions_bytes(factor: ast.AST) -> bool:
+    """Return whether a factor may be a count of bytes, by its name or by what it is made of."""
+    return "byte" in (getattr(factor, "attr", None) or ast.unparse(factor)).lower()
 
 
-def _default(call: ast.Call) -> list[tuple[float, int]]:
-    """Return the number that an environment variable has where it is not set."""
-    named = re.search(r"environ|getenv", ast.unparse(call.func).lower())
-    if named and len(call.args) == 2 and isinstance(call.args[1], ast.Constant):
-        try:
-            return [(float(call.args[1].value), call.lineno)]
-        except (TypeError, ValueError):
-            pass
-    return []
-
-
-def suspicious(number: float) -> bool:
-    """Return whether a factor may stand for bytes per token, or for tokens per byte."""
+def suspicious(factor: ast.AST) -> float | None:
+    """Return a factor that may stand for bytes per token or for tokens per byte, None for any
+    other. Of an environment variable it is what it has where it is not set.
+    """
+    if isinstance(factor, ast.Call) and len(factor.args) == 2:
+        if re.search(r"environ|getenv", ast.unparse(factor.func)):
+            factor = factor.args[1]
+    try:
+        number = float(getattr(factor, "value", None))
+    except (TypeError, ValueError, OverflowError):
+        return None
     size = abs(number)
-    size = 1 / size if 0 < size < 1 else size
-    plain = any(math.isclose(abs(number), value, rel_tol=5e-3) for value in PLAIN)
-    return 1.2 < size < 16 and not plain
-
-
-def _arithmetic(node: ast.AST) -> bool:
-    operations = [part.op for part in ast.walk(node) if isinstance(part, ast.BinOp)]
-    return any(isinstance(operator, ast.Mult | ast.Div) for operator in operations)
+    plain = any(math.isclose(size, value, rel_tol=5e-3) for value in PLAIN)
+    return number if not plain and (1.2 < size < 16 or 1.2 < 1 / max(size, 1e-9) < 16) else None
 
 
 def rates(tree: ast.AST) -> Iterator[tuple[str, ast.AST, Values | None]]:
     """Yield (name, expression, what names were assigned) wherever bits per byte are computed, and
     (name, expression, None) where something is called bytes per token.
     """
-    nodes = list(ast.walk(tree))
-    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
-    functions = [node for node in nodes if isinstance(node, FUNCTIONS)]
-    outer: Values = {}
-    for scope in [*classes, tree]:
-        outer |= assignments(scope)
-    for scope in [tree, *functions, *classes]:
+    functions = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+    outer = assignments(tree)
+    for scope in [tree, *functions]:
         local = assignments(scope)
         values = [(name, value) for name in local for value in local[name]]
         yield from ((name, value, None) for name, value in values if RATIO.search(name))
-        named = [(name, value) for name, value in values if RATE.search(name)]
+        returns = [node.value for node in within(scope) if isinstance(node, ast.Return)]
+        parts = [part for value in returns if value for part in getattr(value, "elts", [value])]
         rate = RATE.search(getattr(scope, "name", ""))
-        for node in within(scope, ast.FunctionDef, ast.AsyncFunctionDef):
-            if isinstance(node, ast.Return) and node.value is not None:
-                parts = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-                named += [
-                    ("return", part) for part in parts if rate or "per_byte" in ast.unparse(part)
-                ]
-        for name, value in named if scope not in classes else ():
-            if _arithmetic(value):
+        named = [(name, value) for name, value in values if RATE.search(name)]
+        named += [("return", part) for part in parts if rate or "per_byte" in ast.unparse(part)]
+        for name, value in named:
+            if any(isinstance(part, ast.Mult | ast.Div) for part in ast.walk(value)):
                 yield name, value, {**outer, **local}
 
 
@@ -162,11 +124,12 @@ def constants(tree: ast.AST) -> tuple[list[str], list[str], int]:
     """
     fixed, uncounted, counted = {}, {}, 0  # dicts: each once, in order
     for name, value, known in rates(tree):
-        numbers, counts_bytes = factors(value, known or {})
-        guilty = [(number, line) for number, line in numbers if suspicious(number)]
-        fixed |= {f"{number:g} in {name} (line {line})": True for number, line in guilty}
-        if known is not None and not guilty:
-            counted += counts_bytes
-            if not counts_bytes and "log" in ast.unparse(value):
+        parts = list(factors(value, known or {}))
+        numbers = [(number, part) for part in parts if (number := suspicious(part)) is not None]
+        fixed |= {f"{number:g} in {name} (line {part.lineno})": True for number, part in numbers}
+        if known is not None and not numbers:
+            counts = any(map(mentions_bytes, parts))
+            counted += counts
+            if not counts and "log" in ast.unparse(value):
                 uncounted[f"{name} (line {value.lineno})"] = True
     return list(fixed), list(uncounted), counted

@@ -3,12 +3,15 @@ the weight rests on.
 """
 
 import ast
+import operator
 import re
+from collections.abc import Iterable
 
 from fast.artifact import LIMIT
 from fast.codec import available
 from fast.objective import objective_of
 from harness.validate.model import model
+from harness.validate.numbers import mean
 from harness.validate.requirements import requirements
 from harness.validate.source import Source, aliases
 from harness.validate.submission import Submission, numbers
@@ -39,7 +42,13 @@ LIMITING = re.compile(
     re.IGNORECASE,
 )
 MEBIBYTES = 16 << 20
-TOTAL = "total submission size"
+OPERATORS = {  # and the most that may stand on the right
+    ast.Mult: (operator.mul, MEBIBYTES),
+    ast.LShift: (operator.lshift, 24),
+    ast.Pow: (operator.pow, 24),
+}
+TOTAL = "total submission size"  # in logs
+TOTALS = ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")  # in JSON
 ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
 
 
@@ -47,8 +56,8 @@ def brought(submission: Submission) -> dict[str, int]:
     """Return the files that the script names, less the artifact, the tokenizer, and what is there
     to be read by people.
     """
-    left_out = {log.name for log in submission.logs}
-    left_out |= {submission.artifact} if submission.artifacts else set()
+    left_out = [log.name for log in submission.logs]
+    left_out += [submission.artifact] if submission.artifacts else []
     return {
         name: size
         for name, size in submission.code.reached.items()
@@ -85,14 +94,12 @@ def log_sizes(submission: Submission, *kinds: str) -> list[int]:
 
 def _over(submission: Submission) -> list[str]:
     """Return every stated total that is over the limit."""
-    fields = ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")
-    sizes = {name: whole(submission, name) for name in fields}
-    for name in ("artifact_bytes", "bytes_total"):
-        claims = numbers(submission.seed_claims, name)
-        sizes |= {f"seed {seed} {name}": size for seed, size in claims.items()}
-    for log in submission.seed_logs.values() or submission.logs[:1]:
-        sizes[log.name] = log.sizes_of(TOTAL)[-1] if log.sizes_of(TOTAL) else None
-    return [f"{name} {size:,}" for name, size in sizes.items() if size is not None and size > LIMIT]
+    rows = {f"seed {seed} ": row for seed, row in submission.seed_claims.items()}
+    rows[""] = submission.claims
+    sizes = {f"{of}{name}": n for name in TOTALS for of, n in numbers(rows, name).items()}
+    logs = submission.seed_logs.values() or submission.logs[:1]
+    sizes |= {log.name: log.sizes_of(TOTAL)[-1] for log in logs if log.sizes_of(TOTAL)}
+    return [f"{name} {size:,.0f}" for name, size in sizes.items() if size > LIMIT]
 
 
 @check(
@@ -111,7 +118,7 @@ def size_limit(submission: Submission) -> Finding:
         return failed(f"the limit is {LIMIT:,} bytes, stated are: {', '.join(over)}")
     files = code_files(submission)
     code = sum(files.values())
-    weight = f"code {code:,} ({', '.join(f'{name} {size:,}' for name, size in files.items())})"
+    weight = f"code {code:,} ({_shown(files)})"
     if not submission.artifacts:
         return _stated_size(submission, code, weight)
     artifact = submission.artifact
@@ -119,9 +126,12 @@ def size_limit(submission: Submission) -> Finding:
     sums = f"{weight} + {artifact} {submission.files[artifact]:,} = {total:,} of {LIMIT:,} bytes"
     beside = {name: size for name, size in brought(submission).items() if name not in files}
     if total <= LIMIT < total + sum(beside.values()):
-        names = ", ".join(f"{name} {size:,}" for name, size in beside.items())
-        raise CannotTell(f"{sums}; the script also names {names}, over the limit if it needs them")
+        raise CannotTell(f"{sums}; the script also names {_shown(beside)}, over the limit with it")
     return failed(f"{sums}: {total - LIMIT:,} over") if total > LIMIT else passed(sums)
+
+
+def _shown(sizes: dict[str, int | None]) -> str:
+    return ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size is not None)
 
 
 def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
@@ -147,18 +157,13 @@ def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
 
 def _constant(node: ast.AST) -> int | None:
     """Return the value of a small constant integer expression, None for anything else."""
-    match node:
-        case ast.Constant(value=int(value)):
-            return value
-        case ast.BinOp(op=ast.Mult() | ast.LShift() | ast.Pow()):
-            left, right = _constant(node.left), _constant(node.right)
-            most = MEBIBYTES if isinstance(node.op, ast.Mult) else 24
-            if left is None or right is None or not (0 <= left <= MEBIBYTES and 0 <= right <= most):
-                return None
-            if isinstance(node.op, ast.Mult):
-                return left * right
-            return left << right if isinstance(node.op, ast.LShift) else left**right
-    return None
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+        operation, most = OPERATORS[type(node.op)]
+        left, right = _constant(node.left), _constant(node.right)
+        small = None not in (left, right) and 0 <= left <= MEBIBYTES and 0 <= right <= most
+        return operation(left, right) if small else None
+    value = getattr(node, "value", None)
+    return value if isinstance(value, int) else None
 
 
 @check(
@@ -170,16 +175,16 @@ def decimal_limit(submission: Submission) -> Finding:
     """No limit in the code is 16 MiB, 16,777,216 bytes: the challenge's megabyte has 1,000,000
     bytes.
     """
-    running, limits = submission.code.running, []
-    for source in running:
-        for node in source.of(ast.Assign, ast.Compare):
-            compared = isinstance(node, ast.Compare)
-            values = [node.left, *node.comparators] if compared else [node.value]
-            if MEBIBYTES in map(_constant, values) and LIMITING.search(ast.unparse(node)):
-                limits.append(f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}")
+    limits = [
+        f"{source.label}:{node.lineno}: {ast.unparse(node)[:80]}"
+        for source in submission.code.running
+        for node in source.of(ast.Assign, ast.Compare)
+        if MEBIBYTES in map(_constant, ast.iter_child_nodes(node))
+        if LIMITING.search(ast.unparse(node))
+    ]
     if not limits:
         submission.code.require_read()
-    return judged(limits[:3], f"no limit of 16 MiB (16,777,216 bytes) in {len(running)} sources")
+    return judged(limits[:3], "no limit of 16 MiB (16,777,216 bytes)")
 
 
 @check(
@@ -216,38 +221,31 @@ def json_bytes(submission: Submission) -> Finding:
     bytes_total their sum.
     """
     total, code = whole(submission, "bytes_total"), whole(submission, "bytes_code", "code_bytes")
-    model = whole(submission, *MODEL_FIELDS)
-    stated = {"bytes_total": total, "bytes_code": code, "bytes_model": model}
-    shown = ", ".join(f"{name} {size:,}" for name, size in stated.items() if size is not None)
+    model, artifacts = whole(submission, *MODEL_FIELDS), submission.artifacts
+    shown = _shown({"bytes_total": total, "bytes_code": code, "bytes_model": model})
     if not shown:
         raise CannotTell(f"{submission.json_name} states no bytes")
-    faults, sizes = [], []
-    if None not in (total, code, model) and total != code + model:
-        faults.append(
-            f"bytes_total {total:,} is not bytes_code {code:,} + bytes_model {model:,} ="
-            f" {code + model:,}"
-        )
+    if code is None and not artifacts:
+        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
+    faults, sizes = [], {}
+    rest = None if None in (total, code) else total - code
+    if None not in (rest, model) and rest != model:
+        faults.append(f"bytes_total - bytes_code is {rest:,}, bytes_model {model:,}")
     if code is not None:
         files = code_files(submission)
-        weight, texts = sum(files.values()), submission.code.texts
-        alone = set() if submission.ours else {submission.files[name] for name in texts}
-        sizes.append(f"code {weight:,}")
-        if code not in {weight} | alone:
-            faults.append(f"bytes_code {code:,}, the files have {weight:,} ({', '.join(files)})")
-    if submission.artifacts:
-        artifact = submission.artifact
-        size, said = submission.files[artifact], model
-        sizes.append(f"{artifact} {size:,}")
-        if model is None and None not in (total, code):
-            said = total - code
-        if said not in (None, size):
-            faults.append(f"the model is stated as {said:,}, {artifact} has {size:,}")
-    elif code is None:
-        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
-    return judged(faults, f"stated {shown}; files: {', '.join(sizes)}")
+        sizes["code"] = sum(files.values())
+        texts = () if submission.ours else submission.code.texts
+        if code not in (sizes["code"], *(submission.files[name] for name in texts)):
+            faults.append(f"bytes_code {code:,}, the files have {_shown(files)}")
+    if artifacts:
+        size = sizes[submission.artifact] = submission.files[submission.artifact]
+        stated = rest if model is None else model
+        if stated not in (None, size):
+            faults.append(f"the model is stated as {stated:,}, {submission.artifact} has {size:,}")
+    return judged(faults, f"stated {shown}; files: {_shown(sizes)}")
 
 
-def _listed(sizes: list[int]) -> str:
+def _listed(sizes: Iterable[int]) -> str:
     return ", ".join(f"{size:,}" for size in sorted(set(sizes))[-6:])
 
 
@@ -266,42 +264,34 @@ def log_bytes(submission: Submission) -> Finding:
     if not codes and not totals:
         raise CannotTell("no log prints a size in bytes")
     faults, files = [], code_files(submission)
-    plain = {
+    known = {sum(files.values())} | {submission.files[name] for name in submission.code.texts}
+    strange = {
         size
         for log in submission.own_logs
         for kind, label, size in log.sizes
         if kind == "code size" and not re.search(r"(?<!un)compressed", label)
-    }
-    strange = plain - {sum(files.values())}
-    strange -= {submission.files[name] for name in submission.code.texts}
+    } - known
     if strange:
-        entry = submission.code.entry
-        faults.append(
-            f"the logs print code of {_listed(strange)} bytes, {entry} has {files.get(entry, 0):,}"
-        )
+        faults.append(f"the logs print code of {_listed(strange)} bytes, here are {_shown(files)}")
     total = whole(submission, "bytes_total", "artifact_bytes_max")
-    if total is not None and totals:
-        lasts = [log.sizes_of(TOTAL)[-1] for log in submission.logs if log.sizes_of(TOTAL)]
-        means = [round(sum(lasts) / len(lasts))] if lasts else []
-        if not any(abs(total - size) <= 1 for size in totals + means):
-            nearest = min(totals, key=lambda size: abs(size - total))
-            faults.append(
-                f"the JSON's bytes_total {total:,} is in no log; the nearest is {nearest:,}"
-            )
-    for seed, total in numbers(submission.seed_claims, "bytes_total").items():
+    lasts = [log.sizes_of(TOTAL)[-1] for log in submission.own_logs if log.sizes_of(TOTAL)]
+    claims = [("the JSON", total, totals + [round(mean(lasts))] if lasts else totals)]
+    for seed, size in numbers(submission.seed_claims, "bytes_total").items():
         log = submission.seed_logs.get(seed)
-        sizes = log.sizes_of(TOTAL) if log else []
-        if sizes and all(abs(total - size) > 1 for size in sizes):
-            faults.append(f"seed {seed}: bytes_total {total:,.0f}, {log.name} prints {sizes[-1]:,}")
+        claims.append((f"seed {seed}", size, log.sizes_of(TOTAL) if log else []))
+    faults += [
+        f"{whose}: bytes_total {size:,.0f}, the log prints {_listed(printed)}"
+        for whose, size, printed in claims
+        if size is not None and printed and all(abs(size - one) > 1 for one in printed)
+    ]
     return judged(faults, f"code {_listed(codes)}; totals {_listed(totals)}")
 
 
 def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None) -> set[str]:
     """Return which compressors among imported names code uses outside a node."""
-    modules = {local: module.partition(".")[0] for local, module in names.items()}
-    inside = {id(part) for part in ast.walk(outside)} if outside else set()
-    used = {part.id for part in source.of(ast.Name) if id(part) not in inside}
-    return {modules[name] for name in used & modules.keys() if modules[name] in COMPRESSORS}
+    inside = set(ast.walk(outside)) if outside else set()
+    used = {part.id for part in source.of(ast.Name) if part not in inside}
+    return {names[name].partition(".")[0] for name in used & names.keys()} & COMPRESSORS.keys()
 
 
 def fallbacks(source: Source) -> list[str]:
@@ -333,22 +323,19 @@ def compressor(submission: Submission) -> Finding:
     script stops rather than going on with a weaker one.
     """
     running, wanted = submission.code.running, requirements(submission)
-    faults = [fault for source in running for fault in fallbacks(source)]
     used = sorted({module for source in running for module in _used(source, source.names)})
-    pins, by_hand = wanted.pins if wanted else {}, []
-    lack = "it is not in requirements.txt" if wanted else "there is no requirements.txt"
-    for module in used:
-        package = COMPRESSORS[module]
-        if package and package not in pins:
-            install = rf"pip3? install[^\n]*\b{re.escape(package)}\b"
-            problems = by_hand if re.search(install, submission.readme) else faults
-            problems.append(f"{module} is not part of Python and {lack}")
+    lack = "is not part of Python and not in requirements.txt"
+    listed = ("", *wanted.pins) if wanted else ("",)
+    missing = [module for module in used if COMPRESSORS[module] not in listed]
+    installed = re.findall(r"pip3? install (.*)", submission.readme)
+    by_hand = [m for m in missing if re.search(rf"\b{COMPRESSORS[m]}\b", " ".join(installed))]
+    faults = [fault for source in running for fault in fallbacks(source)]
+    faults += [f"{module} {lack}" for module in missing if module not in by_hand]
     if not faults:
         submission.code.require_read()
         if by_hand:
-            raise CannotTell(
-                f"{'; '.join(by_hand)}, only the README installs it, without a version"
-            )
+            names = ", ".join(by_hand)
+            raise CannotTell(f"{names} {lack}, only the README installs it, without a version")
         if not used:
             raise CannotTell("the script uses no compressor that is known here")
     return judged(faults, f"compressors: {', '.join(used)}; no silent replacement")
@@ -365,12 +352,10 @@ def pinned(submission: Submission) -> Finding:
     list that is not in the folder.
     """
     wanted = requirements(submission)
-    if wanted is None:
-        raise CannotTell("there is no requirements.txt")
+    if not wanted or not (wanted.pins or wanted.elsewhere):
+        raise CannotTell("there is no requirements.txt that names a package")
     if wanted.elsewhere:
         lines = "; ".join(wanted.elsewhere[:5])
         return failed(f"on the author's machine, or not in the folder: {lines}")
-    if not wanted.pins:
-        raise CannotTell("requirements.txt names no package")
     faults = [f"without one version: {', '.join(wanted.loose[:12])}"] if wanted.loose else []
     return judged(faults, ", ".join(f"{name}{pin}" for name, pin in wanted.pins.items()))

@@ -2,14 +2,25 @@
 listed, never loaded.
 """
 
+import ast
+
 from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
 
-LOADERS = {
-    f"{module}.{name}": ""
-    for module in ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal")
-    for name in ("load", "loads", "Unpickler")
+EXECUTING = {  # what may execute the file that it loads: with which options it does
+    "torch.load": lambda options: options.get("weights_only") is not True,
+    "numpy.load": lambda options: options.get("allow_pickle") is True,
+    **{
+        f"{module}.{name}": lambda options: True
+        for module in ("pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal")
+        for name in ("load", "loads", "Unpickler")
+    },
 }
+
+
+def _options(call: ast.Call) -> dict[str | None, object]:
+    """Return the keyword arguments that a call gives as constants, None for the others."""
+    return {word.arg: getattr(word.value, "value", None) for word in call.keywords}
 
 
 @check(
@@ -29,9 +40,10 @@ def pickles(submission: Submission) -> Finding:
         return failed("; ".join(scan.dangers[:5]))
     if scan.unread:
         raise CannotTell("; ".join(scan.unread[:3]))
-    listed = f"{len(scan.pickles)} pickles, {scan.opcodes:,} opcodes listed, only tensors named"
-    listed = listed if scan.pickles else "no pickle"
-    return passed(f"{listed} in {scan.files} files, {scan.size:,} bytes")
+    return passed(
+        f"{len(scan.pickles)} pickles in {scan.files} files, {scan.size:,} bytes: {scan.opcodes:,}"
+        " opcodes listed, only tensors named"
+    )
 
 
 @check(
@@ -47,8 +59,7 @@ def archives(submission: Submission) -> Finding:
     faults = scan.bombs[:3] + [f"{where} would be written outside" for where in scan.escapes[:3]]
     if scan.unread and not faults:
         raise CannotTell("; ".join(scan.unread[:3]))
-    packed = f"{len(scan.packed)} archives and compressed streams, all within limits"
-    return judged(faults, packed if scan.packed else "no archives")
+    return judged(faults, f"{len(scan.packed)} archives and compressed streams, all within limits")
 
 
 @check(
@@ -85,17 +96,12 @@ def loads(submission: Submission) -> Finding:
     """torch.load is called with weights_only=True, pickle.load and its kin are not; or the files
     here show that nothing is executed.
     """
-    calls = []
-    for source in submission.code.running:
-        for node, name in source.calls:
-            options = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
-            how = LOADERS.get(name)
-            if name == "torch.load" and options.get("weights_only") is not True:
-                how = " without weights_only=True"
-            if name == "numpy.load" and options.get("allow_pickle") is True:
-                how = " with allow_pickle"
-            if how is not None:
-                calls.append(f"{source.label}:{node.lineno}: {name}{how}")
+    calls = [
+        f"{source.label}:{node.lineno}: {ast.unparse(node)[:60]}"
+        for source in submission.code.running
+        for node, name in source.calls
+        if name in EXECUTING and EXECUTING[name](_options(node))
+    ]
     if not calls:
         submission.code.require_read()
         return passed("no pickle is loaded, or with weights_only=True")
@@ -117,11 +123,11 @@ def hidden_code(submission: Submission) -> Finding:
     without running it. The bytes count as they lie in the file.
     """
     code = submission.code
-    if any(where.startswith(tuple(code.reached)) for where in code.unread):
-        raise CannotTell(f"executed without showing its text: {'; '.join(code.unread[:3])}")
+    unread = [where for where in code.unread if where.startswith(tuple(code.reached))]
+    if unread:
+        raise CannotTell(f"executed without showing its text: {'; '.join(unread[:3])}")
     hidden = [source for source in code.running if source.label != source.file]
-    plain = [source for source in code.running if source.label == source.file]
-    if code.entry is None or any(source.tree is None for source in plain):
+    if code.entry is None or any(s.tree is None and s not in hidden for s in code.running):
         code.require_read()
     shown = ", ".join(f"{source.label} of {len(source.text):,} characters" for source in hidden[:3])
     nothing = f"nothing is exec'd in {len(code.running)} sources"
