@@ -186,11 +186,10 @@ def differing(tables: Tables, tokenizer: Tokenizer) -> list[str]:
     """Return how many tokens differ from our table, and the first of each kind of difference."""
     piece, faults = tokenizer.processor.id_to_piece, []
     names = ("bytes", "leading space", "boundary")
-    for theirs_V, ours_V, name in zip(tables, tokenizer.table, names, strict=True):
-        wrong = np.flatnonzero(theirs_V != ours_V).tolist()
-        shown = [f"{piece(token)!r} {theirs_V[token]:g} not {ours_V[token]:g}" for token in wrong]
-        if wrong:
-            faults.append(f"{name} of {len(wrong):,} tokens ({', '.join(shown[:3])})")
+    for name, theirs_V, ours_V in zip(names, tables, tokenizer.table, strict=True):
+        tokens = np.flatnonzero(theirs_V != ours_V).tolist()
+        wrong = [f"{piece(token)!r} {theirs_V[token]:g} not {ours_V[token]:g}" for token in tokens]
+        faults += [f"{name} of {len(wrong):,} tokens ({', '.join(wrong[:3])})"] if wrong else []
     return faults
 
 

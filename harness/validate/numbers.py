@@ -13,8 +13,7 @@ PRINTED = re.compile(
 
 def digits(value: float) -> int:
     """Return how many digits after the point the shortest form of a number has."""
-    exponent = Decimal(repr(value)).as_tuple().exponent
-    return max(0, -exponent) if isinstance(exponent, int) else 0
+    return len(f"{Decimal(repr(value)):f}".partition(".")[2])
 
 
 def tolerance(*values: float) -> float:

@@ -117,24 +117,22 @@ def size_limit(submission: Submission) -> Finding:
     if over:
         return failed(f"the limit is {LIMIT:,} bytes, stated are: {', '.join(over)}")
     files = code_files(submission)
-    code = sum(files.values())
-    weight = f"code {code:,} ({_shown(files)})"
     if not submission.artifacts:
-        return _stated_size(submission, code, weight)
-    artifact = submission.artifact
-    total = code + submission.files[artifact]
-    sums = f"{weight} + {artifact} {submission.files[artifact]:,} = {total:,} of {LIMIT:,} bytes"
+        return _stated_size(submission, sum(files.values()))
+    files[submission.artifact] = submission.files[submission.artifact]
     beside = {name: size for name, size in brought(submission).items() if name not in files}
+    total = sum(files.values())
+    sums = f"{_shown(files)}: {total:,} of {LIMIT:,} bytes"
     if total <= LIMIT < total + sum(beside.values()):
         raise CannotTell(f"{sums}; the script also names {_shown(beside)}, over the limit with it")
-    return failed(f"{sums}: {total - LIMIT:,} over") if total > LIMIT else passed(sums)
+    return failed(f"{sums}, {total - LIMIT:,} over") if total > LIMIT else passed(sums)
 
 
 def _shown(sizes: dict[str, int | None]) -> str:
     return ", ".join(f"{name} {size:,}" for name, size in sizes.items() if size is not None)
 
 
-def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
+def _stated_size(submission: Submission, code: int) -> Finding:
     """Judge the size where the artifact is missing: over the limit is a fail, under it nobody can
     tell.
     """
@@ -144,15 +142,14 @@ def _stated_size(submission: Submission, code: int, weight: str) -> Finding:
         for kind, label, size in log.sizes
         if kind == "serialized model" and label
     ]
-    said = whole(submission, *MODEL_FIELDS) or max(packed, default=None)
-    if said is None:
-        raise CannotTell(f"the artifact is not in the folder and nothing says its size; {weight}")
-    total = f"{weight} + model {said:,} as stated = {code + said:,} of {LIMIT:,} bytes"
-    if code + said <= LIMIT:
-        raise CannotTell(f"{total}; the artifact is not in the folder")
+    model = whole(submission, *MODEL_FIELDS) or max(packed, default=0)
+    over = code + model - LIMIT
+    sums = f"code {code:,} + model as stated {model:,} = {code + model:,} of {LIMIT:,} bytes"
+    if over <= 0:
+        raise CannotTell(f"{sums}; the artifact is not in the folder")
     if 2 * min(log_sizes(submission, "code size"), default=code) < code:
-        raise CannotTell(f"{total}; the logs count the code compressed, here it lies as text")
-    return failed(f"{total}: {code + said - LIMIT:,} over")
+        raise CannotTell(f"{sums}; the logs count the code compressed, here it lies as text")
+    return failed(f"{sums}, {over:,} over")
 
 
 def _constant(node: ast.AST) -> int | None:
@@ -205,9 +202,8 @@ def opens(submission: Submission) -> Finding:
         if submission.ours:
             return failed(str(reason))
         raise
-    kind = objective_of(shape).name
-    size = submission.files[name]
-    return passed(f"{name}: {size:,} bytes, {kind}, {shape.layers} layers of width {shape.d}")
+    kind = f"{objective_of(shape).name}, {shape.layers} layers of width {shape.d}"
+    return passed(f"{name}: {submission.files[name]:,} bytes, {kind}")
 
 
 @check(
@@ -221,28 +217,29 @@ def json_bytes(submission: Submission) -> Finding:
     bytes_total their sum.
     """
     total, code = whole(submission, "bytes_total"), whole(submission, "bytes_code", "code_bytes")
-    model, artifacts = whole(submission, *MODEL_FIELDS), submission.artifacts
+    model = whole(submission, *MODEL_FIELDS)
     shown = _shown({"bytes_total": total, "bytes_code": code, "bytes_model": model})
     if not shown:
         raise CannotTell(f"{submission.json_name} states no bytes")
-    if code is None and not artifacts:
-        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
-    faults, sizes = [], {}
     rest = None if None in (total, code) else total - code
-    if None not in (rest, model) and rest != model:
-        faults.append(f"bytes_total - bytes_code is {rest:,}, bytes_model {model:,}")
+    stated_model = rest if model is None else model
+    claims = [("bytes_total - bytes_code", rest, {stated_model})]
     if code is not None:
         files = code_files(submission)
-        sizes["code"] = sum(files.values())
-        texts = () if submission.ours else submission.code.texts
-        if code not in (sizes["code"], *(submission.files[name] for name in texts)):
-            faults.append(f"bytes_code {code:,}, the files have {_shown(files)}")
-    if artifacts:
-        size = sizes[submission.artifact] = submission.files[submission.artifact]
-        stated = rest if model is None else model
-        if stated not in (None, size):
-            faults.append(f"the model is stated as {stated:,}, {submission.artifact} has {size:,}")
-    return judged(faults, f"stated {shown}; files: {_shown(sizes)}")
+        alone = () if submission.ours else submission.code.texts
+        sizes = {sum(files.values()), *(submission.files[name] for name in alone)}
+        claims.append((f"bytes_code ({', '.join(files)})", code, sizes))
+    elif not submission.artifacts:
+        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
+    if submission.artifacts:
+        size = submission.files[submission.artifact]
+        claims.append((submission.artifact, stated_model, {size}))
+    faults = [
+        f"{what}: stated {stated:,}, the files have {_listed(sizes)}"
+        for what, stated, sizes in claims
+        if stated is not None and stated not in sizes
+    ]
+    return judged(faults, f"stated {shown}, as the files have")
 
 
 def _listed(sizes: Iterable[int]) -> str:
@@ -354,8 +351,6 @@ def pinned(submission: Submission) -> Finding:
     wanted = requirements(submission)
     if not wanted or not (wanted.pins or wanted.elsewhere):
         raise CannotTell("there is no requirements.txt that names a package")
-    if wanted.elsewhere:
-        lines = "; ".join(wanted.elsewhere[:5])
-        return failed(f"on the author's machine, or not in the folder: {lines}")
-    faults = [f"without one version: {', '.join(wanted.loose[:12])}"] if wanted.loose else []
-    return judged(faults, ", ".join(f"{name}{pin}" for name, pin in wanted.pins.items()))
+    faults = [f"{line}: on the author's disk or in no file here" for line in wanted.elsewhere]
+    faults += [f"{line}: not one version" for line in wanted.loose]
+    return judged(faults[:12], ", ".join(f"{name}{pin}" for name, pin in wanted.pins.items()))

@@ -5,7 +5,7 @@ listed, never loaded.
 import ast
 
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, judged, passed
 
 EXECUTING = {  # what may execute the file that it loads: with which options it does
     "torch.load": lambda options: options.get("weights_only") is not True,
@@ -36,14 +36,10 @@ def pickles(submission: Submission) -> Finding:
     opcode and name.
     """
     scan = submission.scanned
-    if scan.dangers:
-        return failed("; ".join(scan.dangers[:5]))
-    if scan.unread:
+    if scan.unread and not scan.dangers:
         raise CannotTell("; ".join(scan.unread[:3]))
-    return passed(
-        f"{len(scan.pickles)} pickles in {scan.files} files, {scan.size:,} bytes: {scan.opcodes:,}"
-        " opcodes listed, only tensors named"
-    )
+    listed = f"{len(scan.pickles)} pickles, {scan.opcodes:,} opcodes listed, only tensors named"
+    return judged(scan.dangers[:5], f"{listed}, in {scan.files} files of {scan.size:,} bytes")
 
 
 @check(
@@ -130,5 +126,4 @@ def hidden_code(submission: Submission) -> Finding:
     if code.entry is None or any(s.tree is None and s not in hidden for s in code.running):
         code.require_read()
     shown = ", ".join(f"{source.label} of {len(source.text):,} characters" for source in hidden[:3])
-    nothing = f"nothing is exec'd in {len(code.running)} sources"
-    return passed(f"packed in strings: {shown}" if hidden else nothing)
+    return passed(f"{len(code.running)} sources, packed in strings: {shown or 'none'}")
