@@ -5,7 +5,7 @@ the weight rests on.
 import ast
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from fast.artifact import LIMIT
 from fast.codec import available
@@ -291,22 +291,17 @@ def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None)
     return {names[name].partition(".")[0] for name in used & names.keys()} & COMPRESSORS.keys()
 
 
-def fallbacks(source: Source) -> list[str]:
-    """Return where a missing compressor is replaced by another one without an error."""
-    places = []
+def fallbacks(source: Source) -> Iterator[str]:
+    """Yield where a missing compressor is replaced by another one without an error."""
     for node in source.of(ast.Try):
         tried = _used(source, aliases(ast.walk(ast.Module(node.body, []))), node)
-        silent = [
-            handler
-            for handler in node.handlers
-            if any(word in ast.unparse(handler.type or ast.Name("Exception")) for word in ABSENCE)
-            and not any(isinstance(part, ast.Raise) for part in ast.walk(handler))
-        ]
-        if tried and silent:
-            instead = ast.unparse(silent[0].body[0])[:60]
-            where = f"{source.label}:{node.lineno}"
-            places.append(f"{where}: without {min(tried)} it goes on ({instead})")
-    return places
+        for handler in node.handlers:
+            caught = ast.unparse(handler.type) if handler.type else "Exception"
+            silent = not any(isinstance(part, ast.Raise) for part in ast.walk(handler))
+            if tried and silent and any(word in caught for word in ABSENCE):
+                instead = ast.unparse(handler.body[0])[:60]
+                where = f"{source.label}:{node.lineno}"
+                yield f"{where}: without {min(tried)} it goes on ({instead})"
 
 
 @check(
