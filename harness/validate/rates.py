@@ -57,7 +57,7 @@ def _pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 def factors(node: ast.AST, known: Values, depth: int = 0) -> Iterator[ast.AST]:
     """Yield what an expression multiplies and divides, names followed to what they were assigned;
-    sums and logarithms hold no factors, they are factors.
+    sums and logarithms are factors as a whole.
     """
     parts: list[ast.AST] = []
     match node:
