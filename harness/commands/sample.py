@@ -14,8 +14,7 @@ from reference.recipe import Order
 class Sample:
     """Draw text from a model along an evaluation order.
 
-    Example: maskgolf sample runs/demo --prompt "The class statement" --count 2 --order confidence
-    --temperature 0.8
+    Example: maskgolf sample runs/demo --prompt "The class" --order confidence --temperature 0.8
     """
 
     # Run directory or .mgolf file.
