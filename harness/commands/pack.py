@@ -15,7 +15,7 @@ class Pack:
     """Write the submission folder of finished runs that differ in seed alone: README, JSON,
     train_gpt.py, logs, first run's artifact.
 
-    Example: maskgolf pack runs/a runs/b --name Mine --author "A. Person" --github-id me --out records
+    Example: maskgolf pack runs/a runs/b --name Mine --author Me --github-id me --out records
     """
 
     runs: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN")]]
