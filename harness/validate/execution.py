@@ -13,10 +13,10 @@ from fast import container
 from fast.data import write_shard
 from fast.evaluate import default_effort
 from harness.validate import rescore, sandbox
-from harness.validate.model import Model, Text, model, once, text, together
+from harness.validate.model import Text, model, once, text, together
 from harness.validate.sandbox import Box, Ran
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell
+from harness.validate.verdict import CannotTell, require
 
 STEPS = 2  # of training
 MOST_WINDOWS = 256  # scored by the submission's own code
@@ -51,32 +51,29 @@ class Trial(NamedTuple):
 
 def printed(out: str) -> Printed | None:
     """Return the last score line with its counts."""
-    lines = list(SCORE.finditer(out))
     try:
-        loss, bpb, stderr, tokens, total = lines[-1].groups()
-        stderr = float(stderr) if stderr else None
-        return Printed(float(loss), float(bpb), stderr, int(tokens), int(total))
+        loss, bpb, stderr, tokens, total = SCORE.findall(out)[-1]
+        error = float(stderr) if stderr else None
+        return Printed(float(loss), float(bpb), error, int(tokens), int(total))
     except (ValueError, IndexError):
         return None
 
 
 def allowed(submission: Submission) -> None:
     """Raise CannotTell unless code of the submission may be executed and can be held."""
-    if not submission.options.run:
-        raise CannotTell("nothing is executed without --run")
-    if not sandbox.has_namespaces():
-        raise CannotTell("this system has no namespaces to hold a program: nothing is executed")
+    require(submission.options.run, "nothing is executed without --run")
+    held = sandbox.has_namespaces()
+    require(held, "this system has no namespaces to hold a program: nothing is executed")
 
 
 def ready(submission: Submission) -> None:
     """Raise CannotTell unless the whole submission may be executed and can be on this machine."""
     allowed(submission)
     code = submission.code
-    if code.entry is None:
-        raise CannotTell("there is no script to run")
-    cuda = any("cuda" in source.text for source in code.required)
-    if cuda and not submission.ours and not torch.cuda.is_available():
-        raise CannotTell(f"{code.entry} needs a CUDA device, this machine has none")
+    require(code.entry, "there is no script to run")
+    cuda = not submission.ours and any("cuda" in source.text for source in code.required)
+    possible = torch.cuda.is_available() or not cuda
+    require(possible, f"{code.entry} needs a CUDA device, this machine has none")
 
 
 def view(box: Box, given: Text, ids: np.ndarray, train_tokens: int) -> dict[str, str]:
@@ -97,24 +94,20 @@ def view(box: Box, given: Text, ids: np.ndarray, train_tokens: int) -> dict[str,
     }
 
 
-def _few_windows(submission: Submission, opened: Model, given: Text) -> int:
-    """Return how many windows the submission's code can score in an eighth of the time, as fast as
-    ours does.
+@once
+def scored_ids(submission: Submission) -> np.ndarray:
+    """Return the validation tokens that the submission's code is asked to score: what it can in an
+    eighth of the time, if it is as fast as ours.
     """
+    ready(submission)
+    known = submission.ours
+    require(known, "maskgolf pack did not write it: how it scores its artifact is not known")
+    opened, given = together(submission)
     length = min(opened.recipe.model.length, len(given.validation))
     passes = default_effort(opened.recipe).passes(length)
     affordable = submission.options.time_limit / 8 / (passes * rescore.pass_seconds(opened, length))
-    return max(2, min(int(affordable), MOST_WINDOWS, len(given.validation) // length))
-
-
-@once
-def scored_ids(submission: Submission) -> np.ndarray:
-    """Return the validation tokens that the submission's code is asked to score."""
-    ready(submission)
-    if not submission.ours:
-        raise CannotTell("maskgolf pack did not write it: how it scores its artifact is not known")
-    opened, given = together(submission)
-    return given.ids(_few_windows(submission, opened, given) * opened.recipe.model.length)
+    windows = max(2, min(int(affordable), MOST_WINDOWS, len(given.validation) // length))
+    return given.ids(windows * opened.recipe.model.length)
 
 
 def _score(submission: Submission, ids: np.ndarray, artifact: bytes | None = None) -> Trial:
@@ -158,6 +151,7 @@ def _train(submission: Submission, scrambled: bool) -> Trial:
     """Return what a few steps of training did; scrambled: with the validation tokens in another
     order.
     """
+    ready(submission)
     given = text(submission)
     length, tokens, vocab = 1024, 1 << 20, given.tokenizer.vocab
     if submission.ours:
@@ -165,14 +159,13 @@ def _train(submission: Submission, scrambled: bool) -> Trial:
         tokens = opened.recipe.training.tokens_per_step
         length, vocab = opened.recipe.model.length, opened.recipe.model.vocab
         seconds = 3 * STEPS * (tokens // length) * rescore.pass_seconds(opened, length)
-        if seconds > submission.options.time_limit / 4:
-            raise CannotTell(
-                f"{STEPS} training steps would take about {seconds / 60:.0f} minutes on this"
-                " machine; raise --time-limit"
-            )
+        require(
+            seconds <= submission.options.time_limit / 4,
+            f"{STEPS} training steps would take about {seconds / 60:.0f} minutes on this machine;"
+            " raise --time-limit",
+        )
     ids = given.ids(max(2, min(64, len(given.validation) // length)) * length)
-    if scrambled:
-        ids = np.random.default_rng(0).permutation(ids)
+    ids = np.random.default_rng(0).permutation(ids) if scrambled else ids
     with Box(submission) as box:
         made = box.folder / WRITTEN
         made.unlink(missing_ok=True)
@@ -190,14 +183,12 @@ def _train(submission: Submission, scrambled: bool) -> Trial:
 @once
 def trained(submission: Submission) -> Trial:
     """Return a few steps of training on the given data."""
-    ready(submission)
     return _train(submission, False)
 
 
 @once
 def trained_blind(submission: Submission) -> Trial:
     """Return the same steps with other validation text."""
-    trained(submission)
     return _train(submission, True)
 
 
@@ -208,8 +199,7 @@ def trained_again(submission: Submission) -> Trial:
 
 def last_line(output: str) -> str:
     """Return the last line that says something."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "no output"
+    return (output.strip().splitlines() or ["no output"])[-1].strip()
 
 
 def problem(submission: Submission, ran: Ran) -> str | None:
@@ -221,19 +211,16 @@ def problem(submission: Submission, ran: Ran) -> str | None:
     missing = re.search(r"ModuleNotFoundError: No module named '([\w.]+)'", ran.err)
     if missing and missing[1].partition(".")[0] not in ("harness", "fast", "reference"):
         raise CannotTell(f"the package {missing[1]} is not installed here")
-    ending = f"exit code {ran.code}: {last_line(ran.err)}"
-    if ran.code is None:
-        ending = f"stopped after {ran.seconds:.0f} s, still running"
-    if not submission.ours:
-        raise CannotTell(f"{submission.code.entry}: {ending}")
+    stopped = f"stopped after {ran.seconds:.0f} s, still running"
+    ending = stopped if ran.code is None else f"exit code {ran.code}: {last_line(ran.err)}"
+    require(submission.ours, f"{submission.code.entry}: {ending}")
     return ending
 
 
 def score_of(submission: Submission, trial: Trial) -> Printed:
     """Return the score that an execution printed; CannotTell where it did not end well."""
-    fault = problem(submission, trial.ran)
-    if fault or trial.printed is None:
-        raise CannotTell(f"its own code printed no score: {fault or last_line(trial.ran.out)}")
+    fault = problem(submission, trial.ran) or (not trial.printed and last_line(trial.ran.out))
+    require(not fault, f"its own code printed no score: {fault}")
     return trial.printed
 
 
@@ -244,9 +231,8 @@ def executions(submission: Submission) -> list[Ran]:
         try:
             runs.append(execution(submission).ran)
         except CannotTell as reason:
-            reasons.append(reason)
-    if not runs:
-        raise reasons[0]
-    if not any(ran.noted("ready") for ran in runs):
-        raise CannotTell("the observer did not load in the program")
+            reasons.append(str(reason))
+    require(runs, "; ".join(dict.fromkeys(reasons)))
+    observed = any(ran.noted("ready") for ran in runs)
+    require(observed, "the observer did not load in the program")
     return runs

@@ -14,7 +14,7 @@ from fast.bytes import Tokenizer, load_tokenizer
 from fast.likelihood import LogProbs
 from harness.importers import convert
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell
+from harness.validate.verdict import CannotTell, require
 from reference.recipe import InputError, Recipe
 
 MOST_TOKENS = 1 << 26  # of a split that a check reads; the full validation set has 62,021,845
@@ -55,12 +55,11 @@ def once(function: Callable) -> Callable:
     def remembered(submission: Submission):
         if submission not in kept:
             try:
-                kept[submission] = (function(submission), None)
+                kept[submission] = (function(submission), "")
             except CannotTell as reason:
                 kept[submission] = (None, str(reason))
         value, reason = kept[submission]
-        if reason is not None:
-            raise CannotTell(reason)
+        require(not reason, reason)
         return value
 
     return remembered
@@ -74,37 +73,27 @@ def model(submission: Submission) -> Model:
         if name.endswith(".mgolf"):
             header, params = container.unpack(submission.read(name), name)
             recipe = artifact.recipe_of(header, name)
-            _check_shapes(params, recipe, name)
         else:
-            header, (recipe, params) = {}, convert.load(submission.path(name))
+            header, (recipe, params) = {}, convert.load(submission.root / name)
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
+    shapes = {(key, tuple(value.shape)) for key, value in params.items()}
+    expected = {(key, tuple(shape)) for key, shape in transformer.shapes(recipe.model).items()}
+    others = ", ".join(sorted({key for key, _ in shapes ^ expected})[:5])
+    require(shapes == expected, f"{name} has other tensors than its recipe: {others}")
     named = header.get("tokenizer_sha256")
     sha256 = named if isinstance(named, str) else None
     return Model(recipe, evaluate.predictor(params, recipe), sha256)
-
-
-def _check_shapes(params: dict, recipe: Recipe, name: str) -> None:
-    expected = {key: tuple(shape) for key, shape in transformer.shapes(recipe.model).items()}
-    shapes = {key: tuple(value.shape) for key, value in params.items()}
-    names = expected.keys() | shapes.keys()
-    differing = sorted(key for key in names if expected.get(key) != shapes.get(key))
-    if differing:
-        raise InputError(
-            f"{name}: expected the tensors of its recipe, found others: {', '.join(differing[:5])}"
-        )
 
 
 @once
 def text(submission: Submission) -> Text:
     """Return the data given with --data and --tokenizer."""
     options = submission.options
-    if options.data is None:
-        raise CannotTell("needs the validation text: pass --data and --tokenizer")
+    require(options.data, "needs the validation text: pass --data and --tokenizer")
     try:
         layout = data.find_layout(options.data, options.tokenizer)
-        if not layout.validation:
-            raise CannotTell(f"{options.data} has no validation shards (*_val_*.bin)")
+        require(layout.validation, f"{options.data} has no validation shards (*_val_*.bin)")
         train = data.Tokens(layout.train) if layout.train else None
         return Text(train, data.Tokens(layout.validation), load_tokenizer(layout.tokenizer))
     except InputError as error:
@@ -114,9 +103,6 @@ def text(submission: Submission) -> Text:
 def together(submission: Submission) -> tuple[Model, Text]:
     """Return model and data that fit: one tokenizer, ids within the vocabulary."""
     opened, given = model(submission), text(submission)
-    pieces = opened.recipe.model.vocab
-    if given.tokenizer.vocab != pieces:
-        raise CannotTell(
-            f"the model has {pieces} pieces, the tokenizer given {given.tokenizer.vocab}"
-        )
+    pieces, others = opened.recipe.model.vocab, given.tokenizer.vocab
+    require(pieces == others, f"the model has {pieces} pieces, the tokenizer given {others}")
     return opened, given

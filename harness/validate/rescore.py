@@ -3,6 +3,7 @@ the time allows.
 """
 
 import math
+import re
 import time
 from typing import NamedTuple
 
@@ -12,9 +13,9 @@ import torch
 from fast import data, evaluate
 from fast.evaluate import Effort
 from fast.objective import objective_of
-from fast.orders import ORDERS
 from harness.validate.model import Model, Text
 from harness.validate.numbers import digits
+from reference.recipe import ORDERS
 
 CHUNKS = 16  # stretches of the split that stand for it where time is short
 BATCH_TOKENS = 1 << 15  # per forward pass
@@ -30,24 +31,17 @@ class Measured(NamedTuple):
     windows: int
     of: int
 
-    @property
-    def whole(self) -> bool:
-        """Whether every window was scored."""
-        return self.windows == self.of
-
 
 def effort_of(named: str, causal: bool, epsilon: float) -> Effort | None:
     """Return the effort that an estimator's name stands for, None for a name of somebody else's."""
-    words = named.lower().replace("_", "-").split()
+    words = re.findall(r"[\w-]+", named.lower().replace("_", "-"))
     if causal:
         known = not words or {"causal", "autoregressive", "ar"} & set(words)
         return Effort("causal", epsilon=epsilon) if known else None
-    if not words or words[0] not in ("nelbo", "nelbo-grid", "chain"):
+    if not {"nelbo", "nelbo-grid", "chain"} & set(words[:1]):
         return None
-    if words[0] != "chain":
-        return Effort(words[0], epsilon=epsilon)
-    orders = [word.strip("(),") for word in words[1:] if word.strip("(),") in ORDERS]
-    return Effort("chain", orders[0] if orders else "left-to-right", epsilon=epsilon)
+    order = next((word for word in words if word in ORDERS), "left-to-right")
+    return Effort(words[0], order if words[0] == "chain" else None, epsilon=epsilon)
 
 
 def pass_seconds(opened: Model, length: int) -> float:
@@ -62,12 +56,10 @@ def pass_seconds(opened: Model, length: int) -> float:
 
 def ranges(total: int, wanted: int) -> list[tuple[int, int]]:
     """Return disjoint ranges of windows, spread evenly over the split, `wanted` windows in all."""
-    if wanted >= total:
-        return [(0, total)]
-    chunks = min(CHUNKS, wanted)
-    edges = np.arange(chunks + 1) * wanted // chunks
-    sizes, starts = np.diff(edges), np.arange(chunks) * total // chunks
-    return [(int(start), int(start + size)) for start, size in zip(starts, sizes, strict=True)]
+    chunks = min(CHUNKS, wanted) if wanted < total else 1
+    sizes = np.diff(np.arange(chunks + 1) * min(wanted, total) // chunks).tolist()
+    starts = (np.arange(chunks) * total // chunks).tolist()
+    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def measure(
@@ -120,7 +112,7 @@ def allowed(measured: Measured, claim: float, stderr: float | None) -> float:
     other = score.stderr_masks if stderr is None else stderr
     same_masks = stderr is not None and math.isclose(stderr, score.stderr_masks, rel_tol=SAME_MASKS)
     spread = 2 * math.hypot(score.stderr_masks, other)
-    if not measured.whole:
+    if measured.windows < measured.of:
         spread = 4 * math.hypot(score.stderr_sequences, other)
     elif same_masks or not score.stderr_masks:
         spread = 0.0

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,7 @@ class Box:
         self.folder = self.root / "folder"
         for name in submission.files:
             (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(submission.path(name), self.folder / name, follow_symlinks=False)
+            shutil.copyfile(submission.root / name, self.folder / name, follow_symlinks=False)
         observer = Path(__file__).with_name("observer.py")
         shutil.copyfile(observer, self.root / "observer" / "sitecustomize.py")
 
@@ -87,12 +88,24 @@ class Box:
         """
         out, err, notes = (self.root / "observer" / name for name in ("out", "err", "notes"))
         notes.unlink(missing_ok=True)
+        temporary = dict.fromkeys(
+            ("TMPDIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"), str(self.root / "tmp")
+        )
+        environment = {
+            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **temporary,
+            "HOME": str(self.root / "home"),
+            "PYTHONPATH": str(self.root / "observer"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            **(variables or {}),
+        }
         started = time.monotonic()
         with open(out, "wb") as out_file, open(err, "wb") as err_file:
             process = subprocess.Popen(
                 _fenced(self.root, arguments),
                 cwd=self.folder,
-                env=self._environment(variables or {}),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out_file,
                 stderr=err_file,
@@ -103,23 +116,11 @@ class Box:
             except subprocess.TimeoutExpired:
                 code = None
             finally:
-                _end(process)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         seconds = time.monotonic() - started
         return Ran(code, seconds, _tail(out), _tail(err), _notes(notes))
-
-    def _environment(self, variables: dict[str, str]) -> dict[str, str]:
-        temporary = str(self.root / "tmp")
-        return {
-            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
-            "HOME": str(self.root / "home"),
-            "TMPDIR": temporary,
-            "TORCHINDUCTOR_CACHE_DIR": temporary,
-            "TRITON_CACHE_DIR": temporary,
-            "PYTHONPATH": str(self.root / "observer"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-            **variables,
-        }
 
 
 def _folders(*names: str) -> Path:
@@ -149,14 +150,6 @@ def has_namespaces() -> bool:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _end(process: subprocess.Popen) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-
-
 def _tail(file: Path) -> str:
     with open(file, "rb") as opened:
         opened.seek(max(0, file.stat().st_size - TAIL))
@@ -165,10 +158,8 @@ def _tail(file: Path) -> str:
 
 def _notes(file: Path) -> tuple[tuple[str, str], ...]:
     notes = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
-        try:
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        with suppress(ValueError, TypeError):  # a line that the program itself wrote
             kind, what = json.loads(line)
             notes.append((str(kind), str(what)))
-        except (ValueError, TypeError):  # written by the program itself
-            continue
     return tuple(notes)

@@ -6,16 +6,18 @@ import json
 import math
 import os
 import re
-import stat
+import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fast import container
 from harness.validate import scan, source, training_log
 from harness.validate.numbers import agree
-from harness.validate.verdict import CannotTell
+from harness.validate.verdict import CannotTell, require
 from reference.recipe import InputError
 
 MAX_FILES = 5_000  # regular files looked at
@@ -23,7 +25,6 @@ MAX_DEPTH = 12  # folders below the submission
 MAX_READ = 1 << 28  # bytes of an artifact: sixteen times the challenge's limit
 MAX_TEXT = 1 << 26  # bytes of a log or a source file
 MAX_JSON = 1 << 22  # bytes of submission.json
-MAX_LOGS = 64  # log files parsed
 MAX_README = 1 << 20  # characters that are looked at
 README = r"readme(\.(md|rst|txt))?"
 MODELS = (
@@ -60,12 +61,8 @@ class Options:
 
 def number(value: object) -> float | None:
     """Return a finite JSON number as a float, None for anything else (booleans too)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if numeric and abs(value) <= sys.float_info.max else None
 
 
 def numbers(rows: dict[str, dict], *names: str) -> dict[str, float]:
@@ -77,6 +74,11 @@ def numbers(rows: dict[str, dict], *names: str) -> dict[str, float]:
     return {key: some[0] for key, some in values.items() if some}
 
 
+def _open(path: str, flags: int) -> int:
+    """Open a file that may have been replaced by a link or a pipe since it was listed."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
 class Submission:
     """One folder. Accessors return values or raise CannotTell with the reason; whatever is read is
     kept.
@@ -85,52 +87,44 @@ class Submission:
     def __init__(self, root: Path | str, options: Options | None = None):
         """List the folder; InputError where there is none."""
         self.root, self.options = Path(root), options or Options()
-        if not self.root.is_dir():
-            kind = "a file" if self.root.exists() else "nothing"
+        try:
+            names = sorted(os.listdir(self.root))
+        except OSError as error:
+            kinds = {NotADirectoryError: "a file", FileNotFoundError: "nothing"}
+            kind = kinds.get(type(error), f"one that does not open ({error.strerror})")
             raise InputError(
                 f"{self.root}: expected a submission folder, found {kind}; name the folder that"
                 " holds submission.json"
-            )
+            ) from error
         self.name = self.root.resolve().name
         self.parent = self.root.resolve().parent.name
         self.files: dict[str, int] = {}  # regular files: path below the folder -> bytes
         self.folders: list[str] = []
         self.strange: list[str] = []  # links, devices, what is unreadable, too deep or too much
         self._kept: dict[str, bytes] = {}
-        self._list("", 0)
+        for name in names:
+            self._list(name)
 
-    def _list(self, below: str, depth: int) -> None:
+    def _list(self, name: str) -> None:
+        """List a file, a folder with all that it holds, or what is strange about a name."""
+        path = self.root / name
         try:
-            entries = sorted(os.scandir(self.root / below), key=lambda entry: entry.name)
-        except OSError as error:
-            self.strange.append(f"{below or '.'}: not readable ({error.strerror})")
-            return
-        for entry in entries:
-            path = f"{below}{entry.name}"
             if len(self.files) >= MAX_FILES:
-                self.strange.append(f"{path}: not looked at, more than {MAX_FILES:,} files")
-                return
-            try:
-                self._enter(entry, path, depth)
-            except OSError as error:
-                self.strange.append(f"{path}: not readable ({error.strerror})")
-
-    def _enter(self, entry: os.DirEntry, path: str, depth: int) -> None:
-        if entry.is_symlink():
-            self.strange.append(f"{path}: a link to {os.readlink(self.root / path)}")
-        elif entry.is_file(follow_symlinks=False):
-            self.files[path] = entry.stat(follow_symlinks=False).st_size
-        elif not entry.is_dir(follow_symlinks=False):
-            self.strange.append(f"{path}: neither a file nor a folder")
-        elif depth >= MAX_DEPTH:
-            self.strange.append(f"{path}: not looked at, more than {MAX_DEPTH} folders deep")
-        else:
-            self.folders.append(path)
-            self._list(f"{path}/", depth + 1)
-
-    def path(self, name: str) -> Path:
-        """Return where a listed file is."""
-        return self.root / name
+                self.strange.append(f"{name}: not looked at, more than {MAX_FILES:,} files")
+            elif path.is_symlink():
+                self.strange.append(f"{name}: a link to {os.readlink(path)}")
+            elif path.is_file():
+                self.files[name] = path.stat().st_size
+            elif not path.is_dir():
+                self.strange.append(f"{name}: neither a file nor a folder")
+            elif name.count("/") >= MAX_DEPTH:
+                self.strange.append(f"{name}: not looked at, more than {MAX_DEPTH} folders deep")
+            else:
+                self.folders.append(name)
+                for below in sorted(os.listdir(path)):
+                    self._list(f"{name}/{below}")
+        except OSError as error:
+            self.strange.append(f"{name}: not readable ({error.strerror})")
 
     def find(self, pattern: str) -> list[str]:
         """Return the top-level files whose whole name matches a regular expression, case
@@ -141,25 +135,17 @@ class Submission:
 
     def read(self, name: str, most: int = MAX_READ) -> bytes:
         """Return the bytes of a listed regular file."""
-        if name not in self.files:
-            raise CannotTell(f"{name} is not in the folder")
-        if self.files[name] > most:
-            raise CannotTell(
-                f"{name} has {self.files[name]:,} bytes, more than the {most:,} that are read"
-            )
+        require(name in self.files, f"{name} is not in the folder")
+        size = self.files[name]
+        require(size <= most, f"{name} has {size:,} bytes, more than the {most:,} that are read")
         if name in self._kept:
             return self._kept[name]
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with open(os.open(self.path(name), flags), "rb") as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise CannotTell(f"{name} is no longer a regular file")
+            with open(self.root / name, "rb", opener=_open) as file:
                 data = file.read(most + 1)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise CannotTell(f"{name} cannot be read ({reason})") from error
-        if len(data) > most:
-            raise CannotTell(f"{name} has more than the {most:,} bytes that are read")
+        except OSError as error:
+            raise CannotTell(f"{name} cannot be read ({error.strerror})") from error
+        require(len(data) <= most, f"{name} has more than the {most:,} bytes that are read")
         if len(data) <= MAX_JSON and sum(map(len, self._kept.values())) <= MAX_TEXT:
             self._kept[name] = data
         return data
@@ -187,8 +173,7 @@ class Submission:
     @property
     def json_name(self) -> str:
         """Name of the submission's JSON."""
-        if not self.jsons:
-            raise CannotTell("there is no submission.json")
+        require(self.jsons, "there is no submission.json")
         return self.jsons[0]
 
     @cached_property
@@ -214,8 +199,8 @@ class Submission:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
         except ValueError as error:
             raise CannotTell(f"{self.json_name} is not JSON ({error})") from error
-        if not isinstance(value, dict):
-            raise CannotTell(f"{self.json_name} holds a {type(value).__name__}, not an object")
+        kind = type(value).__name__
+        require(isinstance(value, dict), f"{self.json_name} holds a {kind}, not an object")
         return value, faults
 
     @cached_property
@@ -233,23 +218,20 @@ class Submission:
     def claim(self, *names: str) -> float:
         """Return the first of these fields that is a finite number; CannotTell where none is."""
         value = numbers({"": self.json[0]}, *names).get("")
-        if value is None:
-            raise CannotTell(f"{self.json_name} has no number {' or '.join(names)}")
+        require(value is not None, f"{self.json_name} has no number {' or '.join(names)}")
         return value
 
     @cached_property
     def seed_claims(self) -> dict[str, dict]:
         """Fields of each seed in the JSON, by the seed as text; {} where it names none."""
-        for name in ("seed_results", "seeds", "results"):
-            value = self.claims.get(name)
-            if isinstance(value, dict):
-                seeds = {re.sub(r"^seed[_ ]?", "", str(seed)): row for seed, row in value.items()}
-                return {
-                    seed: row if isinstance(row, dict) else {"val_bpb": row}
-                    for seed, row in seeds.items()
-                    if seed.isdigit()
-                }
-        return {}
+        values = [self.claims.get(name) for name in ("seed_results", "seeds", "results")]
+        rows = next((value for value in values if isinstance(value, dict)), {})
+        seeds = {re.sub(r"^seed[_ ]?", "", seed): row for seed, row in rows.items()}
+        return {
+            seed: row if isinstance(row, dict) else {"val_bpb": row}
+            for seed, row in seeds.items()
+            if seed.isdigit()
+        }
 
     @cached_property
     def seed_scores(self) -> dict[str, float]:
@@ -278,17 +260,16 @@ class Submission:
     @cached_property
     def required_logs(self) -> list[training_log.Log]:
         """The submission's logs; CannotTell where there are none."""
-        if not self.own_logs:
-            raise CannotTell("there is no training log")
+        require(self.own_logs, "there is no training log")
         return self.own_logs
 
     @cached_property
     def track(self) -> str:
         """10min_16mb or non_record_16mb, from the JSON or the folder around the submission."""
-        for spelling in (self.claims.get("track"), self.parent):
-            if isinstance(spelling, str) and spelling in TRACKS:
-                return TRACKS[spelling]
-        raise CannotTell("no track: the JSON names none, and the folder is in no track_* folder")
+        names = [str(name) for name in (self.claims.get("track"), self.parent)]
+        tracks = [TRACKS[name] for name in names if name in TRACKS]
+        require(tracks, "no track: the JSON names none, and the folder is in no track_* folder")
+        return tracks[0]
 
     @cached_property
     def ours(self) -> bool:
@@ -298,14 +279,12 @@ class Submission:
     @cached_property
     def header(self) -> dict:
         """The header of our container, {} where there is none that reads."""
-        if not self.ours:
-            return {}
         try:
             header, _ = container.read_header(self.read(self.artifact))
             container.check_table(header["tensors"], header["raw_bytes"])
+            return header
         except (CannotTell, InputError):
             return {}
-        return header
 
     @cached_property
     def recipe(self) -> dict[str, dict]:
@@ -322,59 +301,54 @@ class Submission:
     @cached_property
     def artifacts(self) -> dict[str, int]:
         """Files that may hold weights, largest first: path -> bytes."""
-        sizes = {}
-        for name, size in self.files.items():
-            path = Path(name)
-            kind = path.suffix.lower()
-            if kind in MODELS and not path.stem.endswith(".py"):
-                if kind not in VAGUE or size >= LEAST:
-                    sizes[name] = size
-        return dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0])))
+        kinds = {name: Path(name).suffix.lower() for name in self.files}
+        names = [
+            name
+            for name, kind in kinds.items()
+            if kind in MODELS
+            and not Path(name).stem.endswith(".py")
+            and (kind not in VAGUE or self.files[name] >= LEAST)
+        ]
+        return {name: self.files[name] for name in sorted(names, key=lambda n: (-self.files[n], n))}
 
     @cached_property
     def artifact(self) -> str:
         """The file that is the submission's model."""
-        names = [name for name in self.artifacts if name.endswith(".mgolf")] or [*self.artifacts]
-        if not names:
-            raise CannotTell("the artifact is not in the folder")
-        return names[0]
+        require(self.artifacts, "the artifact is not in the folder")
+        ours = [name for name in self.artifacts if name.endswith(".mgolf")]
+        return [*ours, *self.artifacts][0]
 
     @cached_property
     def code(self) -> source.Code:
         """Its Python, read statically: what is hidden in compressed strings too."""
-        texts, total = {}, 0
-        for name, size in self.files.items():
-            if not name.endswith(".py"):
-                continue
-            total += size
+        names = [name for name in self.files if name.endswith(".py")]
+        sources = self._each(names, lambda name: self.read(name, MAX_TEXT), MAX_TEXT)
+        return source.Code(dict(sources), self.files)
+
+    def _each(self, names: list[str], read: Callable, most: int) -> Iterator[tuple[str, Any]]:
+        """Yield (name, what `read` returns of it) for the files that are read and have at most
+        `most` bytes together; note the others.
+        """
+        total = 0
+        for name in names:
+            total += self.files[name]
             try:
-                if total > MAX_TEXT:
-                    raise CannotTell(f"{name}: not read, more than {MAX_TEXT:,} bytes of Python")
-                texts[name] = self.read(name, MAX_TEXT)
+                require(total <= most, f"{name}: not read, more than {most:,} bytes of its kind")
+                yield name, read(name)
             except CannotTell as reason:
                 self.strange.append(str(reason))
-        return source.Code(texts, self.files)
 
     @cached_property
     def logs(self) -> tuple[training_log.Log, ...]:
         """Its training logs, parsed: .log and .txt files that hold step lines or final scores."""
-        logs, total = [], 0
-        for name, size in self.files.items():
-            if Path(name).suffix.lower() not in (".log", ".txt") or "requirements" in name.lower():
-                continue
-            total += size
-            if len(logs) >= MAX_LOGS or total > 2 * MAX_TEXT:
-                limits = f"{MAX_LOGS} logs or {2 * MAX_TEXT:,} bytes of them"
-                self.strange.append(f"{name}: not read, more than {limits}")
-                break
-            try:
-                log = training_log.parse(name, self.text(name))
-            except CannotTell as reason:
-                self.strange.append(str(reason))
-                continue
-            if log.points or log.finals:
-                logs.append(log)
-        return tuple(logs)
+        names = [
+            name
+            for name in self.files
+            if name.lower().endswith((".log", ".txt")) and "requirements" not in name.lower()
+        ]
+        texts = self._each(names, self.text, 2 * MAX_TEXT)
+        logs = [training_log.parse(name, text) for name, text in texts]
+        return tuple(log for log in logs if log.points or log.finals)
 
     @cached_property
     def scanned(self) -> scan.Scan:

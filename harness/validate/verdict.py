@@ -11,6 +11,12 @@ class CannotTell(Exception):
     """What a check needs is not there or not readable; the message says what."""
 
 
+def require(condition: object, reason: str) -> None:
+    """Raise CannotTell with a reason where a condition does not hold."""
+    if not condition:
+        raise CannotTell(reason)
+
+
 class Finding(NamedTuple):
     """A verdict, and the numbers or names that it rests on."""
 

@@ -9,6 +9,7 @@ import sys
 import tokenize
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import packages_distributions
 from pathlib import PurePosixPath
 
@@ -18,7 +19,7 @@ from harness.validate import execution
 from harness.validate.requirements import instructions, requirements
 from harness.validate.source import IMPORT, dotted
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.verdict import Finding, check, failed, judged, passed, require
 
 VERSIONS = ((3, 10), (3, 11), (3, 12))
 # What the challenge's machine has without being asked.
@@ -64,26 +65,20 @@ def syntax_error(data: bytes, version: tuple[int, int]) -> str | None:
 def nested_quotes(text: str) -> int | None:
     """Return the line of the first f-string that only Python 3.12 reads (PEP 701)."""
     quotes: list[str] = []  # of the f-strings that are open
-    try:
+    with suppress(tokenize.TokenError, SyntaxError):
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            start = token.type == tokenize.FSTRING_START
-            quote = token.string.lstrip("rRfFbBuU")
-            if token.type == tokenize.FSTRING_END:
-                quotes.pop()
-            elif start or (quotes and token.type == tokenize.STRING):
-                long = start and quote in quotes
-                if long or any(len(q) == 1 and q == quote[:1] for q in quotes):
-                    return token.start[0]
-                if not start and "\\" in token.string:
-                    return token.start[0]
-            elif quotes and (
-                token.type == tokenize.COMMENT
-                or (token.type == tokenize.NL and len(quotes[-1]) == 1)
+            kind, quote = token.type, token.string.lstrip("rRfFbBuU")
+            start, string = kind == tokenize.FSTRING_START, kind == tokenize.STRING
+            if (
+                ((start or string) and any(len(q) == 1 and q == quote[:1] for q in quotes))
+                or (start and quote in quotes)
+                or (quotes and string and "\\" in token.string)
+                or (quotes and kind == tokenize.COMMENT)
+                or (quotes and kind == tokenize.NL and len(quotes[-1]) == 1)
             ):
                 return token.start[0]
             quotes += [quote] if start else []
-    except (tokenize.TokenError, SyntaxError, IndexError):
-        pass
+            quotes = quotes[:-1] if kind == tokenize.FSTRING_END else quotes
     return None
 
 
@@ -108,25 +103,25 @@ def versions(submission: Submission) -> Finding:
             elif problem:
                 name = ".".join(map(str, version))
                 faults.append(f"{source.label} does not parse on {name}: {problem}")
-    if unknown and not faults:
-        here = ".".join(map(str, sys.version_info[:2]))
-        raise CannotTell(f"this Python {here} cannot read for a newer one: {unknown[0]}")
+    here = ".".join(map(str, sys.version_info[:2]))
+    unread = f"this Python {here} cannot read for a newer one: {', '.join(unknown[:1])}"
+    require(faults or not unknown, unread)
     return judged(faults, f"{len(sources)} sources parse on 3.10, 3.11, 3.12")
 
 
 def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, bool]]:
     """Yield (top-level module, line, whether the program goes on without it) of every import."""
     names, body = [], []
-    if isinstance(node, ast.Import):
-        names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        names = [node.module]
-    elif isinstance(node, ast.Try):
-        caught = [ast.unparse(h.type) if h.type else "Exception" for h in node.handlers]
-        body = node.body if any(word in text for word in ABSENCE for text in caught) else []
-    elif isinstance(node, ast.Call) and dotted(node.func) in IMPORT and node.args:
-        name = getattr(node.args[0], "value", None)
-        names = [name] if isinstance(name, str) and re.match(r"[A-Za-z_]", name) else []
+    match node:
+        case ast.Import():
+            names = [alias.name for alias in node.names]
+        case ast.ImportFrom(module=str(name), level=0):
+            names = [name]
+        case ast.Try():
+            caught = [ast.unparse(h.type) if h.type else "Exception" for h in node.handlers]
+            body = node.body if any(word in text for word in ABSENCE for text in caught) else []
+        case ast.Call(args=[ast.Constant(value=str(name)), *_]) if dotted(node.func) in IMPORT:
+            names = [name] if re.match(r"[A-Za-z_]", name) else []
     for name in names:
         yield name.partition(".")[0], node.lineno, optional
     for child in ast.iter_child_nodes(node):
@@ -152,8 +147,7 @@ def imports(submission: Submission) -> Finding:
     text += canonicalize_name(wanted.comments) if wanted else ""
     missing, mentioned, optional, used = {}, {}, {}, set()  # dicts: each place once, in order
     for source in submission.code.required:
-        if source.tree is None:
-            raise CannotTell(f"{source.label} does not parse: {source.error}")
+        require(source.tree, f"{source.label} does not parse: {source.error}")
         for module, line, skippable in imported(source.tree):
             if module in sys.stdlib_module_names or module in local:
                 continue
@@ -167,11 +161,8 @@ def imports(submission: Submission) -> Finding:
             where[f"{module} ({source.label}:{line})"] = True
     if missing:
         return failed(f"not in requirements.txt: {', '.join(missing)}")
-    if mentioned:
-        raise CannotTell(
-            "installed by hand, as README or a comment says, not by requirements.txt:"
-            f" {', '.join(mentioned)}"
-        )
+    by_hand = "installed by hand, as README or a comment says, not by requirements.txt:"
+    require(not mentioned, f"{by_hand} {', '.join(mentioned)}")
     note = f"; used where installed: {', '.join(optional)}" if optional else ""
     return passed(f"beyond the standard library: {', '.join(sorted(used)) or 'nothing'}{note}")
 
@@ -189,12 +180,10 @@ def runs_alone(submission: Submission) -> Finding:
     """
     trial = execution.scored(submission)
     fault = execution.problem(submission, trial.ran)
-    if not fault and trial.printed is None:
-        said = execution.last_line(trial.ran.out)
-        fault = f"no line with val_loss, val_bpb, tokens and bytes: {said}"
-    if fault:
-        return failed(f"{submission.code.entry} --score: {fault}")
-    return passed(f"scored {trial.printed.tokens:,} tokens in {trial.ran.seconds:.1f} s")
+    if not fault and trial.printed:
+        return passed(f"scored {trial.printed.tokens:,} tokens in {trial.ran.seconds:.1f} s")
+    said = f"no line with val_loss, val_bpb, tokens and bytes: {execution.last_line(trial.ran.out)}"
+    return failed(f"{submission.code.entry} --score: {fault or said}")
 
 
 @check(
@@ -208,10 +197,8 @@ def trains(submission: Submission) -> Finding:
     """
     trial, ours = execution.trained(submission), submission.ours
     fault = execution.problem(submission, trial.ran)
-    if ours and not fault and not trial.artifact:
-        fault = f"it wrote no {execution.WRITTEN}"
-    if ours and not fault and not trial.printed:
-        fault = "it printed no score of the artifact"
+    if ours and not (trial.artifact and trial.printed):
+        fault = fault or f"it wrote no {execution.WRITTEN} or printed no score of it"
     if fault:
         return failed(f"{execution.STEPS} steps of {submission.code.entry}: {fault}")
     losses = ", ".join(loss for _, loss in trial.losses) or "not printed"
@@ -222,11 +209,10 @@ def _tried(submission: Submission, kind: str, what: str) -> Finding:
     """Judge what executions tried; those that failed or did not end say nothing good."""
     runs = execution.executions(submission)
     tried = list(dict.fromkeys(note for ran in runs for note in ran.noted(kind)))
-    if kind == "write" and not tried:
-        errors = [execution.last_line(ran.err) for ran in runs]
-        tried = [error for error in errors if "Read-only file system" in error]
-    if not tried and any(ran.code != 0 for ran in runs):
-        raise CannotTell(f"nothing {what} in what was executed, but it did not run to its end")
+    errors = [execution.last_line(ran.err) for ran in runs] if kind == "write" else []
+    tried = tried or [error for error in errors if "Read-only file system" in error]
+    ended = tried or all(ran.code == 0 for ran in runs)
+    require(ended, f"nothing {what} in what was executed, but it did not run to its end")
     faults = [f"it {what}: {', '.join(tried[:5])}"] if tried else []
     return judged(faults, f"nothing {what} in {len(runs)} executions")
 

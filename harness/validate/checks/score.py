@@ -5,7 +5,7 @@ in the right unit, and over the seeds that it is said to be of.
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from harness.validate.numbers import agree, agree_mean, deviations, mean, tolera
 from harness.validate.rates import constants
 from harness.validate.submission import Submission, number
 from harness.validate.training_log import NUMBER, Log, printed
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 # fineweb10B_sp1024's validation set
 OFFICIAL_TOKENS, OFFICIAL_BYTES, OFFICIAL_PIECES = 62_021_845, 151_080_891, 1024
@@ -31,11 +31,7 @@ WIDEST = 0.1  # bits per byte: an error bar beyond it decides nothing
 SCORED = re.compile(r"\btokens\s*[:=]\s*(\d[\d,]*)\s+bytes\s*[:=]\s*(\d[\d,]*)")
 ESTIMATOR = re.compile(r"\bestimator\s*[:=]\s*(\S+)")
 STDERR = re.compile(rf"\bstderr_masks\s*[:=]\s*({NUMBER})")
-STATED = re.compile(
-    r"\bval_tokens\s*[:=]\s*(\d[\d,]*)"
-    r"|^val_loader\b.*\btokens\s*[:=]\s*(\d[\d,]*)"
-    r"|^val tokens\s*[:=]\s*(\d[\d,]*)"
-)
+STATED = re.compile(r"(?:\bval_tokens|^val_loader\b.*\btokens|^val tokens)\s*[:=]\s*(\d[\d,]*)")
 MOST_BUILDERS = 4  # of byte tables, called
 # relative: people compute a deviation from rounded scores, and three of them say little about it
 ROUGH = 0.1
@@ -119,28 +115,24 @@ def scores_itself(submission: Submission) -> Finding:
     )
 
 
-def _last(pattern: re.Pattern, lines: list[str]) -> re.Match | None:
-    """Return the match of a pattern in the last line that has one."""
-    return next((match for line in reversed(lines) if (match := pattern.search(line))), None)
+def _first(pattern: re.Pattern, lines: Iterable[str]) -> re.Match | None:
+    """Return the match of a pattern in the first line that has one."""
+    return next((match for line in lines if (match := pattern.search(line))), None)
 
 
 def claimed(submission: Submission, seed: int) -> Claim:
     """Return the claim about the artifact: its seed's in seed_results, else the only one."""
     seeds = submission.seed_claims
-    if str(seed) not in seeds and len(seeds) > 1:
-        raise CannotTell(
-            f"the artifact is of seed {seed}, the JSON has results of {', '.join(seeds)}"
-        )
+    known = str(seed) in seeds or len(seeds) < 2
+    require(known, f"the artifact is of seed {seed}, the JSON has results of {', '.join(seeds)}")
     bpb = submission.seed_scores.get(str(seed))
     bpb = submission.claim("val_bpb", "mean_val_bpb") if bpb is None else bpb
-    logs = [log for log in submission.logs if log.seed == str(seed)]
-    logs = logs or (submission.logs if len(submission.logs) == 1 else [])
-    lines = logs[0].body if logs else []
-    stderr, logged = _last(STDERR, lines), _last(ESTIMATOR, lines)
-    named = submission.claims.get("val_bpb_estimator")
-    if not isinstance(named, str):
-        named = logged[1] if logged else ""
-    return Claim(bpb, printed(STDERR, stderr[0]) if stderr else None, named)
+    logs = [log for log in submission.logs if log.seed == str(seed) or len(submission.logs) == 1]
+    lines = logs[0].body[::-1] if logs else []
+    stderr, logged = _first(STDERR, lines), _first(ESTIMATOR, lines)
+    error, estimator = stderr and printed(STDERR, stderr[0]), logged[1] if logged else ""
+    stated = submission.claims.get("val_bpb_estimator")
+    return Claim(bpb, error, stated if isinstance(stated, str) else estimator)
 
 
 @check(
@@ -170,10 +162,7 @@ def rescored(submission: Submission) -> Finding:
     claim = claimed(submission, recipe.seed)
     causal = objective_of(recipe.model).is_causal
     effort = rescore.effort_of(claim.estimator, causal, recipe.diffusion.epsilon)
-    if effort is None:
-        raise CannotTell(
-            f"the claim names the estimator {claim.estimator!r}, which is none of ours"
-        )
+    require(effort, f"the claim names the estimator {claim.estimator!r}, which is none of ours")
     measured = rescore.measure(opened, given, effort, submission.options.time_limit / 4)
     score, limit = measured.score, rescore.allowed(measured, claim.bpb, claim.stderr)
     apart = abs(score.bpb - claim.bpb)
@@ -182,33 +171,23 @@ def rescored(submission: Submission) -> Finding:
         f" {measured.windows:,} of {measured.of:,} windows, {score.tokens:,} tokens: {apart:.6f}"
         f" apart, {limit:.6f} allowed"
     )
-    if apart <= limit and limit > WIDEST:
-        raise CannotTell(f"{evidence}; that is too wide to decide anything")
-    if apart > limit and not submission.ours and not claim.estimator:
-        raise CannotTell(f"{evidence}; the claim does not name its estimator")
-    return passed(evidence) if apart <= limit else failed(evidence)
-
-
-def _whole(text_: str | None) -> int | None:
-    return int(text_.replace(",", "")) if text_ else None
+    if apart <= limit:
+        require(limit <= WIDEST, f"{evidence}; that is too wide to decide anything")
+        return passed(evidence)
+    named = submission.ours or claim.estimator
+    require(named, f"{evidence}; the claim does not name its estimator")
+    return failed(evidence)
 
 
 def counts(submission: Submission) -> list[Counts]:
     """Return what the JSON and each log state."""
-    rows = []
-    tokens, total = (submission.stated(f"validation_{what}") for what in ("tokens", "bytes"))
-    if tokens is not None:
-        total = None if total is None else int(total)
-        rows.append(Counts(submission.json_name, None, int(tokens), total))
+    claims = [submission.stated(f"validation_{what}") for what in ("tokens", "bytes")]
+    rows = [Counts("the JSON", None, *(None if size is None else int(size) for size in claims))]
     for log in submission.logs:
-        scored = _last(SCORED, log.body)
-        stated = next((match for line in log.body if (match := STATED.search(line))), None)
-        if scored or stated:
-            size = _whole(next(filter(None, stated.groups()))) if stated else None
-            rows.append(
-                Counts(log.name, size, *map(_whole, scored.groups() if scored else (None, None)))
-            )
-    return rows
+        stated, scored = _first(STATED, log.body), _first(SCORED, log.body[::-1])
+        sizes = [stated[1] if stated else None, *(scored.groups() if scored else (None, None))]
+        rows.append(Counts(log.name, *(size and int(size.replace(",", "")) for size in sizes)))
+    return [row for row in rows if row.about is not None]
 
 
 @once
@@ -216,17 +195,12 @@ def sizes(submission: Submission) -> tuple[int, int, int]:
     """Return (tokens, bytes, pieces) of the validation text that was given."""
     given, total, before = text(submission), 0, np.array([-1])
     count, pieces = len(given.validation), given.tokenizer.vocab
-    if count > MOST_TOKENS:
-        raise CannotTell(
-            f"the validation text has {count:,} tokens, more than the {MOST_TOKENS:,} that are"
-            " counted"
-        )
+    most = f"{count:,} tokens, more than the {MOST_TOKENS:,} that are counted"
+    require(count <= MOST_TOKENS, f"the validation text has {most}")
     for start in range(0, count, 1 << 22):
         ids = given.validation.read(start, min(start + (1 << 22), count)).astype(np.int64)
-        if ids.max() >= pieces:
-            raise CannotTell(
-                f"the validation text holds id {ids.max()}, the tokenizer given has {pieces} pieces"
-            )
+        largest = f"id {ids.max()}, the tokenizer given has {pieces} pieces"
+        require(ids.max() < pieces, f"the validation text holds {largest}")
         previous = np.concatenate([before, ids[:-1]])
         total += int(token_bytes(ids, previous, given.tokenizer.table).sum())
         before = ids[-1:]
@@ -251,8 +225,7 @@ def tokens_and_bytes(submission: Submission) -> Finding:
     shards.
     """
     rows = counts(submission)
-    if not rows:
-        raise CannotTell("neither JSON nor log says how many tokens were scored")
+    require(rows, "neither JSON nor log says how many tokens were scored")
     faults = [
         f"{row.where}: the data have {row.stated:,} tokens, {row.tokens:,} were scored"
         for row in rows
@@ -267,11 +240,10 @@ def tokens_and_bytes(submission: Submission) -> Finding:
     for row in rows:
         same = [size for size in texts.values() if same_text(row.about, size[0])]
         if not same:
-            if max(row.about, whole_text) > ABOUT * min(row.about, whole_text):
-                raise CannotTell(
-                    f"{row.where} is about {row.about:,} tokens, {whose} {whole_text:,}"
-                )
-            faults.append(f"{row.where}: {row.about:,} tokens, {whose} {whole_text:,}")
+            fault = f"{row.where}: {row.about:,} tokens, {whose} {whole_text:,}"
+            fewer, more = sorted((row.about, whole_text))
+            require(more <= ABOUT * fewer, f"{fault}; they are about different texts")
+            faults.append(fault)
         elif row.about == same[0][0] and row.bytes not in (None, same[0][1]):
             faults.append(
                 f"{row.where}: {row.bytes:,} bytes for {row.about:,} tokens that hold"
@@ -309,10 +281,9 @@ def _known(submission: Submission, about: int | None) -> tuple[int, int, int, st
     if about is not None and same_text(about, OFFICIAL_TOKENS):
         return OFFICIAL_TOKENS, OFFICIAL_BYTES, OFFICIAL_PIECES, "the official set"
     tokens, total, pieces = sizes(submission)
-    if about is None:
-        raise CannotTell(f"no log says over how many tokens, the data given have {tokens:,}")
-    if not same_text(about, tokens):
-        raise CannotTell(f"the claim is about {about:,} tokens, the data given have {tokens:,}")
+    here = f"the data given have {tokens:,}"
+    require(about is not None, f"no log says over how many tokens, {here}")
+    require(same_text(about, tokens), f"the claim is about {about:,} tokens, {here}")
     return tokens, total, pieces, "the data given"
 
 
@@ -327,8 +298,7 @@ def byte_accounting(submission: Submission) -> Finding:
     official set a uniform predictor over 1024 tokens then scores 4.1052 bits per byte.
     """
     rows = [pair for pair in pairs(submission) if pair.loose < 2e-3]
-    if not rows:
-        raise CannotTell("no final loss in nats per token stands beside its bits per byte")
+    require(rows, "no final loss in nats per token stands beside its bits per byte")
     about, last = next((row.about for row in counts(submission)), None), rows[-1]
     if about and not same_text(about, OFFICIAL_TOKENS):  # by another tokenizer perhaps
         totals = [about * row.bytes_per_token for row in rows]
@@ -368,27 +338,22 @@ def bytes_per_token(submission: Submission) -> Finding:
     """Where the code computes bits per byte, no constant stands in for bytes per token: bytes are
     counted from the tokens scored.
     """
-    faults, uncounted, counted, unread = [], [], 0, []
-    for source in submission.code.required:
-        if source.tree is None:
-            unread.append(f"{source.label}: {source.error}")
-            continue
-        fixed, plain, good = constants(source.tree)
-        faults += [f"{source.label}: {place}" for place in fixed]
-        uncounted += [f"{source.label}: {place}" for place in plain]
-        counted += good
+    sources = submission.code.required
+    unread = [f"{source.label}: {source.error}" for source in sources if source.tree is None]
     unread += submission.code.unread
+    rates = [(source.label, constants(source.tree)) for source in sources if source.tree]
+    faults = [f"{label}: {place}" for label, (fixed, _, _) in rates for place in fixed]
+    uncounted = [f"{label}: {place}" for label, (_, plain, _) in rates for place in plain]
+    counted = sum(count for _, (_, _, count) in rates)
     if faults:
         return failed(f"a constant where bytes should be counted: {', '.join(faults[:WORST])}")
-    if unread:
-        raise CannotTell(f"not all code could be read: {', '.join(unread[:WORST])}")
-    if uncounted:
-        raise CannotTell(
-            "bits per token under the name of bits per byte, right for a byte-level model only:"
-            f" {', '.join(uncounted[:WORST])}"
-        )
-    if not counted:
-        raise CannotTell("no expression was found that computes bits per byte")
+    require(not unread, f"not all code could be read: {', '.join(unread[:WORST])}")
+    require(
+        not uncounted,
+        "bits per token under the name of bits per byte, right for a byte-level model only:"
+        f" {', '.join(uncounted[:WORST])}",
+    )
+    require(counted, "no expression was found that computes bits per byte")
     return passed(f"bits per byte are computed from counted bytes in {counted} places")
 
 
@@ -398,12 +363,11 @@ def fitting(submission: Submission) -> Text:
     """
     given, logs = text(submission), submission.logs or (Log(""),)
     named = {setting(submission, log, "vocab_size") for log in logs} - {None}
-    if named and given.tokenizer.vocab not in named:
-        pieces = ", ".join(f"{size:,.0f}" for size in sorted(named))
-        raise CannotTell(
-            f"the submission's vocabulary is {pieces}, the tokenizer given has"
-            f" {given.tokenizer.vocab:,} pieces"
-        )
+    require(
+        not named or given.tokenizer.vocab in named,
+        f"the submission's vocabulary is {', '.join(f'{size:,.0f}' for size in sorted(named))},"
+        f" the tokenizer given has {given.tokenizer.vocab:,} pieces",
+    )
     return given
 
 
@@ -423,12 +387,10 @@ def script_table(submission: Submission) -> Finding:
     execution.allowed(submission)
     given, sources = fitting(submission), submission.code.required
     builders = byte_table.builders(sources)
-    if not builders:
-        unread = submission.code.unseen[:1]
-        rest = f"; not all code could be read: {unread[0]}" if unread else ""
-        raise CannotTell(f"no {byte_table.LUTS[0]} is called in the code that runs{rest}")
-    if len(builders) > MOST_BUILDERS:
-        raise CannotTell(f"the code that runs builds byte tables in {len(builders)} ways")
+    unread = "".join(f"; not all code could be read: {why}" for why in submission.code.unseen[:1])
+    require(builders, f"no {byte_table.LUTS[0]} is called in the code that runs{unread}")
+    ways = len(builders)
+    require(ways <= MOST_BUILDERS, f"the code that runs builds byte tables in {ways} ways")
     said, reasons = {"pass": [], "fail": []}, []
     for builder in builders:
         try:
@@ -439,13 +401,11 @@ def script_table(submission: Submission) -> Finding:
             reasons.append(str(reason))
     if said["fail"]:
         return failed("; ".join(said["fail"]))
-    if reasons:
-        raise CannotTell("; ".join(reasons))
+    require(not reasons, "; ".join(reasons))
     submission.code.require_read()
     good, others = "; ".join(said["pass"]), byte_table.other_ways(sources, builders)
-    if others:
-        names = ", ".join(others[:WORST])
-        raise CannotTell(f"{good}; but {names} may make the tables that count")
+    names = ", ".join(others[:WORST])
+    require(not others, f"{good}; but {names} may make the tables that count")
     return passed(good)
 
 
@@ -459,9 +419,8 @@ def mean_and_deviation(submission: Submission) -> Finding:
     and seeds names them. In a folder of ours every log that has a score is of one of them.
     """
     values = list(submission.seed_scores.values())
-    if not values:
-        raise CannotTell("the JSON has no scores by seed")
-    claim, std, faults = submission.claim("val_bpb", "mean_val_bpb"), None, []
+    require(values, "the JSON has no scores by seed")
+    claim, faults = submission.claim("val_bpb", "mean_val_bpb"), []
     center, (sample, population) = mean(values), deviations(values)
     if not agree_mean(claim, values):
         faults.append(f"val_bpb {claim:.8g}, the mean over {len(values)} seeds is {center:.8g}")
@@ -519,10 +478,8 @@ def seeds_in_logs(submission: Submission) -> Finding:
     have the same training losses.
     """
     scores, logs = submission.seed_scores, submission.seed_logs
-    if not scores:
-        raise CannotTell("the JSON has no scores by seed")
-    if not logs:
-        raise CannotTell("no log says which seed it is of")
+    require(scores, "the JSON has no scores by seed")
+    require(logs, "no log says which seed it is of")
     faults, missing = [], []
     for seed, row in submission.seed_claims.items():
         finals = shipped(logs[seed]) if seed in logs else []
@@ -539,8 +496,8 @@ def seeds_in_logs(submission: Submission) -> Finding:
                 )
     faults += _wrong_logs(submission)
     agreeing = f"{len(scores) - len(missing)} of {len(scores)} seeds agree with their logs"
-    if missing and not faults:
-        raise CannotTell(f"no log of seed {', '.join(missing)} has a final score; {agreeing}")
+    unlogged = f"no log of seed {', '.join(missing)} has a final score; {agreeing}"
+    require(faults or not missing, unlogged)
     return judged(faults, agreeing)
 
 
@@ -572,8 +529,7 @@ def one_configuration(submission: Submission) -> Finding:
     same number of steps.
     """
     logs = submission.seed_logs
-    if not logs:
-        raise CannotTell("no log says which seed it is of")
+    require(logs, "no log says which seed it is of")
     if len(logs) == 1:
         return passed(f"one seed, {next(iter(logs))}")
     recipes = {seed: recipe(log) for seed, log in logs.items()}
@@ -586,17 +542,16 @@ def one_configuration(submission: Submission) -> Finding:
     printed = {name: {seed: held[name] for seed, held in recipes.items()} for name in common}
     printed["code printed"] = codes
     printed["steps"] = {seed: log.total_steps for seed, log in logs.items() if log.total_steps}
-    faults = []
-    for name, values in printed.items():
-        if len(set(values.values())) > 1:
-            several = [f"{value} (seed {seed})" for seed, value in list(values.items())[:4]]
-            faults.append(f"{name}: {', '.join(several)}")
-    if faults and not submission.seed_claims:
-        raise CannotTell(
-            f"the JSON does not say which logs are its seeds; they differ: {'; '.join(faults[:3])}"
-        )
-    if not common and not codes and not faults:
-        raise CannotTell("the logs print neither settings nor code")
+    faults = [
+        f"{name}: {', '.join(f'{value} (seed {seed})' for seed, value in [*values.items()][:4])}"
+        for name, values in printed.items()
+        if len(set(values.values())) > 1
+    ]
+    require(
+        submission.seed_claims or not faults,
+        f"the JSON does not say which logs are its seeds; they differ: {'; '.join(faults[:3])}",
+    )
+    require(common or codes or faults, "the logs print neither settings nor code")
     first = next(iter(recipes.values()))
     settings = _digest([f"{name}={first[name]}" for name in common])
     same_code = f", code {next(iter(codes.values()))}" if codes else ""

@@ -4,6 +4,7 @@ import ast
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from harness.validate import execution, hidden
 from harness.validate.model import MOST_TOKENS, model, text
 from harness.validate.source import strings
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 TRAINING = re.compile(r"train|calib", re.IGNORECASE)
 VALIDATION = re.compile(r"(^|[^a-z])val(id(ation)?)?([^a-z]|$)", re.IGNORECASE)
@@ -38,16 +39,16 @@ def mixed_up(tree: ast.AST) -> Iterator[str]:
         if not any(map(TRAINING.search, names)) or any(map(VALIDATION.search, names)):
             continue
         taken = [
-            name
-            for name in strings(node.value)
-            if SHARDS.search(name)
-            and (VALIDATION.search(name.replace("_", " ")) or not TRAINING.search(name))
+            text
+            for text in strings(node.value)
+            if SHARDS.search(text)
+            and (VALIDATION.search(text.replace("_", " ")) or not TRAINING.search(text))
         ]
-        call = node.value if isinstance(node.value, ast.Call) else None
-        if call and call.args and LOADER.search(ast.unparse(call.func)):
-            first = ast.unparse(call.args[0])
-            if VALIDATION.search(first.replace("_", " ")) and not TRAINING.search(first):
-                taken.append(first)
+        match node.value:
+            case ast.Call(func=function, args=[first, *_]) if LOADER.search(ast.unparse(function)):
+                data = ast.unparse(first)
+                if VALIDATION.search(data.replace("_", " ")) and not TRAINING.search(data):
+                    taken.append(data)
         for shards in taken:
             yield f"{names[0]} = ... {shards} (line {node.lineno})"
 
@@ -69,22 +70,19 @@ def training_data(submission: Submission) -> Finding:
     for trained in (execution.trained, execution.trained_blind):
         trial = trained(submission)
         fault = execution.problem(submission, trial.ran)
-        if fault:
-            raise CannotTell(f"training did not run to its end: {fault}")
+        require(not fault, f"training did not run to its end: {fault}")
         made.append((trial.losses, trial.artifact))
     (losses, artifact), other = made
-    if artifact is None or not losses:
-        raise CannotTell("training printed no losses or wrote no artifact that could be compared")
+    compared = losses and artifact is not None
+    require(compared, "training printed no losses or wrote no artifact that could be compared")
     if made[0] == other:
         return passed(
             f"{execution.STEPS} steps with other validation text: the same {len(losses)} losses and"
             " the same artifact"
         )
     again = execution.trained_again(submission)
-    if made[0] != (again.losses, again.artifact):
-        raise CannotTell(
-            "training does not repeat on this machine, so that nothing can be compared"
-        )
+    repeated = made[0] == (again.losses, again.artifact)
+    require(repeated, "training does not repeat on this machine, so that nothing can be compared")
     what = "other training losses" if losses != other[0] else "another artifact"
     return failed(f"other validation text gives {what} after {execution.STEPS} steps")
 
@@ -133,8 +131,8 @@ def no_peeking(submission: Submission) -> Finding:
     score = execution.score_of(submission, execution.scored_noise(submission))
     uniform = math.log(model(submission).recipe.model.vocab)
     spread = 4 * (score.stderr or 0.0) * math.log(2) * score.bytes / max(score.tokens, 1)
-    if not spread <= WIDEST * uniform:
-        raise CannotTell(f"the error bar of its score is {spread:.2g} nats per token")
+    narrow = spread <= WIDEST * uniform
+    require(narrow, f"the error bar of its score is {spread:.2g} nats per token")
     least = uniform - LUCK / max(score.tokens, 1) - spread
     evidence = f"random tokens cost {score.loss:.4f} nats each, no code has less than {least:.4f}"
     return judged([] if score.loss >= least else [evidence], evidence)
@@ -172,9 +170,9 @@ def hidden_text(submission: Submission) -> Finding:
     faults, longest, looked = [], 0, 0
     for where, layer in searched(submission):
         looked += len(layer)
-        runs = {"text": [as_text.longest(layer)], "token ids": []}
-        if b"\0" in layer or not layer.isascii():  # ids of 16 bits hold zeros or high bytes
-            runs["token ids"] = [as_ids.longest(part) for part in hidden.spellings(layer)]
+        # ids of 16 bits hold zeros or high bytes
+        parts = hidden.spellings(layer) if b"\0" in layer or not layer.isascii() else []
+        runs = {"text": [as_text.longest(layer)], "token ids": map(as_ids.longest, parts)}
         for kind, stretches in runs.items():
             best = max(stretches, default=hidden.Run(0, 0, 0))
             longest = max(longest, best.anchors)
@@ -206,11 +204,9 @@ def searched(submission: Submission) -> Iterator[tuple[str, bytes]]:
             continue
         yield from hidden.layers(name, data)
         if name.endswith(".mgolf"):
-            try:
+            with suppress(ValueError, KeyError, TypeError):
                 header, payload = container.read_header(data)
                 container.check_table(header["tensors"], header["raw_bytes"])
                 ends = container.boundaries(header["tensors"])
                 raw = codec.decompress(payload, header["raw_bytes"], ends, header["codec"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            yield f"{name}, unpacked", raw
+                yield f"{name}, unpacked", raw
