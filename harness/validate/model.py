@@ -2,10 +2,8 @@
 once per submission.
 """
 
-from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -45,24 +43,7 @@ class Text(NamedTuple):
         return np.asarray(tokens.read(0, min(len(tokens), count)) if tokens else [], np.int64)
 
 
-def once(function: Callable) -> Callable:
-    """Keep what a function of a submission returned, or the reason why it could not tell: checks
-    share it.
-    """
-    kept = WeakKeyDictionary()
-
-    @wraps(function)
-    def remembered(submission: Submission):
-        if submission not in kept:
-            try:
-                kept[submission] = (function(submission), "")
-            except CannotTell as reason:
-                kept[submission] = (None, str(reason))
-        value, reason = kept[submission]
-        require(not reason, reason)
-        return value
-
-    return remembered
+once = lru_cache(maxsize=1)  # of a function of a submission, whose checks share what it returns
 
 
 @once

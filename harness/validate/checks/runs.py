@@ -101,10 +101,9 @@ def versions(submission: Submission) -> Finding:
             if problem and version > sys.version_info[:2]:
                 unknown.append(f"{source.label} {problem}")
             elif problem:
-                name = ".".join(map(str, version))
-                faults.append(f"{source.label} does not parse on {name}: {problem}")
-    here = ".".join(map(str, sys.version_info[:2]))
-    unread = f"this Python {here} cannot read for a newer one: {', '.join(unknown[:1])}"
+                faults.append(f"{source.label} does not parse on 3.{version[1]}: {problem}")
+    here = f"this Python 3.{sys.version_info.minor}"
+    unread = f"{here} cannot read for a newer one: {', '.join(unknown[:1])}"
     require(faults or not unknown, unread)
     return judged(faults, f"{len(sources)} sources parse on 3.10, 3.11, 3.12")
 
@@ -197,8 +196,10 @@ def trains(submission: Submission) -> Finding:
     """
     trial, ours = execution.trained(submission), submission.ours
     fault = execution.problem(submission, trial.ran)
-    if ours and not (trial.artifact and trial.printed):
-        fault = fault or f"it wrote no {execution.WRITTEN} or printed no score of it"
+    if ours and not trial.artifact:
+        fault = fault or f"it wrote no {execution.WRITTEN}"
+    if ours and not trial.printed:
+        fault = fault or "it printed no score of the artifact"
     if fault:
         return failed(f"{execution.STEPS} steps of {submission.code.entry}: {fault}")
     losses = ", ".join(loss for _, loss in trial.losses) or "not printed"

@@ -185,8 +185,8 @@ def counts(submission: Submission) -> list[Counts]:
     rows = [Counts("the JSON", None, *(None if size is None else int(size) for size in claims))]
     for log in submission.logs:
         stated, scored = _first(STATED, log.body), _first(SCORED, log.body[::-1])
-        sizes = [stated[1] if stated else None, *(scored.groups() if scored else (None, None))]
-        rows.append(Counts(log.name, *(size and int(size.replace(",", "")) for size in sizes)))
+        texts = [stated[1] if stated else None, *(scored.groups() if scored else (None, None))]
+        rows.append(Counts(log.name, *(size and int(size.replace(",", "")) for size in texts)))
     return [row for row in rows if row.about is not None]
 
 
@@ -480,14 +480,12 @@ def seeds_in_logs(submission: Submission) -> Finding:
     scores, logs = submission.seed_scores, submission.seed_logs
     require(scores, "the JSON has no scores by seed")
     require(logs, "no log says which seed it is of")
-    faults, missing = [], []
+    finals = {seed: shipped(log) for seed, log in logs.items()}
+    missing, faults = [seed for seed in scores if not finals.get(seed)], []
     for seed, row in submission.seed_claims.items():
-        finals = shipped(logs[seed]) if seed in logs else []
-        if seed in scores and not finals:
-            missing.append(seed)
         for name in ("val_bpb", "val_loss"):
             claim = number(row.get(name))
-            values = [value for final in finals if (value := getattr(final, name))]
+            values = [value for final in finals.get(seed, ()) if (value := getattr(final, name))]
             if claim is not None and values and not any(agree(value, claim) for value in values):
                 nearest = min(values, key=lambda value: abs(value - claim))
                 faults.append(
