@@ -62,6 +62,9 @@ def failed(evidence: str) -> Finding:
     return Finding("fail", evidence)
 
 
-def judged(faults: list[str], evidence: str) -> Finding:
-    """Fail with the faults where there are any, pass with the evidence otherwise."""
-    return failed("; ".join(faults)) if faults else passed(evidence)
+def judged(faults: list[str | bool], evidence: str) -> Finding:
+    """Fail with the faults where there are any, pass with the evidence otherwise; what is false is
+    no fault.
+    """
+    present = [fault for fault in faults if fault]
+    return failed("; ".join(present)) if present else passed(evidence)

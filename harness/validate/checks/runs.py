@@ -195,11 +195,11 @@ def trains(submission: Submission) -> Finding:
     score.
     """
     trial, ours = execution.trained(submission), submission.ours
-    fault = execution.problem(submission, trial.ran)
-    if ours and not trial.artifact:
-        fault = fault or f"it wrote no {execution.WRITTEN}"
-    if ours and not trial.printed:
-        fault = fault or "it printed no score of the artifact"
+    fault = (
+        execution.problem(submission, trial.ran)
+        or (ours and not trial.artifact and f"it wrote no {execution.WRITTEN}")
+        or (ours and not trial.printed and "it printed no score of the artifact")
+    )
     if fault:
         return failed(f"{execution.STEPS} steps of {submission.code.entry}: {fault}")
     losses = ", ".join(loss for _, loss in trial.losses) or "not printed"
@@ -214,8 +214,8 @@ def _tried(submission: Submission, kind: str, what: str) -> Finding:
     tried = tried or [error for error in errors if "Read-only file system" in error]
     ended = tried or all(ran.code == 0 for ran in runs)
     require(ended, f"nothing {what} in what was executed, but it did not run to its end")
-    faults = [f"it {what}: {', '.join(tried[:5])}"] if tried else []
-    return judged(faults, f"nothing {what} in {len(runs)} executions")
+    fault = tried and f"it {what}: {', '.join(tried[:5])}"
+    return judged([fault], f"nothing {what} in {len(runs)} executions")
 
 
 @check(

@@ -100,16 +100,15 @@ def scores_itself(submission: Submission) -> Finding:
     windows = -(-len(execution.scored_ids(submission)) // recipe.model.length)
     measured = rescore.measure(opened, given, default_effort(recipe), math.inf, windows)
     ours, limit = measured.score, rescore.allowed(measured, theirs.bpb, theirs.stderr)
-    faults = []
-    if (theirs.tokens, theirs.bytes) != (ours.tokens, ours.bytes):
-        faults.append(
-            f"it counts {theirs.tokens:,} tokens and {theirs.bytes:,} bytes where there are"
-            f" {ours.tokens:,} and {ours.bytes:,}"
-        )
-    if not abs(theirs.bpb - ours.bpb) <= limit:
-        faults.append(f"it scores {theirs.bpb:.6f} where {ours.bpb:.6f} ± {limit:.6f} is right")
+    same_counts = (theirs.tokens, theirs.bytes) == (ours.tokens, ours.bytes)
     return judged(
-        faults,
+        [
+            not same_counts
+            and f"it counts {theirs.tokens:,} tokens and {theirs.bytes:,} bytes where there are"
+            f" {ours.tokens:,} and {ours.bytes:,}",
+            not abs(theirs.bpb - ours.bpb) <= limit
+            and f"it scores {theirs.bpb:.6f} where {ours.bpb:.6f} ± {limit:.6f} is right",
+        ],
         f"{theirs.bpb:.6f} by its code, {ours.bpb:.6f} by ours, on {theirs.tokens:,} tokens and"
         f" {theirs.bytes:,} bytes",
     )
@@ -420,24 +419,25 @@ def mean_and_deviation(submission: Submission) -> Finding:
     """
     values = list(submission.seed_scores.values())
     require(values, "the JSON has no scores by seed")
-    claim, faults = submission.claim("val_bpb", "mean_val_bpb"), []
+    claim, std = submission.claim("val_bpb", "mean_val_bpb"), submission.stated("val_bpb_std")
     center, (sample, population) = mean(values), deviations(values)
-    if not agree_mean(claim, values):
-        faults.append(f"val_bpb {claim:.8g}, the mean over {len(values)} seeds is {center:.8g}")
-    std = submission.stated("val_bpb_std")
-    if std is not None and len(values) > 1:
-        apart = min(abs(std - sample), abs(std - population))
-        if apart > max(tolerance(std), ROUGH * sample):
-            faults.append(
-                f"val_bpb_std {std:.6g}, recomputed {sample:.6g} (n - 1) or {population:.6g} (n)"
-            )
     listed, seeds = submission.claims.get("seeds"), submission.seed_claims
-    if isinstance(listed, list) and sorted(map(str, listed)) != sorted(seeds):
-        faults.append(f"seeds {', '.join(map(str, listed))}, results of {', '.join(seeds)}")
     scored = {log.seed for log in submission.logs if log.seed and shipped(log)}
-    if submission.ours and scored - set(seeds):  # elsewhere it may be of another experiment
-        left_out = ", ".join(sorted(scored - set(seeds)))
-        faults.append(f"the logs have scores of seed {left_out} too, which the mean leaves out")
+    left_out = ", ".join(sorted(scored - set(seeds)))
+    faults = [
+        not agree_mean(claim, values)
+        and f"val_bpb {claim:.8g}, the mean over {len(values)} seeds is {center:.8g}",
+        std is not None
+        and len(values) > 1
+        and min(abs(std - sample), abs(std - population)) > max(tolerance(std), ROUGH * sample)
+        and f"val_bpb_std {std:.6g}, recomputed {sample:.6g} (n - 1) or {population:.6g} (n)",
+        isinstance(listed, list)
+        and sorted(map(str, listed)) != sorted(seeds)
+        and f"seeds {', '.join(map(str, listed))}, results of {', '.join(seeds)}",
+        submission.ours  # elsewhere a log may be of another experiment
+        and left_out
+        and f"the logs have scores of seed {left_out} too, which the mean leaves out",
+    ]
     spread = f", deviation {sample:.6g}" if len(values) > 1 else ""
     stated = f"{claim:.8g}" + (f" and {std:.6g}" if std is not None else "")
     return judged(faults, f"{len(values)} seeds: mean {center:.8g}{spread}; stated {stated}")

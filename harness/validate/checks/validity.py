@@ -105,13 +105,13 @@ def normalised(submission: Submission) -> Finding:
     uniform = math.log(model(submission).recipe.model.vocab)
     nats, tokens = score.loss, len(execution.scored_ids(submission))
     bpb = score.loss * score.tokens / math.log(2) / max(score.bytes, 1)
-    faults = []
-    if not abs(nats - uniform) <= uniform * ROUNDING:
-        faults.append(f"a blank artifact costs {nats:.6f} nats per token, log V is {uniform:.6f}")
-    if score.tokens != tokens:
-        faults.append(f"{score.tokens:,} tokens were scored of {tokens:,}")
-    if not abs(score.bpb - bpb) <= 1e-4 * bpb:
-        faults.append(f"{score.bpb:.6f} bits per byte where its own counts give {bpb:.6f}")
+    faults = [
+        not abs(nats - uniform) <= uniform * ROUNDING
+        and f"a blank artifact costs {nats:.6f} nats per token, log V is {uniform:.6f}",
+        score.tokens != tokens and f"{score.tokens:,} tokens were scored of {tokens:,}",
+        not abs(score.bpb - bpb) <= 1e-4 * bpb
+        and f"{score.bpb:.6f} bits per byte where its own counts give {bpb:.6f}",
+    ]
     return judged(
         faults, f"a blank artifact costs log V = {uniform:.6f} nats for each of {tokens:,} tokens"
     )
@@ -135,7 +135,7 @@ def no_peeking(submission: Submission) -> Finding:
     require(narrow, f"the error bar of its score is {spread:.2g} nats per token")
     least = uniform - LUCK / max(score.tokens, 1) - spread
     evidence = f"random tokens cost {score.loss:.4f} nats each, no code has less than {least:.4f}"
-    return judged([] if score.loss >= least else [evidence], evidence)
+    return judged([not score.loss >= least and evidence], evidence)
 
 
 def readable(ids: np.ndarray, tokenizer: Tokenizer) -> bytes:
