@@ -47,14 +47,6 @@ MEASURED = re.compile(
 )  # a value that a run measures: a time, memory
 
 
-class Claim(NamedTuple):
-    """What a submission says of the artifact in the folder."""
-
-    bpb: float
-    stderr: float | None
-    estimator: str
-
-
 class Counts(NamedTuple):
     """Tokens and bytes as a log or the JSON states them: where, how many tokens the data have, how
     many tokens and bytes were scored.
@@ -77,12 +69,8 @@ class Pair(NamedTuple):
     where: str
     loss: float
     bpb: float
-    loose: float  # relative error that rounding leaves in their quotient
-
-    @property
-    def bytes_per_token(self) -> float:
-        """What their quotient implies."""
-        return self.loss / math.log(2) / self.bpb
+    bytes_per_token: float  # that their quotient implies
+    loose: float  # relative error that rounding leaves in it
 
 
 @check(
@@ -119,8 +107,10 @@ def _first(pattern: re.Pattern, lines: Iterable[str]) -> re.Match | None:
     return next((match for line in lines if (match := pattern.search(line))), None)
 
 
-def claimed(submission: Submission, seed: int) -> Claim:
-    """Return the claim about the artifact: its seed's in seed_results, else the only one."""
+def claimed(submission: Submission, seed: int) -> tuple[float, float | None, str]:
+    """Return bits per byte, their standard error over masks and the estimator that a submission
+    claims of the artifact in the folder: its seed's in seed_results, else the only ones.
+    """
     seeds = submission.seed_claims
     known = str(seed) in seeds or len(seeds) < 2
     require(known, f"the artifact is of seed {seed}, the JSON has results of {', '.join(seeds)}")
@@ -131,7 +121,7 @@ def claimed(submission: Submission, seed: int) -> Claim:
     stderr, logged = _first(STDERR, lines), _first(ESTIMATOR, lines)
     error, estimator = stderr and printed(STDERR, stderr[0]), logged[1] if logged else ""
     stated = submission.claims.get("val_bpb_estimator")
-    return Claim(bpb, error, stated if isinstance(stated, str) else estimator)
+    return bpb, error, stated if isinstance(stated, str) else estimator
 
 
 @check(
@@ -158,22 +148,22 @@ def rescored(submission: Submission) -> Finding:
             f"the JSON says that the artifact is of seed {stated:.0f}, the artifact says seed"
             f" {recipe.seed}"
         )
-    claim = claimed(submission, recipe.seed)
+    bpb, stderr, estimator = claimed(submission, recipe.seed)
     causal = objective_of(recipe.model).is_causal
-    effort = rescore.effort_of(claim.estimator, causal, recipe.diffusion.epsilon)
-    require(effort, f"the claim names the estimator {claim.estimator!r}, which is none of ours")
+    effort = rescore.effort_of(estimator, causal, recipe.diffusion.epsilon)
+    require(effort, f"the claim names the estimator {estimator!r}, which is none of ours")
     measured = rescore.measure(opened, given, effort, submission.options.time_limit / 4)
-    score, limit = measured.score, rescore.allowed(measured, claim.bpb, claim.stderr)
-    apart = abs(score.bpb - claim.bpb)
+    score, limit = measured.score, rescore.allowed(measured, bpb, stderr)
+    apart = abs(score.bpb - bpb)
     evidence = (
-        f"claimed {claim.bpb:.8g}, scored {score.bpb:.6f} by {score.estimator} on"
+        f"claimed {bpb:.8g}, scored {score.bpb:.6f} by {score.estimator} on"
         f" {measured.windows:,} of {measured.of:,} windows, {score.tokens:,} tokens: {apart:.6f}"
         f" apart, {limit:.6f} allowed"
     )
     if apart <= limit:
         require(limit <= WIDEST, f"{evidence}; that is too wide to decide anything")
         return passed(evidence)
-    named = submission.ours or claim.estimator
+    named = submission.ours or estimator
     require(named, f"{evidence}; the claim does not name its estimator")
     return failed(evidence)
 
@@ -272,7 +262,7 @@ def pairs(submission: Submission) -> Iterator[Pair]:
         if loss is not None and bpb is not None and 0 < loss < 100 and 0 < bpb < 100:
             unit_of_loss = max(rescore.rounding(loss), unit or 0.0)
             loose = unit_of_loss / loss + (unit or rescore.rounding(bpb)) / bpb
-            yield Pair(where, loss, bpb, loose)
+            yield Pair(where, loss, bpb, loss / math.log(2) / bpb, loose)
 
 
 def _known(submission: Submission, about: int | None) -> tuple[int, int, int, str]:
