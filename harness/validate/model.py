@@ -2,7 +2,8 @@
 once per submission.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +44,23 @@ class Text(NamedTuple):
         return np.asarray(tokens.read(0, min(len(tokens), count)) if tokens else [], np.int64)
 
 
-once = lru_cache(maxsize=1)  # of a function of a submission, whose checks share what it returns
+def once(function: Callable) -> Callable:
+    """Keep what a function says of the last submission, a value or a reason, for all checks."""
+
+    @lru_cache(maxsize=1)
+    def answer(submission: Submission) -> tuple:
+        try:
+            return function(submission), None
+        except CannotTell as reason:
+            return None, str(reason)
+
+    @wraps(function)
+    def shared(submission: Submission):
+        value, reason = answer(submission)
+        require(reason is None, reason)
+        return value
+
+    return shared
 
 
 @once

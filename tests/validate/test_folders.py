@@ -17,8 +17,8 @@ import pytest
 from hypothesis import strategies as st
 
 from harness import cli, validate
-from harness.validate import archives, numbers, source, submission, training_log
-from harness.validate.submission import Submission
+from harness.validate import archives, model, numbers, source, submission, training_log
+from harness.validate.submission import Options, Submission
 from harness.validate.verdict import VERDICTS, CannotTell, Check, failed, passed
 from tests.validate.submissions.defects import DEFECTS
 
@@ -88,6 +88,27 @@ def test_every_check_here_has_caught_something():
         "readable code",
     }  # these say no more than "cannot tell"
     assert len({defect.name for defect in DEFECTS}) == len(DEFECTS) >= 35
+
+
+def test_what_checks_share_is_worked_out_once(tmp_path):
+    """A reason for "cannot tell" as well as a value, and each submission for itself."""
+    asked = []
+
+    @model.once
+    def shared(submission):
+        asked.append(submission)
+        if submission.root.name == "bad":
+            raise CannotTell("no such thing")
+        return submission.root.name
+
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    good, bad = (Submission(tmp_path / name, Options()) for name in ("good", "bad"))
+    assert [shared(good), shared(good)] == ["good", "good"]
+    for _ in range(2):
+        with pytest.raises(CannotTell, match="no such thing"):
+            shared(bad)
+    assert asked == [good, bad]
 
 
 def test_checks_are_named_once_and_explained():
