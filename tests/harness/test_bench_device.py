@@ -236,7 +236,7 @@ def test_budget_cuts_off_and_says_so(monkeypatch, toy):
     )
     seen = []
     keep = lambda rows: seen.append([each["name"] for each in rows])  # noqa: E731
-    rows = measured(toy, ("first", "second", "third"), 0.5, keep)
+    rows = measured(toy, ("first", "second", "third"), 3.0, keep)
     names = ["first 0", "second 0", "second: the rest", "third: the rest"]
     assert [each["name"] for each in rows] == names and seen == [names[: i + 1] for i in range(4)]
     assert [each["note"] for each in rows] == [None, None] + [
