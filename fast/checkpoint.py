@@ -13,11 +13,8 @@ import torch
 from reference.recipe import InputError, Recipe
 
 NAME = "latest.pt"
-RESUMABLE = {
-    "training.checkpoint_every",
-    "training.validate_every",
-    "training.log_every",
-}  # may change between sessions of one run
+# May change between sessions of one run
+RESUMABLE = {"training.checkpoint_every", "training.validate_every", "training.log_every"}
 
 
 def is_special(path: Path) -> bool:

@@ -55,9 +55,8 @@ def decode(codes: torch.Tensor, kind: str = "e4m3", check: bool = True) -> torch
     if kind == "e4m3":
         values = torch.where((codes & 0x7F) == 0x7F, float("nan"), values)
     if kind == "e5m2":
-        special = torch.where(mantissa == 0, float("inf"), float("nan")).to(
-            torch.float32
-        )  # not the default dtype
+        # Not the default dtype
+        special = torch.where(mantissa == 0, float("inf"), float("nan")).to(torch.float32)
         values = torch.where(exponent == 31, special, values)
     return torch.where(((codes >> width) & 1) == 1, -values, values)
 
@@ -78,12 +77,8 @@ def encode(values: torch.Tensor, kind: str = "e4m3", check: bool = True) -> torc
     if values.dtype == torch.float64:
         integer, fraction, bias = torch.int64, 52, 1023
     else:
-        values, integer, fraction, bias = (
-            values.to(torch.float32),
-            torch.int32,
-            23,
-            127,
-        )  # exact for the 16-bit types
+        # Exact for the 16-bit types
+        values, integer, fraction, bias = (values.to(torch.float32), torch.int32, 23, 127)
     sign = (values.view(integer) < 0).to(torch.uint8)
     magnitude = values.abs().clamp(max=bits.largest)
     # Below the smallest normal the codes count subnormal steps, and the first normal continues the

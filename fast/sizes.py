@@ -16,9 +16,8 @@ def cumulative_counts(spread_L: np.ndarray) -> np.ndarray:
     proportion to spread_L >= 0.
     """
     length = len(spread_L)
-    share_L = np.cumsum(spread_L) / np.sum(
-        spread_L
-    )  # the reference's order of summation: floor must not see a different last bit
+    # The reference's order of summation: floor must not see a different last bit
+    share_L = np.cumsum(spread_L) / np.sum(spread_L)
     counts_L = np.arange(1, length + 1) + np.floor((GRID - length) * share_L).astype(np.int64)
     counts_L[-1] = GRID
     return counts_L
@@ -69,9 +68,8 @@ def fit(sizes_P: np.ndarray, losses_P: np.ndarray, length: int) -> tuple[np.ndar
     """Return (cumulative_L, curve_L) from pilot draws: sizes_P and their mean losses in nats per
     hidden token.
     """
-    losses_P = np.nan_to_num(
-        losses_P, nan=0.0, posinf=0.0, neginf=0.0
-    )  # any plan is unbiased: what is not finite must show in the score
+    # Any plan is unbiased: what is not finite must show in the score
+    losses_P = np.nan_to_num(losses_P, nan=0.0, posinf=0.0, neginf=0.0)
     curve_L = smooth(sizes_P, losses_P, sizes_P.astype(np.float64), length)
     squares_P = np.square(losses_P - curve_L[sizes_P - 1]) * sizes_P
     variance_L = smooth(sizes_P, squares_P, np.ones(len(sizes_P)), length)

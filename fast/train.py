@@ -239,9 +239,8 @@ def deterministic(repeatable: bool = False):
     )
     filled = torch.utils.deterministic.fill_uninitialized_memory
     if repeatable:
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # without it cuBLAS is such an operation
+        # Without it cuBLAS is such an operation
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=not repeatable)
     torch.utils.deterministic.fill_uninitialized_memory = False
     try:
@@ -260,10 +259,8 @@ AUTOTUNED = {  # options of Inductor
 }
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-KEPT_BYTES, LARGEST_KEPT_BLOCK = (
-    2**31 - 1,
-    2**25,
-)  # the largest values that mallopt takes on 64 bits
+# The largest values that mallopt takes on 64 bits
+KEPT_BYTES, LARGEST_KEPT_BLOCK = (2**31 - 1, 2**25)
 
 
 def compiler_options(training: Training, device: torch.device) -> dict:
@@ -349,10 +346,11 @@ class Stepper:
             )
             return torch._foreach_add(left, right)
         loss = self._loss(params, *self.inputs(batch, step, rows))
+        # One layer has no skips to use
         return [
             loss.detach(),
             *torch.autograd.grad(loss, list(params.values()), materialize_grads=True),
-        ]  # one layer has no skips to use
+        ]
 
     def inputs(self, batch: Callable, step: int, rows: range) -> tuple:
         """Return what the loss of a micro-batch takes beside the weights, on the device: windows,
@@ -428,9 +426,8 @@ class Stepper:
             name: value.requires_grad_() for name, value in copies["params"].items()
         }
         self._sums(copies["params"], batch, state.step, self.rows[: self.micro_rows])
-        distributed.wait(
-            self.world
-        )  # ranks do not compile equally fast, and a sum over them does not wait long
+        # Ranks do not compile equally fast, and a sum over them does not wait long
+        distributed.wait(self.world)
         self(State(**copies, step=state.step), batch, 1.0, False)
 
     def culprit(self, state: State, batch: Callable, step: int) -> str:

@@ -201,9 +201,8 @@ def _attention(
     """
     H, G, (_, L, width) = model.heads, model.kv_heads, table.shape
     q, k, v_BLGh = F.linear(x_Nd, qkv).view(-1, L, H + 2 * G, width).split([H, G, G], dim=2)
-    in_place = _written_for_gpus(
-        x_Nd.device
-    )  # q and k stay (B, L, heads, h); CPUs attend faster to (B, heads, L, h)
+    # q and k stay (B, L, heads, h); CPUs attend faster to (B, heads, L, h)
+    in_place = _written_for_gpus(x_Nd.device)
     if in_place:
         table, gain = table[:, :, None], query_gain[:, None]
     else:
@@ -364,9 +363,8 @@ class _Embed(torch.autograd.Function):
                 0, ids_N, grad_Nd.to(accurate)
             )
             return sums_Vd.to(grad_Nd.dtype), None
-        columns = torch.arange(
-            -(-ctx.rows // 8) * 8, device=ids_N.device
-        )  # matrix products want a multiple of 8
+        # Matrix products want a multiple of 8
+        columns = torch.arange(-(-ctx.rows // 8) * 8, device=ids_N.device)
         return ((ids_N[:, None] == columns).to(grad_Nd.dtype).T @ grad_Nd)[: ctx.rows], None
 
 
@@ -412,9 +410,8 @@ def forward(
     if table is None or table.shape[1] < length:
         table = table_for(model, length, params["table"].dtype, ids_BL.device)
     ids_N = ids_BL.flatten()
-    ids_N = ids_N.as_strided(
-        ids_N.shape, ids_N.stride()
-    )  # the compiler stores the ids, and does not draw the masks wherever one is read
+    # The compiler stores the ids, and does not draw the masks wherever one is read
+    ids_N = ids_N.as_strided(ids_N.shape, ids_N.stride())
     x = x0 = _Embed.apply(params["table"], ids_N)
     half, pushed = model.layers // 2, []
     for i, weights in enumerate(params["blocks"]):

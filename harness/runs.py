@@ -31,18 +31,13 @@ from harness.progress import bar
 from harness.scoring import score_fresh
 from reference.recipe import InputError, Recipe, check
 
-SCORING = (
-    ("nelbo", None),
-    ("chain", "left-to-right"),
-    ("chain", "confidence"),
-)  # what a demo prints
+# What a demo prints
+SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))
 # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
 # token
 DEMO_WINDOWS = 256
-BEGUN = {
-    "checkpoint",
-    ".recipe.json.tmp",
-}  # all there is of a run that was killed before it wrote its recipe
+# All there is of a run that was killed before it wrote its recipe
+BEGUN = {"checkpoint", ".recipe.json.tmp"}
 
 
 def hold(out: Path, holding: contextlib.ExitStack) -> None:

@@ -55,9 +55,8 @@ def draw_positions(seed, rows, length, count):
     draws_NK = philox.words(seed, Stream.EVALUATION, step, rows, count).astype(np.int64) >> 8
     for k in range(count):
         first, size = k * length // count, (k + 1) * length // count - k * length // count
-        begins = np.array(
-            [-(-j * GRID // size) for j in range(size + 1)]
-        )  # draws below begins[j + 1] belong to places 0..j
+        # Draws below begins[j + 1] belong to places 0..j
+        begins = np.array([-(-j * GRID // size) for j in range(size + 1)])
         for n in range(len(rows)):
             j = int((begins[1:] <= draws_NK[n, k]).sum())
             drawn_NK[n, k] = first + j

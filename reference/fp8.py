@@ -89,9 +89,8 @@ def encode(values: np.ndarray, kind: str = "e4m3") -> np.ndarray:
     positive = positive[np.isfinite(positive)]
     midpoints = (positive[:-1] + positive[1:]) / 2
     below = np.searchsorted(midpoints, np.abs(values), side="left")
-    above = np.searchsorted(
-        midpoints, np.abs(values), side="right"
-    )  # differs from below at a tie only
+    # Differs from below at a tie only
+    above = np.searchsorted(midpoints, np.abs(values), side="right")
     nearest = np.where(below % 2 == 0, below, above)
     return (
         nearest + (np.signbit(values).astype(np.int64) << (bits.exponent + bits.mantissa))

@@ -33,12 +33,10 @@ DESCRIPTIONS = {
     "e2m1-group": Format("fp8", 4, "group", "e2m1", top=6),
     "ternary-group": Format("ternary", 0, "group", top=1),
 }
-EXPONENTS = np.arange(
-    -128, 120
-)  # of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
-HALVES = (
-    np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
-)  # every positive finite float16
+# Of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
+EXPONENTS = np.arange(-128, 120)
+# Every positive finite float16
+HALVES = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -128,9 +126,8 @@ def _ternary_scales(groups_RGW: np.ndarray, name: str) -> np.ndarray:
         np.searchsorted(midpoints, scale, "left"),
         np.searchsorted(midpoints, scale, "right"),
     )
-    return HALVES[
-        np.where(below % 2 == 1, below, above)
-    ]  # HALVES starts at code 1, so odd places hold the even codes
+    # HALVES starts at code 1, so odd places hold the even codes
+    return HALVES[np.where(below % 2 == 1, below, above)]
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> bytes:
@@ -242,9 +239,8 @@ def from_bytes(
             )
     if form.code == "float":
         units = np.frombuffer(data, form.kind)
-        units = np.where(np.isfinite(units), units, np.inf).astype(
-            np.float64
-        )  # one kind of bad value, refused below
+        # One kind of bad value, refused below
+        units = np.where(np.isfinite(units), units, np.inf).astype(np.float64)
     else:
         codes = unpack_codes(data[head:], form.bits, rows * columns, name)
         offset = 1 << (form.bits - 1) if form.bits else 1

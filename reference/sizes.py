@@ -73,9 +73,8 @@ def fit(sizes_P, losses_P, length):
     fitted as residual**2 * l. The spread is floored (no weight may run away) and rounded to 1/16
     octave (so that rounding errors do not move the counts).
     """
-    losses_P = np.nan_to_num(
-        losses_P, nan=0.0, posinf=0.0, neginf=0.0
-    )  # any plan is unbiased: what is not finite must show in the score
+    # Any plan is unbiased: what is not finite must show in the score
+    losses_P = np.nan_to_num(losses_P, nan=0.0, posinf=0.0, neginf=0.0)
     curve_L = smooth(sizes_P, losses_P, sizes_P.astype(float), length)
     squares_P = (losses_P - curve_L[sizes_P - 1]) ** 2 * sizes_P
     variance_L = smooth(sizes_P, squares_P, np.ones(len(sizes_P)), length)

@@ -42,9 +42,8 @@ def initialize(model, seed):
             u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], 2 * size)[0]).reshape(
                 size, 2
             )
-            normal = np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(
-                2 * np.pi * u[:, 1]
-            )  # Box & Muller 1958
+            # Box & Muller 1958
+            normal = np.sqrt(-2 * np.log(1 - u[:, 0])) * np.cos(2 * np.pi * u[:, 1])
             params[name] = model.embedding_std * normal.reshape(shape)
         elif kind in ("q", "k", "v", "up"):
             u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], size)[0])

@@ -68,9 +68,8 @@ def opened(recipe: Recipe) -> tuple[Layout, Tokenizer]:
 
 def train_model(recipe: Recipe, tokens: Tokens, callbacks: list[Callable], world: World) -> State:
     """Return the state at the end of the budget."""
-    compiled = world.device.startswith(
-        "cuda"
-    )  # on a CPU the compiler takes longer than a short run saves
+    # On a CPU the compiler takes longer than a short run saves
+    compiled = world.device.startswith("cuda")
     batch = data.batches(tokens, recipe)
     with deterministic(recipe.training.repeatable):
         stepper, state = (
@@ -99,9 +98,8 @@ def score_tokens(
         "batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)),
         "device": world.device,
     }
-    share = (
-        -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS
-    )  # whole batches, so that cutting them changes no number
+    # Whole batches, so that cutting them changes no number
+    share = -(-windows // (world.size * SCORED_ROWS)) * SCORED_ROWS
     first, parts, plans = world.rank * share, [], {}
     with distributed.fail_on_all_ranks(world):
         if first < windows:
@@ -126,9 +124,8 @@ def score_tokens(
             )
         )
     distributed.wait(world)
-    [known_N4] = distributed.sum_over_ranks(
-        [known_N4.to(world.device)], world
-    )  # zeros but for the rank that scored a window: the sum is exact
+    # Zeros but for the rank that scored a window: the sum is exact
+    [known_N4] = distributed.sum_over_ranks([known_N4.to(world.device)], world)
     nats_N, variance_N, tokens_N, bytes_N = known_N4.cpu().numpy().T
     every = evaluate.Part(
         np.arange(windows),

@@ -16,9 +16,8 @@ from harness.importers import archive, layouts, naming, safetensors, torch_file
 from harness.importers.assume import Assume
 from reference.recipe import InputError, Recipe
 
-MOST_SEARCHED = (
-    1 << 25
-)  # bytes before compression up to which every codec is tried; zlib and lzma take minutes above
+# Bytes before compression up to which every codec is tried; zlib and lzma take minutes above
+MOST_SEARCHED = 1 << 25
 
 
 def state_of(data: bytes, where: str) -> tuple[dict[str, torch.Tensor], str]:
@@ -59,9 +58,8 @@ def exact_format(values: torch.Tensor, name: str) -> str:
     for format in sorted(
         quantize.FORMATS, key=lambda format: quantize.encoded_bytes(shape, format)
     ):
-        pieces = (
-            (values[:8], values) if len(shape) > 1 else (values,)
-        )  # a few rows rule most formats out
+        # A few rows rule most formats out
+        pieces = (values[:8], values) if len(shape) > 1 else (values,)
         if all(_keeps(piece, format, name) for piece in pieces):
             return format
     return "float32"

@@ -12,10 +12,8 @@ from harness.importers.torch_file import MAX_SIZES, show
 from reference.recipe import InputError
 
 OFFICIAL = "int8_clean_per_row_v1"
-NORMED = (
-    "int2",
-    "ternary",
-)  # modes whose models normalise before their projections, which the tensors do not show
+# Modes whose models normalise before their projections, which the tensors do not show
+NORMED = ("int2", "ternary")
 
 
 class Entry:

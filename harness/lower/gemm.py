@@ -10,12 +10,8 @@ from collections.abc import Iterator
 
 from torch._inductor import select_algorithm
 
-TILE = (
-    128,
-    64,
-    64,
-    8,
-)  # M, N, K and warps of one program: widths of 576 and 1,152 are whole tiles,
+# M, N, K and warps of one program: widths of 576 and 1,152 are whole tiles,
+TILE = (128, 64, 64, 8)
 # and what follows the product fits the registers beside it; with 128 columns it spills
 PROGRAMS = 132  # fewer tiles leave multiprocessors without work, where a library splits K
 

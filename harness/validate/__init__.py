@@ -10,10 +10,11 @@ from harness.validate.verdict import CHECKS as REGISTERED
 from harness.validate.verdict import CannotTell, Check, Finding
 from reference.recipe import InputError
 
+# In the order of their rows
 GROUPS = tuple(
     module.__name__.rpartition(".")[2]
     for module in (folder, bytes, runs, score, validity, log, safety)
-)  # in the order of their rows
+)
 CHECKS = tuple(sorted(REGISTERED, key=lambda check: GROUPS.index(check.group)))
 LONGEST = 1_000  # characters of evidence
 

@@ -37,9 +37,8 @@ HARMLESS = (
     (20240520).to_bytes(4, "little"),
 )
 OBJECTS = re.compile(rb"['\"][|<>=]?(O\d*|object\w*)['\"]")  # in the header of an array
-KEYS = b"AKIA ghp_ gho_ ghs_ ghu_ ghr_ github_pat_ hf_ sk- AIza xox".split() + [
-    b"PRIVATE KEY"
-]  # every secret holds one
+# Every secret holds one
+KEYS = b"AKIA ghp_ gho_ ghs_ ghu_ ghr_ github_pat_ hf_ sk- AIza xox".split() + [b"PRIVATE KEY"]
 SECRETS = re.compile(
     rb"(?<![A-Za-z0-9])(?:(?P<aws>AKIA[0-9A-Z]{16})|(?P<github>gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{60,200})"
     rb"|(?P<huggingface>hf_[A-Za-z]{34})"

@@ -27,11 +27,12 @@ MAX_DEPTH = 30  # of an expression whose value is read off
 EXECUTE = {
     f"{module}{name}" for module in ("", "builtins.", "__builtins__.") for name in ("exec", "eval")
 }
+# Which argument is the file
 FILE_RUN = {
     "runpy.run_path": 0,
     "importlib.machinery.SourceFileLoader": 1,
     "importlib.util.spec_from_file_location": 1,
-}  # which argument is the file
+}
 IMPORT = ("__import__", "import_module", "importlib.import_module")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -11,10 +11,11 @@ LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
 # possessive: a crafted line must not take quadratic time
 NUMBER = r"[-+]?(?:\d[\d,]*+(?:\.\d*+)?(?:[eE][-+]?\d++)?|\.\d++|nan|inf)"
+# Of a logging library
 STAMP = re.compile(
     r"^\[?\d{4}-\d\d-\d\d[T"
     r" ][\d:.,]+Z?\]?\s*(?:-\s*)?(?:\[?(?:INFO|DEBUG|WARNING|ERROR)\]?[\s:-]*)?"
-)  # of a logging library
+)
 STEP = re.compile(r"^\s*(?:\[\S+\]\s*)?(?:step\s*[:= ]\s*)?(\d{1,12})/(\d{1,12})\b(.*)$")
 LOSS = re.compile(rf"(?:^|[\s\]])(?:train_)?(?:loss|fitness)\s*[:=]\s*({NUMBER})", re.IGNORECASE)
 VAL_LOSS = re.compile(rf"\bval_loss\s*[:=]\s*({NUMBER})", re.IGNORECASE)

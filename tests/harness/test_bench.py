@@ -301,9 +301,8 @@ def test_interrupt_prints_what_is_known_and_resumes(run_directory, tmp_path, mon
         str(file),
         *SMALL,
     ]
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a suite started in the background ignores it
+    # A suite started in the background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(evaluate, "measure", interrupted)
         assert cli.main(command) == 130

@@ -601,9 +601,10 @@ def test_the_command_writes_an_artifact_that_eval_scores_as_the_original(tmp_pat
     nats = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), torch.from_numpy(windows.ids_NL.astype(np.int64)).flatten()
     )
+    # float32 against float64
     assert score["estimator"] == "causal" and score["nats_per_token"] == pytest.approx(
         float(nats), rel=1e-5
-    )  # float32 against float64
+    )
 
 
 def test_the_file_that_is_read_is_not_the_one_that_is_written(tmp_path):

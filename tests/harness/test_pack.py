@@ -172,9 +172,8 @@ def test_readme_says_what_was_scored_and_how_to_repeat_it(packed):
         and "torchrun" in text
         and "--score final_model.mgolf" in text
     )
-    assert (
-        "not the challenge's full one" in text
-    )  # the tiny corpus is not FineWeb, and the reader is told
+    # The tiny corpus is not FineWeb, and the reader is told
+    assert "not the challenge's full one" in text
 
 
 def test_requirements_pin_one_version_each(packed):

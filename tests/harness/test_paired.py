@@ -172,9 +172,8 @@ def test_command_compares_diffusion_with_autoregression(run_directory, corpus, t
     assert cli.main(["eval", str(causal), *common, "-"]) == 0
     other = json.loads(capsys.readouterr().out)
     for name, score in (("a", alone), ("b", other)):
-        assert result["whole"][name] == pytest.approx(
-            score["bpb"], rel=1e-6
-        )  # the compute dtype is float32
+        # The compute dtype is float32
+        assert result["whole"][name] == pytest.approx(score["bpb"], rel=1e-6)
         assert result["whole"][f"{name}_stderr"] == pytest.approx(
             score["stderr_sequences"], rel=1e-4
         )

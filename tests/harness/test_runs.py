@@ -140,6 +140,5 @@ def test_causal_baseline_trains_and_scores(corpus, tmp_path):
     )
     summary = json.loads((out / "summary.json").read_text())
     assert [score["estimator"] for score in summary["scores"]] == ["causal"]
-    assert (
-        summary["scores"][0]["stderr_masks"] == 0 and summary["parameters"] == 4184 - 8
-    )  # no mask row
+    # No mask row
+    assert summary["scores"][0]["stderr_masks"] == 0 and summary["parameters"] == 4184 - 8

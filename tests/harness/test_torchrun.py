@@ -89,9 +89,8 @@ def test_two_ranks_are_killed_stopped_and_resumed_to_the_run_of_one_process(
     assert not any(Path(f"/proc/{number}").exists() for number in numbers.values())
 
     process = torchrun(2, *command, "--resume")
-    wait_for(
-        out / "train.log", r"resumed at step \d+\nstep:\d+/", process
-    )  # the killed run may have logged any step
+    # The killed run may have logged any step
+    wait_for(out / "train.log", r"resumed at step \d+\nstep:\d+/", process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     printed = messages(errors)

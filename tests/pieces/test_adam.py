@@ -61,15 +61,13 @@ def test_step_in_float32_stays_within_its_rounding(rng, shape, scale, step):
     u, tiny = unit_roundoff(torch.float32), torch.finfo(torch.float32).tiny
     weight, grad, first, second = (np.abs(value) for value in inputs)
     b1, b2 = OPTIMIZER.adam_beta1, OPTIMIZER.adam_beta2
-    size = (
-        b1 * first + (1 - b1) * grad
-    )  # the first moment may cancel: its error is relative to this
+    # The first moment may cancel: its error is relative to this
+    size = b1 * first + (1 - b1) * grad
     assert (np.abs(found[1].double().numpy() - exact[1]) <= 3 * u * size + tiny).all()
     assert (np.abs(found[2].double().numpy() - exact[2]) <= 4 * u * exact[2] + tiny).all()
     root = np.sqrt(exact[2] / (1 - b2**step))
-    underflow = (
-        np.sqrt(2 * tiny / (1 - b2**step)) if scale < 1e-18 else 0.0
-    )  # squares below 2**-126 lose their bits
+    # Squares below 2**-126 lose their bits
+    underflow = np.sqrt(2 * tiny / (1 - b2**step)) if scale < 1e-18 else 0.0
     update = 0.04 * size / (1 - b1**step) / (root + OPTIMIZER.adam_eps)
     spread = update * (14 * u + underflow / OPTIMIZER.adam_eps) + u * (weight + update)
     assert (np.abs(found[0].double().numpy() - exact[0]) <= spread).all()

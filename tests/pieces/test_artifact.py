@@ -81,9 +81,8 @@ def test_the_same_weights_give_the_same_file(tmp_path, written):
     assert again.read_bytes() == written.read_bytes()
     stored_again = tmp_path / "stored.mgolf"
     artifact.write(stored_again, artifact.read(written)[1], TINY, EXTRA)
-    assert (
-        stored_again.read_bytes() == written.read_bytes()
-    )  # quantising what was quantised changes nothing
+    # Quantising what was quantised changes nothing
+    assert stored_again.read_bytes() == written.read_bytes()
 
 
 def test_a_fresh_process_reads_it(written):

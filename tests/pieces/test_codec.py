@@ -48,9 +48,8 @@ def test_codecs_are_lossless(codec, pieces):
             decoded = fast.codec.decompress(data, wrong, [wrong], codec)
         except InputError:
             continue
-        assert (
-            codec == "entropy" and len(decoded) == wrong
-        )  # only the boundaries know how long a run of one symbol is
+        # Only the boundaries know how long a run of one symbol is
+        assert codec == "entropy" and len(decoded) == wrong
 
 
 def empirical_entropy(raw: bytes) -> float:
@@ -120,9 +119,8 @@ def test_an_xz_stream_that_asks_for_much_memory_is_refused(half):
     """
     raw = bytes(range(100))
     data = bytearray(lzma.compress(raw, preset=6))
-    assert (
-        data[12:17] == b"\x02\x00\x21\x01\x16"
-    )  # header of 12 bytes, no flags, LZMA2, one byte of properties, 2 << 22
+    # Header of 12 bytes, no flags, LZMA2, one byte of properties, 2 << 22
+    assert data[12:17] == b"\x02\x00\x21\x01\x16"
     codec = of(half, "codec")
     assert codec.decompress(bytes(data), 100, [100], "lzma") == raw
     data[16] = 0x1E  # 2 << 26

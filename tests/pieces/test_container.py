@@ -97,9 +97,8 @@ def test_the_layout_is_the_published_one():
         )
     spelled = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     assert packed("zlib")[16 : 16 + len(spelled)] == spelled
-    assert build_artifact(header, payload) == packed(
-        "zlib"
-    )  # the checksums are what this file's own helper computes
+    # The checksums are what this file's own helper computes
+    assert build_artifact(header, payload) == packed("zlib")
 
 
 def test_the_order_of_the_tensors_does_not_matter():

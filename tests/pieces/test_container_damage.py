@@ -304,9 +304,8 @@ def test_a_decompression_bomb_is_not_inflated(half, codec):
     bomb = reference.codec.compress(bytes(1 << 26), [1 << 26], codec)[0]
     rows = [{"name": "w", "shape": [24], "format": "e4m3", "offset": 0, "bytes": 24}]
     data = build_artifact({"codec": codec, "raw_bytes": 24, "tensors": rows}, bomb)
-    assert (
-        peak_while_refused(half, data, "payload: expected 24 bytes") < 10 << 20
-    )  # the dictionary of lzma preset 6 takes 8 MB
+    # The dictionary of lzma preset 6 takes 8 MB
+    assert peak_while_refused(half, data, "payload: expected 24 bytes") < 10 << 20
 
 
 @every_codec

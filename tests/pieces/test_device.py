@@ -31,12 +31,8 @@ EFFORTS = (
     Effort("chain", "left-to-right", trailing=2),
 )
 PLAIN = partial(sdpa_kernel, SDPBackend.MATH)  # the attention that the second device has, too
-COVERED = (
-    "nelbo",
-    "nelbo-grid",
-    "evaluate",
-    "gradients",
-)  # the slowest pieces: the estimates and the training below run the same code
+# The slowest pieces: the estimates and the training below run the same code
+COVERED = ("nelbo", "nelbo-grid", "evaluate", "gradients")
 
 
 def test_the_second_device_is_one():

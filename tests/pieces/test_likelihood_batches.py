@@ -55,9 +55,8 @@ def test_twins_agree_on_the_same_draws(
         model.numpy, ids_NL, vocab, 3, expected_plan, seed, first_row
     )
     found = fast.likelihood.nelbo(model.torch, ids_NL, vocab, 3, plan, seed, first_row, **batch)
-    np.testing.assert_allclose(
-        found, expected, rtol=1e-9, atol=1e-9 * abs(expected).max()
-    )  # a draw may lie near 0 by cancellation
+    # A draw may lie near 0 by cancellation
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9 * abs(expected).max())
     expected = reference.likelihood.nelbo_grid(
         model.numpy, ids_NL, vocab, 3, 0.001, 0.01, seed, first_row
     )
@@ -80,12 +79,8 @@ def test_causal_pass_predicts_each_token_from_the_one_before():
         np.array([-1, 3, 2, 2]),
     )
     hit, miss = -math.log(0.6), -math.log(0.1)
-    expected = [
-        [hit, hit, hit],
-        [hit, hit, hit],
-        [miss, hit, miss],
-        [hit, hit, hit],
-    ]  # id 0 stands in before the stream
+    # Id 0 stands in before the stream
+    expected = [[hit, hit, hit], [hit, hit, hit], [miss, hit, miss], [hit, hit, hit]]
     np.testing.assert_allclose(
         reference.likelihood.causal_nll(shift_model, ids_NL, previous_N), expected, **EXACT
     )
@@ -117,9 +112,8 @@ def test_single_precision_costs_one_rounding_per_token():
     plan = reference.likelihood.pilot(model.numpy, ids_NL, 3, 8, 2)
     expected = reference.likelihood.nelbo(model.numpy, ids_NL, 3, 4, plan, 2)
     flat = plan._replace(curve_2L=np.zeros_like(plan.curve_2L))
-    charged = reference.likelihood.nelbo(
-        model.numpy, ids_NL, 3, 4, flat, 2
-    )  # weight * loss alone: what rounding is relative to
+    # Weight * loss alone: what rounding is relative to
+    charged = reference.likelihood.nelbo(model.numpy, ids_NL, 3, 4, flat, 2)
     assert (
         abs(fast.likelihood.nelbo(single, ids_NL, 3, 4, plan, 2) - expected)
         <= 2.0**-24 * charged + 1e-12

@@ -90,9 +90,8 @@ def test_mask_variance_counts_every_draw_once(half, draws):
     weights_K = draws**2 * (mask_variance(np.eye(draws)))
     assert weights_K.sum() == pytest.approx(draws, rel=1e-12)
     ramp_K = np.arange(draws)[None] * 3.0
-    assert mask_variance(ramp_K)[0] * draws**2 == pytest.approx(
-        9.0, rel=1e-12
-    )  # the two ends, half a step squared each
+    # The two ends, half a step squared each
+    assert mask_variance(ramp_K)[0] * draws**2 == pytest.approx(9.0, rel=1e-12)
 
 
 @halves

@@ -276,9 +276,8 @@ def test_unmasked_positions_contribute_nothing(batch):
     )
     assert fast_loss(spoiled, other_ids, mask_BL, weights_B) == fast_loss(*batch)
     impossible = np.where(mask_BL[..., None], logits_BLV, -np.inf)
-    impossible[..., 0] = np.where(
-        mask_BL, logits_BLV[..., 0], 0.0
-    )  # token 0 certain, so the others cost infinity
+    # Token 0 certain, so the others cost infinity
+    impossible[..., 0] = np.where(mask_BL, logits_BLV[..., 0], 0.0)
     assert fast_loss(impossible, np.where(mask_BL, ids_BL, 1), mask_BL, weights_B) == fast_loss(
         *batch
     )
@@ -341,9 +340,8 @@ def test_log_softmax_is_float32_for_any_compute_dtype(dtype):
     found = fast.masking.log_softmax(logits)
     assert found.dtype == torch.float32
     exact = reference.masking.log_softmax(logits.double().numpy())
-    assert np.abs(found.numpy() - exact).max() <= (1024 + 2 * 60) * unit_roundoff(
-        torch.float32
-    )  # sum of V terms, range of the logits
+    # Sum of V terms, range of the logits
+    assert np.abs(found.numpy() - exact).max() <= (1024 + 2 * 60) * unit_roundoff(torch.float32)
 
 
 @given(batches)
@@ -419,9 +417,8 @@ def test_masked_positions_without_room_are_not_dropped_in_silence():
         loss = fast.masking.masked_loss(torch.zeros(slots, 4), ids_BL, masked, weights_B)
         assert loss.isnan() == (slots < 4) and masked.filled_C.sum() == min(slots, 4)
         assert masked.position_C[: min(slots, 4)].tolist() == [0, 2, 4, 5][:slots]
-        x_BLd = torch.ones(
-            2, 3, 1, requires_grad=True
-        )  # what found no slot has no gradient of its own, and asks for none behind the end
+        # What found no slot has no gradient of its own, and asks for none behind the end
+        x_BLd = torch.ones(2, 3, 1, requires_grad=True)
         assert (
             torch.autograd.grad(masked.take(x_BLd.flatten(0, 1)).sum(), x_BLd)[0].shape
             == x_BLd.shape

@@ -251,9 +251,8 @@ def test_iteration_dtype_leaves_master_and_buffer_alone():
     assert new.dtype == kept.dtype == torch.float32
     assert torch.equal(kept, 0.95 * buffer + grad)
     moved = (weight - new) / 0.02
-    assert (
-        len(torch.unique(moved.bfloat16().float() - moved)) > 1
-    )  # rounding in float32, not a bfloat16 master
+    # Rounding in float32, not a bfloat16 master
+    assert len(torch.unique(moved.bfloat16().float() - moved)) > 1
 
 
 @given(rngs, sizes, sizes, st.integers(1, 4))

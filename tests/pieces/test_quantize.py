@@ -18,17 +18,10 @@ import reference.quantize
 from reference.recipe import GOLF, InputError, Quantization
 
 FORMATS = reference.quantize.FORMATS
-SCALED = {
-    "int8-row": 127,
-    "int6-row": 31,
-    "int4-group": 7,
-    "e2m1-group": 6,
-}  # largest code value over a float16 scale
-STEPS = {
-    "e4m3": (-9, 3, 448.0),
-    "e5m2": (-16, 2, 57344.0),
-    "e2m1": (-1, 1, 6.0),
-}  # log2 of the smallest step, mantissa bits, largest
+# Largest code value over a float16 scale
+SCALED = {"int8-row": 127, "int6-row": 31, "int4-group": 7, "e2m1-group": 6}
+# log2 of the smallest step, mantissa bits, largest
+STEPS = {"e4m3": (-9, 3, 448.0), "e5m2": (-16, 2, 57344.0), "e2m1": (-1, 1, 6.0)}
 formats = pytest.mark.parametrize("format", FORMATS)
 shapes = st.sampled_from(
     [
@@ -132,9 +125,8 @@ def assert_within_half_a_step(
         assert (error <= half_step_of_float(wide / scale, "e2m1") * scale).all()
     else:
         scale = scales_of(data, values.shape, format)
-        clipped = (
-            format == "ternary-group"
-        )  # its scale is the best in the mean, so it clips outliers at one step
+        # Its scale is the best in the mean, so it clips outliers at one step
+        clipped = format == "ternary-group"
         bound = np.where(clipped & (np.abs(wide) > 1.5 * scale), np.abs(wide) - scale, scale / 2)
         assert (error <= bound).all()
 
@@ -326,9 +318,8 @@ def test_known_bytes():
     assert stored(values, "float32")[0] == struct.pack("<3f", 1.0, -0.5, 0.25)
     assert stored(values, "float16")[0] == struct.pack("<3e", 1.0, -0.5, 0.25)
     assert stored(values, "e4m3")[0] == bytes([0x38, 0xB0, 0x28])
-    assert stored(values, "e4m3-row")[0] == bytes(
-        [0xF8, 0x78, 0xF0, 0x68]
-    )  # exponent -8: 256, -128, 64
+    # Exponent -8: 256, -128, 64
+    assert stored(values, "e4m3-row")[0] == bytes([0xF8, 0x78, 0xF0, 0x68])
     assert stored(np.array([[127.0, -127.0, 1.0]], np.float32), "int8-row")[0] == struct.pack(
         "<e", 1.0
     ) + bytes([255, 1, 129])
@@ -503,9 +494,8 @@ def test_choice_of_format():
         golf = GOLF.quantization
         assert half.choose_format("blocks.0.q", (576, 576), golf) == "e4m3"
         assert half.choose_format("embedding", (1025, 576), golf) == "e4m3"
-        assert (
-            half.choose_format("blocks.0.q", (256, 256), golf) == "float16"
-        )  # exactly at the threshold
+        # Exactly at the threshold
+        assert half.choose_format("blocks.0.q", (256, 256), golf) == "float16"
         assert half.choose_format("blocks.0.q", (256, 257), golf) == "e4m3"
         for control in (
             "blocks.0.query_gain",

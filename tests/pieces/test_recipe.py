@@ -196,10 +196,8 @@ def test_every_number_has_a_rule():
             elif isinstance(value, int | float) and not isinstance(value, bool):
                 yield prefix + field.name
 
-    elsewhere = {
-        "training.tokens_per_step",
-        "training.micro_batch_tokens",
-    }  # bound to model.length, so to a multiple of it
+    # Bound to model.length, so to a multiple of it
+    elsewhere = {"training.tokens_per_step", "training.micro_batch_tokens"}
     assert {name for _, _, names in RANGES for name in names} >= set(numbers(GOLF)) - elsewhere
 
 

@@ -26,6 +26,7 @@ from typing import NamedTuple
 from tests.scripts.mutants import Mutant, mutants, statements
 
 ROOT = Path(__file__).parents[2]
+# One test file, of the same name
 ALONE = (
     "philox",
     "masking",
@@ -37,7 +38,7 @@ ALONE = (
     "quantize",
     "orders",
     "bytes",
-)  # one test file, of the same name
+)
 CONTAINER = ("container", "container_damage", "codec")
 LIKELIHOOD = (
     "likelihood",
@@ -79,9 +80,8 @@ OPTIONS = (
 # inside
 LAST_STATUS = 3
 PASS = 0.9
-MEMORY = (
-    8 << 30
-)  # bytes of address space beyond what the parent has; a shift by a wrong count asks for more
+# Bytes of address space beyond what the parent has; a shift by a wrong count asks for more
+MEMORY = 8 << 30
 
 
 class Suite(NamedTuple):

@@ -120,14 +120,12 @@ def killed_and_resumed(
                 raise SystemExit(f"the last resumption failed with {process.returncode}:\n{errors}")
             return hits
         before = steps_done(out)
-        target = before + rng.randint(
-            -1, 2 * (steps - before) // (kills - number + 1)
-        )  # -1, 0: before its first step
+        # -1, 0: before its first step
+        target = before + rng.randint(-1, 2 * (steps - before) // (kills - number + 1))
         while process.poll() is None and steps_done(out) < target:
             time.sleep(0.001)
-        time.sleep(
-            rng.uniform(0, 0.03 if target > before else 3.0)
-        )  # within a step and its checkpoint, or within the start
+        # Within a step and its checkpoint, or within the start
+        time.sleep(rng.uniform(0, 0.03 if target > before else 3.0))
         if process.poll():
             raise SystemExit(
                 f"run {number + 1} failed by itself with"
@@ -206,9 +204,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=600)
     chosen = parser.parse_args()
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", "1"
-    )  # the same sums alone and under torchrun, which sets it for several ranks
+    # The same sums alone and under torchrun, which sets it for several ranks
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         hits = soak([], Path(folder), chosen.kills, chosen.seed, chosen.steps)

@@ -17,9 +17,8 @@ from fast.data import Windows
 from fast.likelihood import LogProbs
 
 UNIT = 2.0**-24  # relative rounding of float32
-NATS_LIMIT = (
-    64 * UNIT * 30
-)  # float32 sums of terms within the softcap of 30 that end up 64 units apart
+# float32 sums of terms within the softcap of 30 that end up 64 units apart
+NATS_LIMIT = 64 * UNIT * 30
 
 
 class Mass(NamedTuple):

@@ -95,9 +95,8 @@ def run(operation, args, kwargs):
     if operation is aten.copy_.default:
         there = isinstance(args[0], Away)
     found = operation(*tree_map(inner, args), **tree_map(inner, kwargs))
-    given = {
-        id(inner(tensor)): tensor for tensor in tensors
-    }  # what is changed in place is handed back as it came
+    # What is changed in place is handed back as it came
+    given = {id(inner(tensor)): tensor for tensor in tensors}
 
     def placed(value):
         return (

@@ -31,9 +31,8 @@ MODEL_FIELDS = (
     "bytes_model_int8_zlib",
     "bytes_model_int6_zstd",
 )
-HELPERS = tuple(
-    ".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split()
-)  # code in other languages
+# Code in other languages
+HELPERS = tuple(".cpp .cc .c .cu .cuh .h .hpp .rs .so .sh .js .wasm .ptx .cubin .pyx .pyd".split())
 PAPERS = re.compile(
     r"\.(md|rst|log|model|vocab|png|svg|pdf)$|(^|/)(submission[^/]*\.json|requirements[^/]*\.txt|licen[cs]e[^/]*)$"
 )

@@ -14,9 +14,10 @@ from harness.validate.training_log import Final, Log
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
 
 CAP = 600.0  # seconds of training in the 10-minute track, and of evaluation
+# A score of weights that do not ship
 BEFORE = re.compile(
     r"pre[-_ ]?quant|unquantized|(?<![a-z])(live|raw|fp32|before)(?![a-z])", re.IGNORECASE
-)  # a score of weights that do not ship
+)
 # of its peak: above it the last learning rate is not near zero (floors of 0.1 are used on purpose)
 COOL = 0.25
 SCHEDULE = re.compile(r"warmdown|cooldown")
@@ -30,9 +31,10 @@ AVERAGES = re.compile(r"(?<![a-z])(ema|shadow|swa|averaged?)(?![a-z])", re.IGNOR
 AVERAGE = re.compile(r"(^|_)ema(_|$)|ema_state|shadow", re.IGNORECASE)
 KEPT_AVERAGE = re.compile(r"(^|_)(ema|shadow)(_|$)", re.IGNORECASE)
 HALVES = {"bfloat16", "half", "float16"}
+# What a log of ours prints, and the part of the recipe that holds it
 RECIPE = dict.fromkeys(("iterations", "warmdown", "tokens_per_step"), "training") | dict.fromkeys(
     ("layers", "d", "heads", "kv_heads", "vocab", "length"), "model"
-)  # what a log of ours prints, and the part of the recipe that holds it
+)
 
 
 def shipped(log: Log) -> list[Final]:

@@ -42,9 +42,8 @@ NOT_RECIPE = re.compile(
     r"|mib$|^(local_)?rank$|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
     r"|elapsed|duration|degradation"
 )
-MEASURED = re.compile(
-    r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)"
-)  # a value that a run measures: a time, memory
+# A value that a run measures: a time, memory
+MEASURED = re.compile(r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)")
 
 
 class Counts(NamedTuple):
