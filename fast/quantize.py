@@ -112,10 +112,10 @@ def pack_codes(codes: torch.Tensor, bits: int) -> bytes:
     """
     if bits == 8:
         return codes.to(torch.uint8).numpy().tobytes()
-    together, width, dtype = _words(bits)
-    digits = torch.nn.functional.pad(codes.to(dtype), (0, -len(codes) % together))
-    factors = [3**i if bits == 0 else 1 << (bits * i) for i in range(together)]
-    words = (digits.reshape(-1, together) * torch.tensor(factors, dtype=dtype)).sum(1, dtype=dtype)
+    per_word, width, dtype = _words(bits)
+    digits = torch.nn.functional.pad(codes.to(dtype), (0, -len(codes) % per_word))
+    factors = [3**i if bits == 0 else 1 << (bits * i) for i in range(per_word)]
+    words = (digits.reshape(-1, per_word) * torch.tensor(factors, dtype=dtype)).sum(1, dtype=dtype)
     packed = torch.stack([words >> (8 * i) & 255 for i in range(width)], dim=1).reshape(-1)
     used = -(-len(codes) * bits // 8) if bits else len(packed)
     return packed[:used].to(torch.uint8).numpy().tobytes()
@@ -123,7 +123,7 @@ def pack_codes(codes: torch.Tensor, bits: int) -> bytes:
 
 def unpack_codes(data: bytes, bits: int, count: int, name: str) -> torch.Tensor:
     """Inverse of pack_codes: `count` codes; a ternary byte above 242 is an InputError."""
-    together, width, dtype = _words(bits)
+    per_word, width, dtype = _words(bits)
     packed = torch.from_numpy(np.frombuffer(data, np.uint8).copy()).to(dtype)
     if bits == 8:
         return packed
@@ -135,7 +135,7 @@ def unpack_codes(data: bytes, bits: int, count: int, name: str) -> torch.Tensor:
     words = sum(words[:, i] << (8 * i) for i in range(width))
     codes = [
         words // 3**i % 3 if bits == 0 else words >> (bits * i) & ((1 << bits) - 1)
-        for i in range(together)
+        for i in range(per_word)
     ]
     return torch.stack(codes, dim=1).reshape(-1)[:count]
 

@@ -13,7 +13,7 @@ from fast import container
 from fast.data import write_shard
 from fast.evaluate import default_effort
 from harness.validate import rescore, sandbox
-from harness.validate.model import Text, model, once, text, together
+from harness.validate.model import Text, model, model_and_text, once, text
 from harness.validate.sandbox import Box, Ran
 from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell, require
@@ -102,7 +102,7 @@ def scored_ids(submission: Submission) -> np.ndarray:
     ready(submission)
     known = submission.ours
     require(known, "maskgolf pack did not write it: how it scores its artifact is not known")
-    opened, given = together(submission)
+    opened, given = model_and_text(submission)
     length = min(opened.recipe.model.length, len(given.validation))
     passes = default_effort(opened.recipe).passes(length)
     affordable = submission.options.time_limit / 8 / (passes * rescore.pass_seconds(opened, length))
@@ -112,7 +112,7 @@ def scored_ids(submission: Submission) -> np.ndarray:
 
 def _score(submission: Submission, ids: np.ndarray, artifact: bytes | None = None) -> Trial:
     """Return what `train_gpt.py --score ARTIFACT` did with these ids, with another artifact."""
-    opened, given = together(submission)
+    opened, given = model_and_text(submission)
     with Box(submission) as box:
         if artifact is not None:
             (box.folder / submission.artifact).write_bytes(artifact)

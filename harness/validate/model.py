@@ -98,7 +98,7 @@ def text(submission: Submission) -> Text:
         raise CannotTell(str(error)) from error
 
 
-def together(submission: Submission) -> tuple[Model, Text]:
+def model_and_text(submission: Submission) -> tuple[Model, Text]:
     """Return model and data that fit: one tokenizer, ids within the vocabulary."""
     opened, given = model(submission), text(submission)
     pieces, others = opened.recipe.model.vocab, given.tokenizer.vocab

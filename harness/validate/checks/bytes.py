@@ -51,7 +51,7 @@ TOTALS = ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_byte
 ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
 
 
-def brought(submission: Submission) -> dict[str, int]:
+def files_read(submission: Submission) -> dict[str, int]:
     """Return the files that the script names, less the artifact, the tokenizer, and what is there
     to be read by people.
     """
@@ -72,7 +72,7 @@ def code_files(submission: Submission) -> dict[str, int]:
     if code.entry is None:
         raise CannotTell("there is no Python script to weigh")
     if submission.ours:
-        return {name: submission.files[name] for name in code.texts} | brought(submission)
+        return {name: submission.files[name] for name in code.texts} | files_read(submission)
     return {
         name: size
         for name, size in code.reached.items()
@@ -119,7 +119,7 @@ def size_limit(submission: Submission) -> Finding:
     if not submission.artifacts:
         return _stated_size(submission, sum(files.values()))
     files[submission.artifact] = submission.files[submission.artifact]
-    beside = {name: size for name, size in brought(submission).items() if name not in files}
+    beside = {name: size for name, size in files_read(submission).items() if name not in files}
     total = sum(files.values())
     sums = f"{_shown(files)}: {total:,} of {LIMIT:,} bytes"
     if total <= LIMIT < total + sum(beside.values()):

@@ -16,7 +16,7 @@ from fast.objective import objective_of
 from harness.validate import byte_table, execution, rescore
 from harness.validate.byte_table import WORST
 from harness.validate.checks.log import setting, shipped
-from harness.validate.model import MOST_TOKENS, Text, once, text, together
+from harness.validate.model import MOST_TOKENS, Text, model_and_text, once, text
 from harness.validate.numbers import agree, agree_mean, deviations, mean, tolerance
 from harness.validate.rates import constants
 from harness.validate.submission import Submission, number
@@ -82,7 +82,7 @@ def scores_itself(submission: Submission) -> Finding:
     tokens and bytes that ours gives.
     """
     theirs = execution.score_of(submission, execution.scored(submission))
-    opened, given = together(submission)
+    opened, given = model_and_text(submission)
     recipe = opened.recipe
     windows = -(-len(execution.scored_ids(submission)) // recipe.model.length)
     measured = rescore.measure(opened, given, default_effort(recipe), math.inf, windows)
@@ -134,7 +134,7 @@ def rescored(submission: Submission) -> Finding:
     lies within the error bar: two standard errors over masks where the whole split was scored, four
     over sequences where time allowed a part, and the claim's rounding.
     """
-    opened, given = together(submission)
+    opened, given = model_and_text(submission)
     recipe, ours, theirs = opened.recipe, opened.tokenizer_sha256, given.tokenizer.sha256
     if ours and ours != theirs:
         return failed(
