@@ -42,11 +42,14 @@ def _boolean(info):
 
 
 def _command(chosen: str, preset: str):
-    """Return the type of all commands: the arguments of the chosen one, the names of the others."""
+    """Return the type of all commands: the arguments of the chosen one, the names of the others.
+    Shell completion (--tyro-print-completion) knows the arguments of all.
+    """
+    complete = chosen.startswith("--tyro-")
     choices = []
     for name in commands.NAMES:
         kind, default = commands.listed(name), {}
-        if name == chosen:
+        if complete or name == chosen:
             kind = commands.load(name)
             if "recipe" in kind.__dataclass_fields__:
                 default = {"default": kind(PRESETS[preset])}

@@ -77,12 +77,12 @@ def pack_raw(raw: list[tuple[int, bytes]]) -> bytes:
     """
     if not raw:
         return _varint(0)
-    plain, last = _varint(len(raw)), 0
+    plain, last = bytearray(_varint(len(raw))), 0  # grows in place: there may be millions of spans
     for before, part in raw:
         plain += _varint(before - last) + _varint(len(part))
         last = before
     plain += b"".join(part for _, part in raw)
-    coded = {STORED: plain, LZMA: lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)}
+    coded = {STORED: bytes(plain), LZMA: lzma.compress(plain, lzma.FORMAT_RAW, filters=FILTERS)}
     codec = min(coded, key=lambda codec: len(coded[codec]))
     return _varint(len(plain)) + bytes([codec]) + _varint(len(coded[codec])) + coded[codec]
 

@@ -456,3 +456,12 @@ def test_report_plots_training_curves(run_directory, tmp_path, capsys):
     assert "--plot" in refused(
         capsys, "report", run_directory, "--plot", tmp_path / "curves.nonsense"
     )
+
+
+def test_shell_completion_knows_the_flags_of_every_command(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--tyro-print-completion", "bash"])
+    script = capsys.readouterr().out
+    assert not end.value.code
+    for flag in ("--training.iterations", "--partial", "--explain", "--temperature", "--causal"):
+        assert flag in script, flag
