@@ -10,10 +10,11 @@ from pathlib import Path
 from reference.recipe import InputError
 
 CHUNK = 1 << 20  # bytes unpacked at once
+MOST_STREAMS = 1_000  # one after the other: each copies what follows it
 MOST_MEMORY = 1 << 29  # bytes that an lzma stream may ask for
 XZ = b"\xfd7zXZ\x00"
 # an lzma file has no magic number: its usual properties, and the sizes of its dictionary
-LZMA = tuple(b"\x5d" + (1 << bits).to_bytes(4, "little") for bits in (20, 23, 24, 26))
+LZMA = tuple(b"\x5d" + (1 << bits).to_bytes(4, "little") for bits in range(16, 27))
 
 
 def read(path: Path, most: int, what: str, advice: str) -> bytes:
@@ -62,9 +63,13 @@ def decompressor(data: bytes):
 
 def unpacked(data: bytes) -> Iterator[bytes]:
     """Yield, a mebibyte at a time, what a compressed stream holds and the streams that follow it;
-    damage ends it.
+    damage ends it, too many streams are an InputError.
     """
+    streams = 0
     while (machine := decompressor(data)) is not None:
+        streams += 1
+        if streams > MOST_STREAMS:
+            raise InputError(f"expected at most {MOST_STREAMS:,} compressed streams, found more")
         pending, position = b"", 0
         while not machine.eof:
             if not pending and position < len(data):

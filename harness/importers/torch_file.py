@@ -128,6 +128,8 @@ class Reader(pickle._Unpickler):
     def tensor(self, flat, offset, shape, stride, requires_grad, hooks, *newer) -> torch.Tensor:
         """Return a view of a storage; ValueError where it reaches outside."""
         flat = flat.view(newer[0]) if newer and isinstance(newer[0], torch.dtype) else flat
+        if not (isinstance(shape, tuple | list) and isinstance(stride, tuple | list)):
+            raise ValueError(f"a shape of type {type(shape).__name__} that no tensor has")
         sizes = (offset, *shape, *stride)
         if len(sizes) > MAX_SIZES or not all(type(n) is int and 0 <= n < 1 << 63 for n in sizes):
             raise ValueError(f"a shape of type {type(shape).__name__} that no tensor has")

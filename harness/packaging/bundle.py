@@ -157,6 +157,20 @@ def _check_flat(module: Module, before: CodeType, after: CodeType) -> None:
                 f"{where}: a local variable has the name of what another module defines,"
                 f" {', '.join(sorted(hidden))}; rename the variable"
             )
+        local = {*old.co_varnames, *old.co_cellvars, *old.co_freevars}
+        if old is not before:  # in a class, what it has bound comes before what the module has
+            local |= {step.argval for step in steps if step.opname == "STORE_NAME"}
+        taken = {
+            following.argval
+            for step, following in pairwise(steps)
+            if step.opname in ASKS and step.argval in module.modules
+        }
+        shadowed = local & (taken | module.modules.keys())
+        if shadowed:
+            raise BundleError(
+                f"{where}: a local variable has the name of a module or of what a module defines,"
+                f" {', '.join(sorted(shadowed))}; rename the variable"
+            )
         if _constants(old) != _constants(new):
             raise BundleError(f"{where}: an f-string is too hard to follow; write it more simply")
 

@@ -164,10 +164,24 @@ def muon_step(
     the gradient's.
     """
     buffer = momentum * buffer + grad
+    return muon_moved(weight, grad, buffer, lr, momentum, optimizer, dtype, other_order), buffer
+
+
+def muon_moved(
+    weight: torch.Tensor,
+    grad: torch.Tensor,
+    buffer: torch.Tensor,
+    lr: float,
+    momentum: float,
+    optimizer: Optimizer,
+    dtype: torch.dtype | None = None,
+    other_order: bool = False,
+) -> torch.Tensor:
+    """Return the weight of muon_step; buffer holds this step's gradient already."""
     nesterov = (grad + momentum * buffer).to(dtype or grad.dtype)
     update = newton_schulz(nesterov, optimizer, other_order).to(weight.dtype)
     rows, columns = weight.shape
-    return weight - lr * math.sqrt(max(1.0, rows / columns)) * update, buffer
+    return weight - lr * math.sqrt(max(1.0, rows / columns)) * update
 
 
 class PlainStep:
@@ -231,10 +245,11 @@ class PlainStep:
         for name, weight in self.params.items():
             grad = grads[name].mul_(scale)
             if name in self.buffers:
-                moved, self.buffers[name] = muon_step(
+                buffer = self.buffers[name].mul_(momentum).add_(grad)
+                moved = muon_moved(
                     weight,
                     grad,
-                    self.buffers[name],
+                    buffer,
                     multiplier * optimizer.muon_lr,
                     momentum,
                     optimizer,

@@ -22,6 +22,7 @@ BLOCK = 16  # bytes of an anchor
 LEAST_KINDS = 6  # different bytes in an anchor: fewer are runs and rulers, which match anywhere
 LEAST_RUN = 4  # anchors end to end: 64 bytes of text, 32 tokens
 MOST_HITS = 100_000  # blocks followed in one layer
+MOST_TEXT = 1 << 26  # bytes of a layer that is read as text
 MOST_BYTES = 1 << 29  # of all layers of one file
 MOST_LAYERS = 4096  # decoded layers of one file
 MOST_DEPTH = 4
@@ -140,19 +141,23 @@ def layers(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     while waiting:
         path, packed, depth = waiting.pop(0)
         for where, layer in _unpacked(path, packed):
-            number, left = number + 1, left - len(layer)
-            if number > MOST_LAYERS or left < 0:
+            number += 1
+            if number > MOST_LAYERS:
                 return
-            if len(layer) < LEAST_RUN * BLOCK:
+            if not LEAST_RUN * BLOCK <= len(layer) <= left:
                 continue
+            left -= len(layer)
             yield where, layer
+            if depth == MOST_DEPTH:
+                continue
             if name.endswith(".py") if depth == 0 else b"import " in layer[:4096]:
                 inner = literals(layer)
-            else:
+            elif len(layer) < MOST_TEXT:
                 pieces = [layer] * (depth > 0) + BASE64.findall(layer)
-                inner = [("decoded", text) for piece in pieces for text in _decoded(piece)]
-            if depth < MOST_DEPTH:
-                waiting += [(f"{where}, {kind}", value, depth + 1) for kind, value in inner]
+                inner = (("decoded", text) for piece in pieces for text in _decoded(piece))
+            else:
+                inner = ()
+            waiting += [(f"{where}, {kind}", value, depth + 1) for kind, value in inner]
 
 
 def _unpacked(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -21,6 +21,7 @@ SAFE = re.compile(
     r"|numpy\.dtypes\.\w+DType|numpy\.(float|u?int)(8|16|32|64)|_codecs\.encode"
     r"|(builtins|__builtin__)\.(set|frozenset|bytearray|complex|slice|range|list|dict|tuple|int|float|str|bytes|bool)"
 )
+PLAIN = re.compile(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*")  # a module and a name
 PROTOCOL = re.compile(rb"\x80[\0-\5].", re.DOTALL)  # how pickles of protocol 2 and later begin
 CALLING = ("REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX")
 PICKLE_SUFFIXES = tuple(".pkl .pickle .joblib .pt .pth .ckpt .bin .p .dill [unpacked]".split())
@@ -51,7 +52,8 @@ def listed(data: bytes, where: str, most: int = MAX_OPCODES) -> Listed:
             name, count, end = opcode.name, count + 1, position + 1
             if count > most:
                 raise ValueError(f"more than {most:,} opcodes")
-            plain = re.fullmatch(r"[A-Za-z_][\w.]* [A-Za-z_][\w.]*", str(argument)) is not None
+            names = name in ("GLOBAL", "INST")
+            plain = names and PLAIN.fullmatch(str(argument)) is not None
             marked |= name == "MARK"
             named |= name == "STACK_GLOBAL" or (name == "GLOBAL" and plain)
             calls |= (named and name in CALLING) or (marked and plain and name == "INST")

@@ -13,13 +13,14 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from harness.validate.submission import Submission
 
 MEMORY = 1 << 35  # bytes of data of one process
 FILE = 1 << 31  # bytes of one file
 TAIL = 20_000  # characters kept of each output
+MAX_NOTES = 1 << 24  # bytes of what the observer wrote
 PASSED_ON = (
     "PATH LD_LIBRARY_PATH OMP_NUM_THREADS CUDA_VISIBLE_DEVICES CC CXX CUDA_HOME LANG LC_ALL"
 ).split()
@@ -101,7 +102,8 @@ class Box:
             **(variables or {}),
         }
         started = time.monotonic()
-        with open(out, "wb") as out_file, open(err, "wb") as err_file:
+        # Read again through these files: the program may put something else in their place.
+        with open(out, "w+b") as out_file, open(err, "w+b") as err_file:
             process = subprocess.Popen(
                 _fenced(self.root, arguments),
                 cwd=self.folder,
@@ -119,8 +121,9 @@ class Box:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            output, errors = _tail(out_file), _tail(err_file)
         seconds = time.monotonic() - started
-        return Ran(code, seconds, _tail(out), _tail(err), _notes(notes))
+        return Ran(code, seconds, output, errors, _notes(notes))
 
 
 def _folders(*names: str) -> Path:
@@ -150,16 +153,20 @@ def has_namespaces() -> bool:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _tail(file: Path) -> str:
-    with open(file, "rb") as opened:
-        opened.seek(max(0, file.stat().st_size - TAIL))
-        return opened.read().decode("utf-8", "replace")
+def _tail(file: BinaryIO) -> str:
+    file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+    return file.read(TAIL).decode("utf-8", "replace")
 
 
 def _notes(file: Path) -> tuple[tuple[str, str], ...]:
     notes = []
-    for line in file.read_bytes().splitlines() if file.is_file() else ():
-        with suppress(ValueError, TypeError):  # a line that the program itself wrote
+    if not file.is_file() or file.is_symlink():
+        return ()
+    with open(file, "rb") as opened:
+        lines = opened.read(MAX_NOTES).splitlines()
+    for line in lines:
+        # The program itself may have written the line.
+        with suppress(ValueError, TypeError, RecursionError):
             kind, what = json.loads(line)
             notes.append((str(kind), str(what)))
     return tuple(notes)

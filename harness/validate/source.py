@@ -282,10 +282,13 @@ class Code:
 
     def _add(self, source: Source, layers: int) -> None:
         self.sources[source.label] = source
-        if source.tree is None or layers >= MAX_LAYERS or len(self.sources) >= MAX_SOURCES:
+        if source.tree is None:
+            return
+        executed = [call for call, name in source.calls if name in EXECUTE and call.args]
+        if layers >= MAX_LAYERS or len(self.sources) >= MAX_SOURCES:
+            self.unread += [f"{source.label}:{call.lineno} too many sources" for call in executed]
             return
         reader = Reader(source, self.texts)
-        executed = [call for call, name in source.calls if name in EXECUTE and call.args]
         self.unread += self._roundabout(source)
         for i, call in enumerate(executed):
             try:

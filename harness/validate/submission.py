@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -101,6 +102,7 @@ class Submission:
         self.files: dict[str, int] = {}  # regular files: path below the folder -> bytes
         self.folders: list[str] = []
         self.strange: list[str] = []  # links, devices, what is unreadable, too deep or too much
+        self.complete = True  # all files are listed
         self._kept: dict[str, bytes] = {}
         for name in names:
             self._list(name)
@@ -110,7 +112,9 @@ class Submission:
         path = self.root / name
         try:
             if len(self.files) >= MAX_FILES:
-                self.strange.append(f"{name}: not looked at, more than {MAX_FILES:,} files")
+                if self.complete:
+                    self.strange.append(f"{name}: not looked at, more than {MAX_FILES:,} files")
+                self.complete = False
             elif path.is_symlink():
                 self.strange.append(f"{name}: a link to {os.readlink(path)}")
             elif path.is_file():
@@ -142,7 +146,9 @@ class Submission:
             return self._kept[name]
         try:
             with open(self.root / name, "rb", opener=_open) as file:
-                data = file.read(most + 1)
+                now = os.fstat(file.fileno())
+                require(stat.S_ISREG(now.st_mode), f"{name} is no longer a regular file")
+                data = file.read(min(now.st_size, most) + 1)
         except OSError as error:
             raise CannotTell(f"{name} cannot be read ({error.strerror})") from error
         require(len(data) <= most, f"{name} has more than the {most:,} bytes that are read")

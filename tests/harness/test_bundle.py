@@ -609,6 +609,14 @@ def test_comments_and_what_nobody_needs():
             "from fast import a\n\n\ndef f(a):\n    return a.one\n\n\nf(a.one)\n",
             "a local variable has the name of what another module defines, one",
         ),
+        (
+            "from fast import a\n\n\ndef f(a, one):\n    return a.one\n\n\nf(a.one, 7)\n",
+            "f: a local variable has the name of a module or of what a module defines, a;",
+        ),
+        (
+            "from fast import a\n\n\nclass V:\n    one = 5\n    two = a.one\n\n\nV()\n",
+            "V: a local variable has the name of a module or of what a module defines, one",
+        ),
         pytest.param(
             "from fast import a\n\nstr(f'{{a.one {a.one}')\n",
             "an f-string is too hard",

@@ -110,7 +110,7 @@ def versions(submission: Submission) -> Finding:
 
 def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, bool]]:
     """Yield (top-level module, line, whether the program goes on without it) of every import."""
-    names, body = [], []
+    names, body = [], set()
     match node:
         case ast.Import():
             names = [alias.name for alias in node.names]
@@ -118,7 +118,8 @@ def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, 
             names = [name]
         case ast.Try():
             caught = [ast.unparse(h.type) if h.type else "Exception" for h in node.handlers]
-            body = node.body if any(word in text for word in ABSENCE for text in caught) else []
+            if any(word in text for word in ABSENCE for text in caught):
+                body = set(node.body)
         case ast.Call(args=[ast.Constant(value=str(name)), *_]) if dotted(node.func) in IMPORT:
             names = [name] if re.match(r"[A-Za-z_]", name) else []
     for name in names:

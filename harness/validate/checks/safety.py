@@ -5,7 +5,7 @@ listed, never loaded.
 import ast
 
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, judged, passed, require
 
 EXECUTING = {  # what may execute the file that it loads: with which options it does
     "torch.load": lambda options: options.get("weights_only") is not True,
@@ -36,8 +36,8 @@ def pickles(submission: Submission) -> Finding:
     opcode and name.
     """
     scan = submission.scanned
-    if scan.unread and not scan.dangers:
-        raise CannotTell("; ".join(scan.unread[:3]))
+    unseen = scan.unread + scan.bombs
+    require(not unseen or scan.dangers, "; ".join(unseen[:3]))
     listed = f"{len(scan.pickles)} pickles, {scan.opcodes:,} opcodes listed, only tensors named"
     return judged(scan.dangers[:5], f"{listed}, in {scan.files} files of {scan.size:,} bytes")
 
@@ -67,6 +67,7 @@ def archives(submission: Submission) -> Finding:
 def machine_code(submission: Submission) -> Finding:
     """No file is machine code or byte code."""
     scan = submission.scanned
+    require(not scan.bombs or scan.machine_code, "; ".join(scan.bombs[:3]))
     return judged(scan.machine_code[:4], f"no compiled code in {scan.files} files")
 
 
@@ -80,6 +81,7 @@ def secrets(submission: Submission) -> Finding:
     Slack) or of a private key.
     """
     scan = submission.scanned
+    require(not scan.bombs or scan.secrets, "; ".join(scan.bombs[:3]))
     return judged(scan.secrets[:4], f"none in {scan.files} files, {scan.size:,} bytes")
 
 
@@ -102,7 +104,7 @@ def loads(submission: Submission) -> Finding:
         submission.code.require_read()
         return passed("no pickle is loaded, or with weights_only=True")
     scan, where = submission.scanned, "; ".join(calls[:3])
-    if not scan.pickles or scan.dangers or scan.unread:
+    if not scan.pickles or scan.dangers or scan.unread or scan.bombs:
         raise CannotTell(
             f"{where}: it executes what the file says, and no file here shows what that would be"
         )

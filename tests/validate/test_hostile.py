@@ -1,0 +1,101 @@
+"""Files made to harm who looks at them: they end in a verdict, soon and in little memory."""
+
+import bz2
+import io
+import lzma
+import os
+import tarfile
+import tracemalloc
+import zipfile
+
+import pytest
+
+from harness import validate
+from harness.validate import archives
+from harness.validate.submission import Submission
+from harness.validate.verdict import CannotTell
+
+
+def scanned(tmp_path, name: str, data: bytes) -> dict[str, str]:
+    """Return the verdicts of the safety checks on a folder with one file."""
+    (tmp_path / name).write_bytes(data)
+    return {
+        row["check"]: row["verdict"]
+        for row in validate.validate(tmp_path)
+        if row["group"] == "safety"
+    }
+
+
+def tar_of(members: list[tuple[str, bytes]]) -> bytes:
+    """Return an uncompressed tar archive."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return file.getvalue()
+
+
+EVIL = b"cos\nsystem\n(S'true'\ntR."
+
+
+def test_a_pickle_before_too_many_members_is_seen(tmp_path):
+    members = [("evil.pkl", EVIL), *((f"{n}", b"") for n in range(archives.MAX_MEMBERS + 1))]
+    verdicts = scanned(tmp_path, "weights.tar", tar_of(members))
+    assert verdicts["pickles"] == verdicts["archives"] == "fail"
+
+
+def test_what_lies_behind_a_bomb_cannot_be_told(tmp_path):
+    members = [(f"{n}", b"") for n in range(archives.MAX_MEMBERS + 1)]
+    verdicts = scanned(tmp_path, "weights.tar", tar_of([*members, ("evil.pkl", EVIL)]))
+    assert verdicts["archives"] == "fail"
+    for check in ("pickles", "secrets", "compiled code"):
+        assert verdicts[check] == "cannot tell", check
+
+
+def test_a_compressed_tar_is_not_unpacked_without_limit(tmp_path):
+    """Its first header announces a long name; tarfile.is_tarfile would unpack all of it."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+    tar = header.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20)
+    filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22}]
+    data = lzma.compress(tar, format=lzma.FORMAT_ALONE, filters=filters)
+    tracemalloc.start()
+    verdicts = scanned(tmp_path, "final_model.bin", data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert verdicts["archives"] == "fail" and peak < 48 << 20
+
+
+def test_a_number_too_long_to_print_hides_no_call(tmp_path):
+    number = (10**5000).to_bytes(2100, "little")
+    data = b"\x80\x02\x8b" + len(number).to_bytes(4, "little") + number + b"0" + EVIL
+    assert scanned(tmp_path, "model.pt", data)["pickles"] == "fail"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_member_that_lies_about_its_size_is_not_unpacked(tmp_path, method):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a", bytes(64 << 20))
+    data = file.getvalue().replace((64 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    tracemalloc.start()
+    verdicts = scanned(tmp_path, "model.zip", data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert verdicts["archives"] == "cannot tell" and peak < 32 << 20
+
+
+def test_many_small_streams_are_an_end(tmp_path):
+    verdicts = scanned(tmp_path, "model.bz2", bz2.compress(b"") * 1_001)
+    assert verdicts["archives"] == "cannot tell"
+
+
+def test_a_file_that_became_a_pipe_is_not_read(tmp_path):
+    (tmp_path / "train_gpt.py").write_text("pass\n")
+    submission = Submission(tmp_path)
+    (tmp_path / "train_gpt.py").unlink()
+    os.mkfifo(tmp_path / "train_gpt.py")
+    with pytest.raises(CannotTell, match="no longer a regular file"):
+        submission.read("train_gpt.py")
