@@ -121,7 +121,8 @@ class RowPredictor:
             if i < half:
                 pushed.append(x)
         logits = F.linear(
-            transformer.rmsnorm(x, model.norm_eps), weights["embedding"][: model.vocab]
+            transformer.rmsnorm(x, model.norm_eps),
+            weights["embedding"][: model.vocab],
         )
         accurate = logits.to(torch.promote_types(self.dtype, torch.float32))
         return masking.log_softmax(model.softcap * torch.tanh(accurate / model.softcap))

@@ -72,7 +72,9 @@ def scores(results: list[dict]) -> None:
     )
     columns = ("nats/token", "tokens", "bytes", "passes/token", "seconds")
     _print_table(
-        "Bits per byte, scored from the file", ("run", "estimator", *BITS_COLUMNS, *columns), rows
+        "Bits per byte, scored from the file",
+        ("run", "estimator", *BITS_COLUMNS, *columns),
+        rows,
     )
 
 

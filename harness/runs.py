@@ -270,7 +270,12 @@ def _ship(
     summary.
     """
     file = out / "artifact.mgolf"
-    artifact.write(file, state.shadow, recipe, {"tokenizer_sha256": dataset.tokenizer.sha256})
+    artifact.write(
+        file,
+        state.shadow,
+        recipe,
+        {"tokenizer_sha256": dataset.tokenizer.sha256},
+    )
     header, params = artifact.read(file)
     code = size.code_bytes(recipe, header["codec"])
     artifact.check_size(header, file.stat().st_size, code)

@@ -184,7 +184,12 @@ def _causal(log_probs, ids_NL, previous_N, vocab, effort, row):
 
 # (nats_N, variance_N) of windows by each estimator: their totals, and how far other masks would
 # move them. effort: ScoreOptions and seed, epsilon, forced_below; row: of the first window.
-METHODS = {"nelbo": _nelbo, "nelbo-grid": _nelbo_grid, "chain": _chain, "causal": _causal}
+METHODS = {
+    "nelbo": _nelbo,
+    "nelbo-grid": _nelbo_grid,
+    "chain": _chain,
+    "causal": _causal,
+}
 
 
 def exact_nelbo(log_probs, ids_L, vocab):

@@ -48,7 +48,11 @@ TIE = 2.0**-10
 
 # Estimators of a masked network's score; each has its row of METHODS in fast/evaluate.py and in
 # reference/likelihood.py.
-Estimator = Literal["nelbo", "nelbo-grid", "chain"]
+Estimator = Literal[
+    "nelbo",
+    "nelbo-grid",
+    "chain",
+]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py

@@ -211,7 +211,11 @@ def run(recipe: Recipe, world: World) -> None:
                 )
                 train_log.line(f"peak memory allocated: {allocated} MiB reserved: {reserved} MiB")
             artifact.write(
-                ARTIFACT, state.shadow, recipe, {"tokenizer_sha256": tokenizer.sha256}, CODEC
+                ARTIFACT,
+                state.shadow,
+                recipe,
+                {"tokenizer_sha256": tokenizer.sha256},
+                CODEC,
             )
             for line in log.closing_lines(state, recipe):
                 train_log.line(line)

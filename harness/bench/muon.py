@@ -115,7 +115,13 @@ def sides(
 
 
 def against_torch(
-    row: str, name: str, model: Model, optimizer: Optimizer, pairs: int, device: str, compiled: bool
+    row: str,
+    name: str,
+    model: Model,
+    optimizer: Optimizer,
+    pairs: int,
+    device: str,
+    compiled: bool,
 ) -> dict:
     """Return the row of one set of shapes."""
     return paired(row, *sides(name, model, optimizer, device, compiled), pairs, device)

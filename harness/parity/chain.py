@@ -15,7 +15,14 @@ import reference.chain
 import reference.masking
 import reference.sample
 import reference.transformer
-from harness.parity.compare import Compare, Difference, Setting, against_plain, relative, same
+from harness.parity.compare import (
+    Compare,
+    Difference,
+    Setting,
+    against_plain,
+    relative,
+    same,
+)
 from harness.parity.likelihood import APART, STILL, table_model, windows
 from harness.parity.network import GROUPED, MEDIUM, SMALL, TWICE, plain_log_probs, random_params
 from harness.parity.suite import Piece, table

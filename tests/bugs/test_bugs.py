@@ -63,9 +63,10 @@ def red(check: str) -> bool:
                 str(ROOT / check),
             ]
         )
-    assert code in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), (
-        f"{check} did not run: {code}"
-    )
+    assert code in (
+        pytest.ExitCode.OK,
+        pytest.ExitCode.TESTS_FAILED,
+    ), f"{check} did not run: {code}"
     return code == pytest.ExitCode.TESTS_FAILED
 
 

@@ -119,7 +119,10 @@ def test_recipe_is_the_runs_own(flat):
 
 def test_forward_and_loss_are_bit_for_bit_those_of_fast(flat):
     recipe, windows = flat.RECIPE, tuple(map(torch.from_numpy, batch(1, range(4))))
-    params, twin = (fast.transformer.initialize(RUN.model, 7), flat.initialize(recipe.model, 7))
+    params, twin = (
+        fast.transformer.initialize(RUN.model, 7),
+        flat.initialize(recipe.model, 7),
+    )
     assert same(params, twin)
     noisy = {
         name: value + 0.1 * torch.randn(value.shape, generator=torch.Generator().manual_seed(1))
@@ -152,7 +155,13 @@ def test_training_is_bit_for_bit_that_of_fast(flat):
 def test_artifact_is_byte_for_byte_that_of_fast(flat, tmp_path):
     params = fast.transformer.initialize(RUN.model, 7)
     fast.artifact.write(tmp_path / "a.mgolf", params, RUN, {"tokenizer_sha256": "0" * 64}, "zlib")
-    flat.write(tmp_path / "b.mgolf", params, flat.RECIPE, {"tokenizer_sha256": "0" * 64}, "zlib")
+    flat.write(
+        tmp_path / "b.mgolf",
+        params,
+        flat.RECIPE,
+        {"tokenizer_sha256": "0" * 64},
+        "zlib",
+    )
     assert (tmp_path / "a.mgolf").read_bytes() == (tmp_path / "b.mgolf").read_bytes()
     header, read = flat.read(tmp_path / "a.mgolf")
     assert same(read, fast.artifact.read(tmp_path / "a.mgolf")[1]) and asdict(
@@ -353,7 +362,12 @@ def test_the_average_ships(program, monkeypatch, tmp_path):
     code, _, err = program()
     assert code == 0 and not err
     sha = fast.artifact.read(tmp_path / "final_model.mgolf")[0]["tokenizer_sha256"]
-    fast.artifact.write(tmp_path / "expected", states[0].shadow, RUN, {"tokenizer_sha256": sha})
+    fast.artifact.write(
+        tmp_path / "expected",
+        states[0].shadow,
+        RUN,
+        {"tokenizer_sha256": sha},
+    )
     assert (tmp_path / "final_model.mgolf").read_bytes() == (tmp_path / "expected").read_bytes()
 
 

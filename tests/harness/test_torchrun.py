@@ -16,7 +16,13 @@ from tests.scripts import soak
 from tests.support.commands import TINY, UNSCORED, torchrun
 
 # Of a tiny model, long enough to be stopped twice.
-RUN = [*TINY, "--training.iterations", "60", "--training.micro_batch_tokens", "8"]
+RUN = [
+    *TINY,
+    "--training.iterations",
+    "60",
+    "--training.micro_batch_tokens",
+    "8",
+]
 
 
 def ranks_of(process: subprocess.Popen) -> dict[int, int]:

@@ -581,7 +581,8 @@ def test_stacked_weights_are_the_named_ones(model, rng):
     named = fast.transformer.forward(params, ids, model)
     assert (
         relative_error(
-            fast.transformer.forward(fast.transformer.stack(params), ids, model), named.numpy()
+            fast.transformer.forward(fast.transformer.stack(params), ids, model),
+            named.numpy(),
         )
         < 1e-12
     )

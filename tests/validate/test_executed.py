@@ -49,7 +49,12 @@ def without(checks: tuple, *others: tuple) -> tuple:
 
 COMPUTING = named("normalised", "no peeking")  # by the submission's own code
 EXECUTED = named(
-    "runs alone", "trains", "no network", "no writes outside", "scores itself", "training data"
+    "runs alone",
+    "trains",
+    "no network",
+    "no writes outside",
+    "scores itself",
+    "training data",
 )
 TABLE = named("script's byte table")
 STATIC_RUNS = named("Python versions", "imports")

@@ -29,7 +29,7 @@ STATIC = tuple(
     if check.group in ("folder", "bytes", "log", "safety") or check.name in SEEDS
 )
 READS = {  # slow checks that depend on these files alone
-    **dict.fromkeys(("Python versions", "bytes per token", "training data"), "*.py")
+    **dict.fromkeys(("Python versions", "bytes per token", "training data"), "*.py"),
 }
 
 
@@ -208,7 +208,12 @@ def test_evidence_is_one_printable_line(packed):
     surrogates, no megabytes.
     """
     check = Check(
-        "planted", "folder", lambda folder: failed("a\x1b[31m\udc80\n" + "b" * 5000), "", "", ""
+        "planted",
+        "folder",
+        lambda folder: failed("a\x1b[31m\udc80\n" + "b" * 5000),
+        "",
+        "",
+        "",
     )
     [row] = validate.validate(packed, checks=(check,))
     assert row["evidence"].isprintable() and len(row["evidence"]) <= validate.LONGEST

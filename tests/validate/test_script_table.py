@@ -232,7 +232,10 @@ UNTOLD = {
         SCRIPT.replace("    return length,", "    return missing,"),
         "name 'missing' is not defined",
     ),
-    "nested too deeply": (SCRIPT + f"DEEP = {'-' * 5000}1\n", "not all code could be read"),
+    "nested too deeply": (
+        SCRIPT + f"DEEP = {'-' * 5000}1\n",
+        "not all code could be read",
+    ),
     "returns one table": (
         SCRIPT.replace("    return length, space, boundary", "    return [length]"),
         "shapes (1024,)",
