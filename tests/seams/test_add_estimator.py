@@ -35,7 +35,7 @@ def test_an_estimator_is_a_name_and_a_row(tmp_path, run_directory):
     step.
     """
     copy = Copy(tmp_path)
-    copy.insert("reference/recipe.py", "Estimator = Literal[", '    "blind",\n')
+    copy.replace("reference/recipe.py", "Estimator = Literal[", 'Estimator = Literal["blind", ')
     copy.insert("fast/evaluate.py", "return nats_NL.sum(axis=1), np.zeros(len(nats_NL))", FUNCTION)
     copy.insert("fast/evaluate.py", "METHODS = {", ROW)
     file = "reference/likelihood.py"

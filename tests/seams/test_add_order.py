@@ -33,7 +33,9 @@ print("scored")
 
 def test_an_order_is_a_name_and_a_function_in_each_half(tmp_path):
     copy = Copy(tmp_path)
-    copy.insert("reference/recipe.py", "Order = Literal[", '    "outside-in", "doubt",\n')
+    copy.replace(
+        "reference/recipe.py", "Order = Literal[", 'Order = Literal["outside-in", "doubt", '
+    )
     for half, maximum in (("reference", "max(axis=1)"), ("fast", "amax(dim=-1)")):
         file = f"{half}/orders.py"
         copy.insert(file, IMPORTS, FUNCTIONS.format(maximum=maximum))

@@ -35,6 +35,12 @@ class Copy:
         (number,) = [n for n, line in enumerate(lines) if line.strip() == after]
         path.write_text("".join([*lines[: number + 1], text, *lines[number + 1 :]]))
 
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Write `new` in the place of the one `old` of a file."""
+        path = self.folder / file
+        before, after = path.read_text().split(old)
+        path.write_text(before + new + after)
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
         """Run Python in the copy (`-c`, `-m harness …`, `-m pytest …`); output is text."""
         environment = os.environ | {"PYTHONPATH": str(self.folder)}
