@@ -98,11 +98,11 @@ def sides(
 
     def plainly(dtype: torch.dtype, iteration: torch.dtype) -> dict[str, torch.Tensor]:
         singles = [transformer.unstack(group) for group in inputs]
-        settings = LR, MOMENTUM, optimizer, iteration
-        return {
-            key: plain.muon_step(*(group[key].to(dtype) for group in singles), *settings)[0]
-            for key in singles[0]
-        }
+        settings, moved = (LR, MOMENTUM, optimizer, iteration), {}
+        for key in singles[0]:
+            weight, grad, buffer = (group[key].to(dtype) for group in singles)
+            moved[key] = plain.muon_weight(weight, grad, MOMENTUM * buffer + grad, *settings)
+        return moved
 
     exact = plainly(torch.float64, torch.float64)
     rough = plainly(torch.float32, torch.bfloat16)

@@ -142,10 +142,8 @@ class Bench:
                 last = rows[-1]
                 known = last["ratio"] if last["ratio"] is not None else last["candidate"]
                 progress.say(f"{last['name']}: {last['note'] or format(known, '.3g')}")
-                if self.json not in (
-                    None,
-                    "-",
-                ):  # written row by row: a run that is cut off leaves what it knew
+                # Written row by row: a run that is cut off leaves what it knew.
+                if self.json not in (None, "-"):
                     write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())
 
             separate = {"auto": None, "yes": True, "no": False}[self.separate]

@@ -9,6 +9,15 @@ import tyro
 from harness.commands.flags import Json
 
 
+def _described(path: Path, tokenizer: Path | None = None):
+    """Return what a shard or a data folder holds."""
+    from harness import report
+    from harness.corpus import shards
+
+    described = shards.describe(path, tokenizer)
+    return described, lambda: report.shards(described)
+
+
 @dataclass(frozen=True)
 class Build:
     """Build shards and a tokenizer from text files.
@@ -29,12 +38,10 @@ class Build:
 
     def run(self):
         """Return the description of the built folder."""
-        from harness import report
-        from harness.corpus import prepare, shards
+        from harness.corpus import prepare
 
         prepare.from_text(self.files, self.out, self.vocab, self.tokenizer)
-        described = shards.describe(self.out)
-        return described, lambda: report.shards(described)
+        return _described(self.out)
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,7 @@ class List:
 
     def run(self):
         """Return the description."""
-        from harness import report
-        from harness.corpus import shards
-
-        described = shards.describe(self.path, self.tokenizer)
-        return described, lambda: report.shards(described)
+        return _described(self.path, self.tokenizer)
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,10 @@ class Fineweb:
 
     def run(self):
         """Return the description of what was fetched."""
-        from harness import report
-        from harness.corpus import fineweb, shards
+        from harness.corpus import fineweb
 
         fineweb.fetch_fineweb(self.out, self.train_shards)
-        described = shards.describe(self.out)
-        return described, lambda: report.shards(described)
+        return _described(self.out)
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,16 @@ def state_of(data: bytes, where: str) -> tuple[dict[str, torch.Tensor], str]:
     )
 
 
-def load(path: Path, assume: Assume = Assume()) -> tuple[Recipe, dict[str, torch.Tensor]]:  # noqa: B008
-    """Return (recipe, float32 tensors under our names) of a weight file; nothing in it is
-    ever run.
+def load(
+    data: bytes,
+    where: str,
+    assume: Assume = Assume(),  # noqa: B008
+) -> tuple[Recipe, dict[str, torch.Tensor], str]:
+    """Return (recipe, float32 tensors under our names, layout) of the bytes of a weight file;
+    nothing in it is ever run.
     """
-    state, _ = state_of(archive.read(Path(path)), str(path))
-    return naming.adopt(state, assume, str(path))
+    state, layout = state_of(data, where)
+    return *naming.adopt(state, assume, where), layout
 
 
 def exact_format(values: torch.Tensor, name: str) -> str:
@@ -87,8 +91,7 @@ def convert(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: 
             f"{out}: expected another file than the one that is read; choose another name for the"
             " artifact"
         )
-    state, layout = state_of(data, str(path))
-    recipe, params = naming.adopt(state, assume, str(path))
+    recipe, params, layout = load(data, str(path), assume)
     formats = {name: exact_format(values, name) for name, values in params.items()}
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(data).hexdigest(), "layout": layout}
     raw = sum(

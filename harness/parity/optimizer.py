@@ -92,9 +92,10 @@ def muon(seed: int, shape: list[int], lr: float, momentum: float, still: bool = 
 
     def compare(setting: Setting) -> list[Difference]:
         def plainly() -> torch.Tensor:
-            singles = zip(*(setting.tensor(x, torch.float64) for x in stacks), strict=True)
+            weights, grads, buffers = (setting.tensor(x, torch.float64) for x in stacks)
+            singles = zip(weights, grads, momentum * buffers + grads, strict=True)
             settings = lr, momentum, OPTIMIZER, setting.dtype, True
-            return torch.stack([plain.muon_step(*one, *settings)[0] for one in singles])
+            return torch.stack([plain.muon_weight(*one, *settings) for one in singles])
 
         def step(weight, grad, buffer, numbers):
             lr, momentum = numbers

@@ -150,24 +150,7 @@ def newton_schulz(
     return x.mT if matrix.shape[0] > matrix.shape[1] else x
 
 
-def muon_step(
-    weight: torch.Tensor,
-    grad: torch.Tensor,
-    buffer: torch.Tensor,
-    lr: float,
-    momentum: float,
-    optimizer: Optimizer,
-    dtype: torch.dtype | None = None,
-    other_order: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (weight, buffer) of one matrix after one step; dtype is that of the iteration, default
-    the gradient's.
-    """
-    buffer = momentum * buffer + grad
-    return muon_moved(weight, grad, buffer, lr, momentum, optimizer, dtype, other_order), buffer
-
-
-def muon_moved(
+def muon_weight(
     weight: torch.Tensor,
     grad: torch.Tensor,
     buffer: torch.Tensor,
@@ -177,7 +160,9 @@ def muon_moved(
     dtype: torch.dtype | None = None,
     other_order: bool = False,
 ) -> torch.Tensor:
-    """Return the weight of muon_step; buffer holds this step's gradient already."""
+    """Return a matrix after one step. buffer is the momentum with this step's gradient; dtype is
+    that of the iteration, default the gradient's.
+    """
     nesterov = (grad + momentum * buffer).to(dtype or grad.dtype)
     update = newton_schulz(nesterov, optimizer, other_order).to(weight.dtype)
     rows, columns = weight.shape
@@ -246,7 +231,7 @@ class PlainStep:
             grad = grads[name].mul_(scale)
             if name in self.buffers:
                 buffer = self.buffers[name].mul_(momentum).add_(grad)
-                moved = muon_moved(
+                moved = muon_weight(
                     weight,
                     grad,
                     buffer,

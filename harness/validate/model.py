@@ -11,8 +11,7 @@ import numpy as np
 from fast import artifact, container, data, evaluate, transformer
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.likelihood import LogProbs
-from harness.importers import convert, naming
-from harness.importers.assume import Assume
+from harness.importers import convert
 from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell, require
 from reference.recipe import InputError, Recipe
@@ -73,8 +72,8 @@ def model(submission: Submission) -> Model:
             header, params = container.unpack(submission.read(name), name)
             recipe = artifact.recipe_of(header, name)
         else:
-            header, (state, _) = {}, convert.state_of(submission.read(name), name)
-            recipe, params = naming.adopt(state, Assume(), name)
+            header = {}
+            recipe, params, _ = convert.load(submission.read(name), name)
     except InputError as error:
         raise CannotTell(f"the artifact does not open: {error}") from error
     shapes = {(key, tuple(value.shape)) for key, value in params.items()}

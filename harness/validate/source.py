@@ -367,7 +367,7 @@ class Code:
             if name not in reached:
                 reached[name] = self.files.get(name, len(self.texts.get(name, b"")))
                 hidden = [source for source in self.sources.values() if source.file == name]
-                queue += [other for source in hidden for other in self.mentioned(source)]
+                queue += [other for source in hidden for other in sorted(self.mentioned(source))]
         return reached
 
     @cached_property

@@ -62,9 +62,12 @@ def failed(evidence: str) -> Finding:
     return Finding("fail", evidence)
 
 
-def judged(faults: list[str | bool], evidence: str) -> Finding:
-    """Fail with the faults where there are any, pass with the evidence otherwise; what is false is
-    no fault.
+def judged(faults: list[str | bool], evidence: str, unseen: list[str] = ()) -> Finding:
+    """Fail with the faults where there are any, cannot tell where something is unseen, pass with
+    the evidence otherwise. What is false is no fault.
     """
     present = [fault for fault in faults if fault]
-    return failed("; ".join(present)) if present else passed(evidence)
+    if present:
+        return failed("; ".join(present))
+    require(not unseen, "; ".join(unseen[:3]))
+    return passed(evidence)

@@ -39,11 +39,17 @@ def written(folder, data: bytes, name: str = "final_model.ptz"):
     return folder / name
 
 
+def load(path, assume: Assume = Assume()):
+    """Return (recipe, tensors) of a weight file."""
+    recipe, params, _ = convert.load(archive.read(path), str(path), assume)
+    return recipe, params
+
+
 def refused(folder, data: bytes, assume: Assume = LENGTH) -> str:
     """Return the message about a file that must be refused; it names the file."""
     path = written(folder, data)
     with pytest.raises(InputError) as caught:
-        convert.load(path, assume)
+        load(path, assume)
     assert str(caught.value).startswith(str(path))
     return str(caught.value)
 
@@ -76,7 +82,7 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
         tmp_path,
         published.saved(value, "lzma" if "fp8" in file else "zlib" if "int" in file else "none"),
     )
-    recipe, params = convert.load(path, LENGTH)
+    recipe, params = load(path, LENGTH)
     vocab, layers, width, heads, shared, multiple, causal = SHAPES[kind]
     model = recipe.model
     assert (
@@ -138,7 +144,7 @@ def test_safetensors_give_the_same_numbers(tmp_path):
     state = network().state_dict()
     half = {name: values.bfloat16() for name, values in state.items()}
     for tensors, metadata in ((state, None), (half, {"format": "pt"})):
-        _, params = convert.load(
+        _, params = load(
             written(tmp_path, published.safetensors(tensors, metadata), "model.safetensors"), LENGTH
         )
         found = {naming.their_name(name): value.tolist() for name, value in params.items()}
@@ -152,9 +158,7 @@ def test_prefixes_parameters_and_views_are_read(tmp_path):
     state = network().state_dict()
     expected = {
         name: values.tolist()
-        for name, values in convert.load(written(tmp_path, published.saved(state)), LENGTH)[
-            1
-        ].items()
+        for name, values in load(written(tmp_path, published.saved(state)), LENGTH)[1].items()
     }
     transposed = {
         name: values.T.contiguous().T if values.dim() == 2 else values
@@ -170,9 +174,9 @@ def test_prefixes_parameters_and_views_are_read(tmp_path):
     torch.save(state, newer, pickle_protocol=5)
     prefixed = {f"module._orig_mod.{name}": values for name, values in state.items()}
     for value in (prefixed, dict(network().named_parameters()), transposed, shared):
-        _, params = convert.load(written(tmp_path, published.saved(value)), LENGTH)
+        _, params = load(written(tmp_path, published.saved(value)), LENGTH)
         assert {name: values.tolist() for name, values in params.items()} == expected
-    _, params = convert.load(written(tmp_path, newer.getvalue()), LENGTH)
+    _, params = load(written(tmp_path, newer.getvalue()), LENGTH)
     assert {name: values.tolist() for name, values in params.items()} == expected
     assert "twice" in refused(tmp_path, published.saved(state | prefixed))
 
@@ -203,8 +207,8 @@ def test_a_tied_head_saved_beside_its_embedding_is_the_embedding(tmp_path):
     """
     state = network().state_dict()
     embedding = state["tok_emb.weight"]
-    expected = convert.load(written(tmp_path, published.saved(state)), LENGTH)[1]
-    _, params = convert.load(
+    expected = load(written(tmp_path, published.saved(state)), LENGTH)[1]
+    _, params = load(
         written(tmp_path, published.saved(state | {"lm_head.weight": embedding})), LENGTH
     )
     assert params.keys() == expected.keys() and all(
@@ -249,7 +253,7 @@ def test_shapes_of_other_networks_are_refused(tmp_path):
 
 def test_the_rows_of_the_embedding_tell_the_kind_of_model_or_a_flag_does(tmp_path):
     def kind(rows: int, **assume):
-        return convert.load(
+        return load(
             written(tmp_path, changed(tok_emb__weight=torch.randn(rows, 32))),
             replace(LENGTH, **assume),
         )[0].model
@@ -330,7 +334,7 @@ def test_damaged_files_are_refused_and_nothing_else_happens(tmp_path, name):
         for place in draw.choices(range(len(data)), k=draw.choice((1, 1, 3))):
             spoilt[place] = draw.randrange(256)
         try:
-            convert.load(written(tmp_path, bytes(spoilt)), LENGTH)
+            load(written(tmp_path, bytes(spoilt)), LENGTH)
         except InputError:
             pass
 
@@ -511,27 +515,8 @@ def test_what_is_no_weight_file_is_refused(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     assert "zstd, found none" in refused(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(20))
     with pytest.raises(InputError, match="expected a readable file"):
-        convert.load(tmp_path / "absent")
+        load(tmp_path / "absent")
     assert torch_file.show([[]]) == "list"
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Return a corpus of 60 KB with a 400-piece tokenizer."""
-    from pydoc_data.topics import topics
-
-    folder = tmp_path_factory.mktemp("text")
-    (folder / "a.txt").write_text(
-        topics["if"]
-        + topics["for"]
-        + topics["while"]
-        + topics["try"]
-        + topics["with"]
-        + topics["class"]
-    )
-    told = ("--out", str(folder / "corpus"), "--vocab", "400", "--json", str(folder / "j"))
-    assert cli.main(["data", "build", str(folder / "a.txt"), *told]) == 0
-    return folder / "corpus"
 
 
 def test_the_command_writes_an_artifact_that_eval_scores_as_the_original(tmp_path, corpus, capsys):

@@ -71,9 +71,8 @@ def test_the_entropy_coder_reaches_the_empirical_entropy(format):
     data, _ = fast.codec.compress(b"".join(pieces), ends, "entropy")
     assert fast.codec.decompress(data, ends[-1], ends, "entropy") == b"".join(pieces)
     assert len(data) <= 1.005 * sum(map(empirical_entropy, pieces))
-    if (
-        format != "float16"
-    ):  # whose two bytes have statistics of their own, which beats one distribution
+    # The two bytes of float16 have statistics of their own, which beats one distribution.
+    if format != "float16":
         assert len(data) >= 0.995 * sum(map(empirical_entropy, pieces))
 
 

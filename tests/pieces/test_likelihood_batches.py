@@ -101,9 +101,8 @@ def test_single_precision_costs_one_rounding_per_token():
     model = TableModel(3, 5)
     ids_NL = model.windows(6)
     single = lambda ids_BL: model.torch(ids_BL).float()  # noqa: E731
-    for order in (
-        ORDERS
-    ):  # the table's scores lie further apart than the rounding, so the orders are the same
+    # The table's scores lie further apart than the rounding, so the orders are the same.
+    for order in ORDERS:
         expected = reference.chain.chain(model.numpy, ids_NL, 3, order, 2, 1, 2)
         assert (
             abs(fast.chain.chain(single, ids_NL, 3, order, 2, 1, 2) - expected)

@@ -23,18 +23,15 @@ from pathlib import Path
 
 import torch
 
+from tests.support.commands import TINY_MODEL
+
 SIZES = (1, 2)  # ranks, in turn
 
 
 def options(steps: int) -> list[str]:
     """Return the options of a run of a tiny model that writes a checkpoint at every step."""
     return [
-        "--preset",
-        "tiny",
-        "--model.vocab",
-        "400",
-        "--no-compiled",
-        "--no-preflight",
+        *TINY_MODEL,
         "--training.checkpoint_every",
         "1",
         "--training.micro_batch_tokens",

@@ -8,18 +8,8 @@ import pytest
 
 from harness import cli
 
-TINY = [
-    "--preset",
-    "tiny",
-    "--model.vocab",
-    "400",
-    "--no-compiled",
-    "--no-preflight",
-    "--training.iterations",
-    "20",
-    "--training.checkpoint_every",
-    "5",
-]
+TINY_MODEL = ["--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight"]
+TINY = [*TINY_MODEL, "--training.iterations", "20", "--training.checkpoint_every", "5"]
 
 
 UNSCORED = {  # in place of a score, which takes longer than training a tiny model

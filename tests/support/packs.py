@@ -7,6 +7,7 @@ import pytest
 from harness import cli
 from harness.packaging.claim import Claim
 from harness.packaging.pack import pack
+from tests.support.commands import TINY_MODEL
 
 WHO = {
     "name": "Tiny masked diffusion",
@@ -18,16 +19,7 @@ WHO = {
 
 def train(corpus: Path, out: Path, *flags: str) -> Path:
     """Train a tiny model on a corpus of 400 pieces; return its run directory."""
-    tiny = (
-        "--preset",
-        "tiny",
-        "--model.vocab",
-        "400",
-        "--no-compiled",
-        "--no-preflight",
-        "--training.iterations",
-        "12",
-    )
+    tiny = (*TINY_MODEL, "--training.iterations", "12")
     assert cli.main(["train", *tiny, "--data", str(corpus), "--out", str(out), *flags]) == 0
     return out
 

@@ -26,6 +26,15 @@ def scanned(tmp_path, name: str, data: bytes) -> dict[str, str]:
     }
 
 
+def scanned_within(tmp_path, name: str, data: bytes) -> tuple[dict[str, str], int]:
+    """Return the verdicts, and the most bytes of memory that they took."""
+    tracemalloc.start()
+    try:
+        return scanned(tmp_path, name, data), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def tar_of(members: list[tuple[str, bytes]]) -> bytes:
     """Return an uncompressed tar archive."""
     file = io.BytesIO()
@@ -61,10 +70,7 @@ def test_a_compressed_tar_is_not_unpacked_without_limit(tmp_path):
     tar = header.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20)
     filters = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 22}]
     data = lzma.compress(tar, format=lzma.FORMAT_ALONE, filters=filters)
-    tracemalloc.start()
-    verdicts = scanned(tmp_path, "final_model.bin", data)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    verdicts, peak = scanned_within(tmp_path, "final_model.bin", data)
     assert verdicts["archives"] == "fail" and peak < 48 << 20
 
 
@@ -80,10 +86,7 @@ def test_a_zip_member_that_lies_about_its_size_is_not_unpacked(tmp_path, method)
     with zipfile.ZipFile(file, "w", method) as archive:
         archive.writestr("a", bytes(64 << 20))
     data = file.getvalue().replace((64 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
-    tracemalloc.start()
-    verdicts = scanned(tmp_path, "model.zip", data)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    verdicts, peak = scanned_within(tmp_path, "model.zip", data)
     assert verdicts["archives"] == "cannot tell" and peak < 32 << 20
 
 

@@ -116,9 +116,8 @@ def one_record(submission: Submission) -> Finding:
     records = [path for path in submission.folders if _day(PurePosixPath(path).name)]
     faults = [f"{len(jsons)} JSONs: {', '.join(jsons[:4])}"] if len(jsons) > 1 else []
     faults += [f"another script or record {path}" for path in (*scripts[:3], *records[:3])]
-    if not jsons and not faults:
-        raise CannotTell("there is no submission.json to count")
-    return judged(faults, f"one JSON, {', '.join(jsons)}")
+    unseen = [] if jsons else ["there is no submission.json to count"]
+    return judged(faults, f"one JSON, {', '.join(jsons)}", unseen)
 
 
 @check(

@@ -5,7 +5,7 @@ listed, never loaded.
 import ast
 
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, judged, passed, require
+from harness.validate.verdict import CannotTell, Finding, check, judged, passed
 
 EXECUTING = {  # what may execute the file that it loads: with which options it does
     "torch.load": lambda options: options.get("weights_only") is not True,
@@ -36,10 +36,9 @@ def pickles(submission: Submission) -> Finding:
     opcode and name.
     """
     scan = submission.scanned
-    unseen = scan.unread + scan.bombs
-    require(not unseen or scan.dangers, "; ".join(unseen[:3]))
     listed = f"{len(scan.pickles)} pickles, {scan.opcodes:,} opcodes listed, only tensors named"
-    return judged(scan.dangers[:5], f"{listed}, in {scan.files} files of {scan.size:,} bytes")
+    evidence = f"{listed}, in {scan.files} files of {scan.size:,} bytes"
+    return judged(scan.dangers[:5], evidence, scan.unread + scan.bombs)
 
 
 @check(
@@ -53,9 +52,8 @@ def archives(submission: Submission) -> Finding:
     """
     scan = submission.scanned
     faults = scan.bombs[:3] + [f"{where} would be written outside" for where in scan.escapes[:3]]
-    if scan.unread and not faults:
-        raise CannotTell("; ".join(scan.unread[:3]))
-    return judged(faults, f"{len(scan.packed)} archives and compressed streams, all within limits")
+    evidence = f"{len(scan.packed)} archives and compressed streams, all within limits"
+    return judged(faults, evidence, scan.unread)
 
 
 @check(
@@ -67,8 +65,7 @@ def archives(submission: Submission) -> Finding:
 def machine_code(submission: Submission) -> Finding:
     """No file is machine code or byte code."""
     scan = submission.scanned
-    require(not scan.bombs or scan.machine_code, "; ".join(scan.bombs[:3]))
-    return judged(scan.machine_code[:4], f"no compiled code in {scan.files} files")
+    return judged(scan.machine_code[:4], f"no compiled code in {scan.files} files", scan.bombs)
 
 
 @check(
@@ -81,8 +78,8 @@ def secrets(submission: Submission) -> Finding:
     Slack) or of a private key.
     """
     scan = submission.scanned
-    require(not scan.bombs or scan.secrets, "; ".join(scan.bombs[:3]))
-    return judged(scan.secrets[:4], f"none in {scan.files} files, {scan.size:,} bytes")
+    evidence = f"none in {scan.files} files, {scan.size:,} bytes"
+    return judged(scan.secrets[:4], evidence, scan.bombs)
 
 
 @check(
