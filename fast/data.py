@@ -260,19 +260,25 @@ def batches(tokens: Tokens, recipe: Recipe) -> Callable:
     return lambda step, rows: batch(tokens, model.length, rows, step, *settings)
 
 
+def evaluation_count(tokens: Tokens, length: int) -> int:
+    """Return how many windows cover every token once, the shorter tail among them; InputError when
+    the stream is shorter than one window.
+    """
+    return count_windows(tokens, length) + (len(tokens) % length > 0)
+
+
 def evaluation_windows(
     tokens: Tokens, length: int, vocab: int | None, first: int = 0, count: int | None = None
 ) -> list[Windows]:
-    """Return windows first..first+count that cover every token once: the full ones, then the
-    shorter tail if any.
+    """Return windows first..first+count (all from first on) that cover every token once: the full
+    ones, then the shorter tail if any; InputError where there are fewer.
     """
-    full = count_windows(tokens, length)
-    total = -(-len(tokens) // length)
-    stop = total if count is None else min(total, first + count)
-    if not 0 <= first < stop:
+    full, total = count_windows(tokens, length), evaluation_count(tokens, length)
+    stop = total if count is None else first + count
+    if not 0 <= first < stop <= total:
         raise InputError(
             f"data {tokens.paths[0].parent}: expected windows inside 0..{total}, found first"
-            f" {first}, count {count}; ask for fewer"
+            f" {first}, count {count}; ask for fewer, as there are {total} windows"
         )
     begin, end = first * length, min(stop * length, len(tokens))
     ids = tokens.read(begin, end, vocab)

@@ -14,7 +14,7 @@ import torch
 
 from fast import chain, likelihood, masking, orders, transformer
 from fast.bytes import ByteTable, token_bytes
-from fast.data import Tokens, Windows, evaluation_windows
+from fast.data import Tokens, Windows, evaluation_count, evaluation_windows
 from fast.likelihood import LogProbs
 from fast.objective import objective_of
 from fast.row_predictor import RowPredictor
@@ -106,13 +106,18 @@ class Part(NamedTuple):
     forwards: int
 
 
-def window_bytes(windows: Windows, table: ByteTable, first_token: str = "stream") -> np.ndarray:
-    """Return bytes_N of text in each window; first_token "control" treats the token before each
-    window as a control token.
+def bytes_of(windows: Windows, table: ByteTable, first_token: str = "stream") -> np.ndarray:
+    """Return bytes_NL of text of each token; first_token "control" treats the token before every
+    window, not the first alone, as a control token.
     """
     if first_token == "control":
         windows = windows._replace(previous_N=np.full(len(windows.ids_NL), -1))
-    return token_bytes(windows.ids_NL, windows.before_NL(), table).sum(axis=1)
+    return token_bytes(windows.ids_NL, windows.before_NL(), table)
+
+
+def window_bytes(windows: Windows, table: ByteTable, first_token: str = "stream") -> np.ndarray:
+    """Return bytes_N of text in each window; first_token as in bytes_of."""
+    return bytes_of(windows, table, first_token).sum(axis=1)
 
 
 def pilot_passes(windows: int, draws: int) -> int:
@@ -271,7 +276,8 @@ def split_plan(
     """Return (plan, passes) of nelbo for a split: fitted to its first windows, so that all its
     ranges share one plan and add up.
     """
-    group = evaluation_windows(tokens, length, vocab, 0, PLAN_WINDOWS)[0]
+    count = min(PLAN_WINDOWS, evaluation_count(tokens, length))
+    group = evaluation_windows(tokens, length, vocab, 0, count)[0]
     return fit_plan(log_probs, group, vocab, effort, **settings), _pilot_total(group, effort)
 
 
@@ -289,9 +295,9 @@ def validator(
     """Return validate(state): the score of the averaged weights on the first windows of the
     validation split, as training logs it.
     """
-    windows = evaluation_windows(
-        tokens, recipe.model.length, recipe.model.vocab, 0, VALIDATION_WINDOWS
-    )
+    length, vocab = recipe.model.length, recipe.model.vocab
+    count = min(VALIDATION_WINDOWS, evaluation_count(tokens, length))
+    windows = evaluation_windows(tokens, length, vocab, 0, count)
     effort = default_effort(recipe)
     how = effort.estimator, effort.order
 

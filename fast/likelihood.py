@@ -239,6 +239,16 @@ def mask_variance(nats_NK: np.ndarray) -> np.ndarray:
     return (np.square(bend_NK).sum(axis=1) / 6 + ends_N) / nats_NK.shape[1] ** 2
 
 
+def ratio(values_N: np.ndarray, sizes_N: np.ndarray) -> tuple[float, float]:
+    """Return (sum of values / sum of sizes, its standard error over N windows taken as independent,
+    nan for one) by the ratio estimator (Cochran 1977, eq. 6.13).
+    """
+    count, total = len(values_N), float(sizes_N.sum())
+    value = float(values_N.sum()) / total
+    spread = float(np.square(values_N - value * sizes_N).sum())
+    return value, math.sqrt(spread * count / (count - 1)) / total if count > 1 else math.nan
+
+
 def summarize(
     estimator: str,
     order: str | None,
@@ -256,16 +266,14 @@ def summarize(
     estimator (Cochran 1977, eq. 6.13), which takes windows as independent; it holds the mask noise
     as well, and is nan for one window.
     """
-    count, total = len(nats_N), int(bytes_N.sum())
-    bits_N = nats_N / math.log(2)
-    bpb = float(bits_N.sum()) / total
-    spread = float(np.square(bits_N - bpb * bytes_N).sum())
+    total = int(bytes_N.sum())
+    bpb, stderr_sequences = ratio(nats_N / math.log(2), bytes_N)
     return Score(
         estimator=estimator,
         order=order,
         bpb=bpb,
         stderr_masks=math.sqrt(variance_N.sum()) / math.log(2) / total,
-        stderr_sequences=math.sqrt(spread * count / (count - 1)) / total if count > 1 else math.nan,
+        stderr_sequences=stderr_sequences,
         nats_per_token=float(nats_N.sum()) / int(tokens_N.sum()),
         tokens=int(tokens_N.sum()),
         bytes=total,

@@ -4,20 +4,16 @@ position in the window.
 
 import hashlib
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fast import data, evaluate
-from fast.bytes import token_bytes
-from fast.evaluate import Effort
-from fast.objective import objective_of
+from fast import data, evaluate, likelihood
 from harness.corpus.sources import Source
-from harness.overview import check_image, figure
+from harness.overview import figure
 from harness.progress import bar
-from harness.scoring import Estimate, effort_of, opened
+from harness.scoring import Estimate, Job, compiles, compiling, prepare
 from reference.recipe import InputError
 
 
@@ -34,26 +30,23 @@ class TokenCosts(NamedTuple):
     text: str = ""  # SHA-256 of the ids
 
 
-def per_token(
-    run: Path, source: Source, estimate: Estimate, device: str, compiled: bool
-) -> TokenCosts:
+def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) -> TokenCosts:
     """Return the exact cost of every token: one pass of a causal model, the chain rule along
     estimate.order of a diffusion model.
     """
-    _, params, recipe, dataset = opened(run, source)
-    model, objective = recipe.model, objective_of(recipe.model)
-    predict = evaluate.predictor(params, recipe, device, compiled)
+    estimate, model, effort = estimate.filled(), job.recipe.model, job.effort
+    if compiled is None:
+        compiled = compiles(job, device, job.stop - job.first)
+    predict = evaluate.predictor(job.params, job.recipe, device, compiled)
     windows = data.evaluation_windows(
-        dataset.validation, model.length, model.vocab, estimate.from_, estimate.sequences
+        job.dataset.validation, model.length, model.vocab, job.first, job.stop - job.first
     )
-    chosen = estimate.order or "left-to-right"
-    order = chosen if objective.exact == "chain" else None
-    walk = {"step": estimate.step, "block": estimate.block, "seed": estimate.seed}
-    effort = Effort(objective.exact, order, **walk)
-    method = f"chain rule, {order}" if order else "autoregressive, one pass"
-    bits, sizes, row, done = [], [], estimate.from_, 0
+    method = f"chain rule, {effort.order}" if effort.order else "autoregressive, one pass"
+    bits, sizes, row, done = [], [], job.first, 0
     total = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
-    with bar(f"{run}: {method}", "passes") as progress:
+    with bar(f"{job.run}: {method}", "passes") as progress:
+        if compiled:
+            progress.say(compiling(device))
 
         def on_pass(count):
             nonlocal done
@@ -64,25 +57,21 @@ def per_token(
         for group in windows:
             nats_NL = evaluate.token_nats(predict, group, model.vocab, effort, row, **settings)
             bits.append(nats_NL / math.log(2))
-            table = dataset.tokenizer.table
-            sizes.append(token_bytes(group.ids_NL, group.before_NL(), table))
+            table = job.dataset.tokenizer.table
+            sizes.append(evaluate.bytes_of(group, table, estimate.first_token))
             row += len(group.ids_NL)
     text = hashlib.sha256(b"".join(group.ids_NL.tobytes() for group in windows)).hexdigest()
-    return TokenCosts(str(run), method, bits, sizes, dataset.tokenizer.sha256, text)
+    return TokenCosts(str(job.run), method, bits, sizes, job.dataset.tokenizer.sha256, text)
 
 
 def ratio(bits_N: np.ndarray, bytes_N: np.ndarray) -> tuple[float | None, float | None]:
-    """Return (sum of bits / sum of bytes, its standard error over windows by the ratio estimator,
-    Cochran 1977, eq. 6.13).
+    """Return likelihood.ratio of bits to bytes, null where there are no bytes, or one window has no
+    standard error.
     """
-    count, total = len(bits_N), bytes_N.sum()
-    if not total:
+    if not bytes_N.sum():
         return None, None
-    value = bits_N.sum() / total
-    spread = np.square(bits_N - value * bytes_N).sum()
-    return float(value), (
-        float(math.sqrt(spread * count / (count - 1)) / total) if count > 1 else None
-    )
+    value, error = likelihood.ratio(bits_N, bytes_N)
+    return value, None if math.isnan(error) else error
 
 
 def buckets(length: int) -> list[tuple[int, int]]:
@@ -95,18 +84,22 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
     """Return both scores, the paired difference a - b and the same by position, each with its
     standard error over windows.
     """
-    if a.tokenizer != b.tokenizer or [bits.shape for bits in a.bits] != [
-        bits.shape for bits in b.bits
-    ]:
+    one, other = (
+        {
+            "tokenizer": costs.tokenizer[:8],
+            "windows": ", ".join(" of ".join(map(str, bits.shape)) for bits in costs.bits),
+            "text": costs.text[:8],
+        }
+        for costs in (a, b)
+    )
+    differing = [
+        f"{name} {one[name]} and {other[name]}" for name in one if one[name] != other[name]
+    ]
+    if differing:
         raise InputError(
-            f"--compare: expected two artifacts of one tokenizer and window length, found {a.run}"
-            f" with windows {[bits.shape for bits in a.bits]} and {b.run} with"
-            f" {[bits.shape for bits in b.bits]}; train both on the same data and model.length"
-        )
-    if a.text != b.text:
-        raise InputError(
-            f"--compare: expected two artifacts on one text, found {a.run} and {b.run} on texts of"
-            " their own; name one with --data"
+            "--compare: expected two artifacts of one tokenizer, one window length and one text,"
+            f" found {a.run} and {b.run} with {'; '.join(differing)}; train both on the same data"
+            " and model.length"
         )
 
     def paired(first: int, last: int) -> dict:
@@ -157,31 +150,12 @@ def runs(
     source: Source,
     estimate: Estimate,
     device: str,
-    compiled: bool,
-    asked: bool,
-    image: Path | None,
+    compiled: bool | None,
+    image: Path | None = None,
 ) -> dict:
-    """Return the comparison of exactly two runs, drawn to an image where one is named."""
-    if not asked:
-        raise InputError(
-            "--plot: expected --compare as well, found none; add it, or use maskgolf report --plot"
-            " for training curves"
-        )
-    if len(paths) != 2:
-        raise InputError(f"--compare: expected two runs, found {len(paths)}; name two")
-    alone = [
-        f"--{name}" for name in ("positions", "trailing") if getattr(estimate, name) is not None
-    ]
-    if alone or estimate.estimator == "nelbo-grid":
-        found = alone[0] if alone else f"--estimator {estimate.estimator}"
-        raise InputError(
-            f"--compare: expected no estimate but the exact cost of every token, found {found} as"
-            " well; drop it"
-        )
-    effort_of(replace(estimate, estimator="chain"))
-    if image:
-        check_image(image)
-    one, other = (per_token(path, source, estimate, device, compiled) for path in paths)
+    """Return the comparison of two runs, drawn to an image where one is named."""
+    jobs = prepare(paths, source, estimate, exact=True)
+    one, other = (per_token(job, estimate, device, compiled) for job in jobs)
     result = difference(one, other)
     if image:
         plot(result, image)

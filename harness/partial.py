@@ -16,7 +16,7 @@ from fast.checkpoint import write_atomic
 from fast.evaluate import Effort, Part, total
 from reference.recipe import InputError, Plan
 
-VERSION = 1
+VERSION = 2
 COLUMNS = ("row", "nats", "variance", "tokens", "bytes")
 
 
@@ -38,15 +38,17 @@ class Partial:
         """Take over the windows of another one with the same settings; InputError naming a setting
         or a window that stands in the way.
         """
-        for name in (self.header | other.header).keys() - {
-            "run"
-        }:  # a run may have moved: its artifact's SHA-256 says which it is
-            mine, theirs = (header.get(name) for header in (self.header, other.header))
-            if mine != theirs:
-                raise InputError(
-                    f"{other.path}: expected {name} {mine!r}, found {theirs!r}; name another file,"
-                    " or use the same settings"
-                )
+        differing = [
+            f"{name} {_short(self.header.get(name))}, found {_short(other.header.get(name))}"
+            for name in self.header | other.header
+            if self.header.get(name) != other.header.get(name)
+            and name != "run"  # it may have moved: its artifact's SHA-256 says which it is
+        ]
+        if differing:
+            raise InputError(
+                f"{other.path}: expected {'; '.join(differing)}; name another file, or use the same"
+                " settings"
+            )
         both = sorted(self.rows.keys() & other.rows.keys())
         if both:
             raise InputError(
@@ -123,6 +125,11 @@ class Partial:
             for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")
         }
         return plain | extra | {"windows": len(ordered)} | origin
+
+
+def _short(value) -> str:
+    """Return a setting as a message shows it: of a SHA-256 the first digits."""
+    return repr(value[:8] if isinstance(value, str) and len(value) == 64 else value)
 
 
 def read(path: Path) -> Partial:

@@ -223,7 +223,7 @@ def run(
                 else initial_state(recipe, world.device)
             )
         known = objective_of(recipe.model).estimators
-        scoring = [pair for pair in scoring if pair[0] in known] or SCORING[:1]
+        scoring = [pair for pair in scoring if pair[0] in known] or [(None, None)]  # its own
         state = _train(recipe, dataset, out, state, resume, world, compiled)
         distributed.leave()
         if world.rank > 0:
@@ -279,6 +279,8 @@ def _ship(
     header, params = artifact.read(file)
     code = size.code_bytes(recipe, header["codec"])
     artifact.check_size(header, file.stat().st_size, code)
+    if sequences:  # at most
+        sequences = min(sequences, data.evaluation_count(dataset.validation, recipe.model.length))
     summary = {
         "preset": recipe.preset,
         "parameters": sum(value.numel() for value in params.values()),

@@ -7,8 +7,11 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from fast import artifact, data, evaluate
 from fast.errors import TrainingError
@@ -18,12 +21,27 @@ from harness import report
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.sources import Source
 from harness.errors import Stopped
-from harness.estimate import Estimate
-from harness.partial import Partial, merge
+from harness.estimate import FIRST_ORDER, Estimate, check_read, read_by
+from harness.partial import Partial
 from harness.progress import bar
-from reference.recipe import GOLF, InputError, Recipe, ScoreOptions
+from reference.recipe import GOLF, InputError, Recipe
 
 SAVE_EVERY = 10.0  # seconds between writes of a partial file
+COUNTED = 2**10  # windows whose bytes are counted at a time
+
+
+class Compiling(NamedTuple):
+    """When a kind of device compiles the passes of an evaluation."""
+
+    least: float  # work: layers times width times tokens of all passes
+    seconds: float  # that the compiler takes
+
+
+# A compiled pass reads and writes fewer activations, layers times width of them per token. On one
+# core of an EPYC it saves 31 microseconds per 1,000 of them at `demo` (float32, NELBO), 18 along
+# left-to-right, 9 at `golf` (bfloat16), and the compiler takes 18 to 35 s: they balance at 15. Of a
+# GPU it is an estimate, from the memory bandwidth of an H100.
+COMPILING = {"cpu": Compiling(2e9, 30.0), "cuda": Compiling(1.5e12, 60.0)}
 
 
 def locate(run: Path) -> tuple[Path, dict]:
@@ -57,6 +75,11 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, Recipe, Dataset]:
     run's own where source names none.
     """
     file, described = locate(run)
+    if source.tokenizer and not (source.data or source.text or any(described.values())):
+        raise InputError(
+            f"--tokenizer {source.tokenizer}: expected --data or --text as well, found neither, and"
+            f" {run} names no data of its own; add one, or drop it"
+        )
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
     if not (source.data or source.text):
@@ -68,45 +91,124 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, Recipe, Dataset]:
     return file, params, recipe, dataset
 
 
+class Job(NamedTuple):
+    """A run to be scored, as it is read before anything is computed."""
+
+    run: Path
+    file: Path
+    params: dict
+    recipe: Recipe
+    dataset: Dataset
+    identity: dict  # of the dataset
+    effort: Effort
+    first: int  # window
+    stop: int  # window behind the last one
+    total: int  # windows of the split
+
+
+def prepare(runs, source: Source, estimate: Estimate, exact: bool = False) -> list[Job]:
+    """Return the jobs of some runs; InputError for what cannot be scored, for an option that no run
+    reads and for runs on several texts. exact: by the cost of every token.
+    """
+    estimate.check()
+    jobs = [_job(run, source, estimate, exact) for run in runs]
+    check_read(estimate, [job.effort.estimator for job in jobs])
+    for job in jobs[1:]:
+        _check_one_text(jobs[0], job, estimate.filled().first_token, exact)
+    return jobs
+
+
+def _job(run: Path, source: Source, estimate: Estimate, exact: bool) -> Job:
+    file, params, recipe, dataset = opened(run, source)
+    total = data.evaluation_count(dataset.validation, recipe.model.length)
+    first = estimate.filled().from_
+    if first >= total:
+        raise InputError(
+            f"--from {first}: expected at most {total - 1}, as the validation split of {run} has"
+            f" {total} windows (the first is 0); lower it"
+        )
+    count = total - first if estimate.sequences is None else estimate.sequences
+    if first + count > total:
+        raise InputError(
+            f"--sequences {count}: expected at most {total - first}, as the validation split of"
+            f" {run} has {total} windows{f' and --from is {first}' if first else ''}; lower it, or"
+            " leave it out to score all"
+        )
+    effort, identity = effort_of(estimate, recipe, exact), dataset.identity()
+    place = first, first + count, total
+    return Job(run, file, params, recipe, dataset, identity, effort, *place)
+
+
 def score(
     run: Path,
     source: Source,
     estimate: Estimate,
     device: str = "cpu",
-    compiled: bool = True,
+    compiled: bool | None = None,
     partial: Path | None = None,
 ) -> dict:
     """Return the JSON object of one score (SPEC section 13), read from the artifact file;
     stderr_sequences null for one window.
 
-    partial: a file that keeps what is known, from earlier calls too; the score covers all its
-    windows. Ctrl-C raises Stopped with the score so far.
+    compiled: None decides by the work (`compiles`). partial: a file that keeps what is known, from
+    earlier calls too; the score covers all its windows. Ctrl-C raises Stopped with the score so
+    far.
     """
-    file, params, recipe, dataset = opened(run, source)
-    effort, length = effort_of(estimate, recipe), recipe.model.length
-    known = Partial(_identity(run, file, dataset, length, estimate, effort), partial)
-    predict = evaluate.predictor(params, recipe, device, compiled)
-    stop = -(-len(dataset.validation) // length)
-    if estimate.sequences:
-        stop = min(stop, estimate.from_ + estimate.sequences)
+    [job] = prepare([run], source, estimate)
+    return scored(job, estimate, device, compiled, partial)
+
+
+def scored(
+    job: Job, estimate: Estimate, device: str, compiled: bool | None, partial: Path | None = None
+) -> dict:
+    """Return the score of a job; the arguments as in score()."""
+    estimate = estimate.filled()
+    if compiled is None:
+        compiled = compiles(job, device, job.total if partial else job.stop - job.first)
+    settings = {
+        "first_token": estimate.first_token,
+        "batch_rows": estimate.batch_rows,
+        "device": torch.device(device).type,
+        "compiled": compiled,
+    }
+    known = Partial(_identity(job) | settings, partial)
+    predict = evaluate.predictor(job.params, job.recipe, device, compiled)
     try:
-        _measure(known, predict, dataset, recipe.model, effort, estimate, stop, device)
+        _measure(known, predict, job, estimate, device)
     except KeyboardInterrupt:
         if not known.rows:
             raise
         kept = (
             f"; go on with --partial {partial}" if partial else "; --partial FILE would keep them"
         )
-        asked = stop - estimate.from_
+        asked = job.stop - job.first
         so_far = known.score()
         message = f"stopped: {len(known.rows)} windows are scored, {asked} were asked for{kept}"
         raise Stopped(message, so_far, lambda: report.scores([so_far])) from None
     return known.score()
 
 
+def compiles(job: Job, device: str, windows: int) -> bool:
+    """Return whether the compiler saves more time on some windows of a job than it takes: by their
+    number, the passes of each and the model's shape alone, whatever is known already.
+    """
+    model = job.recipe.model
+    tokens = windows * model.length * job.effort.passes(model.length)
+    return model.layers * model.d * tokens >= COMPILING[torch.device(device).type].least
+
+
+def compiling(device: str) -> str:
+    """Return the line that says what the first passes wait for."""
+    seconds = COMPILING[torch.device(device).type].seconds
+    return (
+        f"compiling the forward pass: about {seconds:.0f} s, unless the compiler's cache holds it;"
+        " --no-compiled does without"
+    )
+
+
 def score_fresh(
     run: Path,
-    estimator: str,
+    estimator: str | None,
     order: str | None,
     sequences: int | None,
     device: str,
@@ -114,14 +216,15 @@ def score_fresh(
     source: Source | None = None,
 ) -> dict:
     """Return the score of a run's artifact from a fresh process: nothing but the file can reach it.
-    source: other data than the run's own.
+    estimator None: the model's own. compiled: where the work is worth it. source: other data than
+    the run's own.
     """
     command = [sys.executable, "-m", "harness", "eval", str(run), "--json", "-"]
-    command += ["--estimator", estimator, "--device", device]
+    command += ["--device", device]
+    command += ["--estimator", estimator] if estimator else []
     command += ["--order", order] if order else []
     command += ["--sequences", str(sequences)] if sequences else []
-    if device.startswith("cpu") or not compiled:  # there the compiler takes longer than it saves
-        command.append("--no-compiled")
+    command += [] if compiled else ["--no-compiled"]
     command += source.flags() if source else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -133,24 +236,20 @@ def score_fresh(
 
 
 def every(
-    runs, source: Source, estimate: Estimate, device: str, compiled: bool, partial: Path | None
+    runs,
+    source: Source,
+    estimate: Estimate,
+    device: str,
+    compiled: bool | None,
+    partial: Path | None,
 ) -> list[dict]:
     """Return the scores of several runs; Ctrl-C raises Stopped with those that are there, the last
     one so far.
     """
-    if not runs:
-        raise InputError(
-            "eval: expected at least one run directory or artifact file, found none; name one, such"
-            " as runs/demo"
-        )
-    if partial and len(runs) > 1:
-        raise InputError(
-            f"--partial {partial}: expected one run, found {len(runs)}; score them one by one"
-        )
     scores = []
-    for run in runs:
+    for job in prepare(runs, source, estimate):
         try:
-            scores.append(score(run, source, estimate, device, compiled, partial))
+            scores.append(scored(job, estimate, device, compiled, partial))
         except KeyboardInterrupt as stop:
             so_far = [*scores, stop.result] if isinstance(stop, Stopped) else scores
             if not so_far:
@@ -159,81 +258,107 @@ def every(
             raise Stopped(
                 str(stop) or "stopped", result, lambda known=so_far: report.scores(known)
             ) from None
-        _check_one_text(scores[0], scores[-1])
     return scores
 
 
-def _check_one_text(first: dict, other: dict) -> None:
-    """Raise InputError where two scores of one tokenizer are of different text: no mean, no test
-    holds between them.
+def scored_bytes(job: Job, first_token: str) -> int:
+    """Return how many bytes of text the windows of a job hold."""
+    model, total = job.recipe.model, 0
+    for begin in range(job.first, job.stop, COUNTED):
+        count = min(COUNTED, job.stop - begin)
+        stream = job.dataset.validation, model.length, model.vocab
+        for group in data.evaluation_windows(*stream, begin, count):
+            table = job.dataset.tokenizer.table
+            total += int(evaluate.window_bytes(group, table, first_token).sum())
+    return total
+
+
+def _check_one_text(one: Job, other: Job, first_token: str, exact: bool) -> None:
+    """Raise InputError where two jobs are of different text: no mean, no test, no difference holds
+    between them. exact: token by token, so that the tokenizers and windows must agree too.
     """
-    if first["tokenizer_sha256"] != other["tokenizer_sha256"]:
-        return  # the same text may well be other tokens
-    one, two = (
-        [score[name] for name in ("validation_sha256", "tokens", "bytes")]
-        for score in (first, other)
+
+    def described(job: Job) -> dict:
+        length = job.recipe.model.length
+        last = min(job.stop * length, len(job.dataset.validation))
+        return {
+            "tokenizer": job.identity["tokenizer_sha256"][:8],
+            "window length": length,
+            "text": f"of {job.identity['validation_tokens']:,} tokens, SHA-256"
+            f" {job.identity['validation_sha256'][:8]}",
+            "scored part": f"tokens {job.first * length:,} to {last:,}",
+        }
+
+    first, second = described(one), described(other)
+    differing = [name for name in first if first[name] != second[name]]
+    if not differing or not exact and differing == ["window length"] and first_token == "stream":
+        return
+    if not exact and ("tokenizer" in differing or differing == ["window length"]):
+        # The same text may well be other tokens: its bytes tell. Where every window begins behind
+        # a control token, they depend on the window length.
+        sizes = [scored_bytes(job, first_token) for job in (one, other)]
+        if sizes[0] == sizes[1]:
+            return
+        for described_, size in zip((first, second), sizes, strict=True):
+            described_["bytes of text"] = f"{size:,}"
+        differing.append("bytes of text")
+    found = "; ".join(f"{name} {first[name]} and {second[name]}" for name in differing)
+    what = "one text, tokenizer and window length" if exact else "one text"
+    raise InputError(
+        f"{'--compare' if exact else 'eval'}: expected runs on {what}, found {one.run} and"
+        f" {other.run} with {found}; name one text with --data, and leave --from and --sequences"
+        " out where the windows differ in length"
     )
-    if one != two:
-        raise InputError(
-            f"eval: expected runs on one text, found {first['run']} scored on {one[1]:,} tokens and"
-            f" {other['run']} on {two[1]:,} tokens of another; name one text with --data, and leave"
-            " --from and --sequences out where the windows differ in length"
-        )
 
 
-def merged(files, runs=(), partial: Path | None = None) -> dict:
-    """Return the score of all windows in several partial files."""
-    if runs or partial:
-        raise InputError(
-            "--merge: expected partial files alone, found"
-            f" {runs[0] if runs else f'--partial {partial}'} as well; drop it"
-        )
-    return merge(list(files))
-
-
-def effort_of(estimate: Estimate, recipe: Recipe = GOLF):
-    """Return the Effort that an Estimate means for a model; InputError for what does not go
-    together or is out of range.
+def effort_of(estimate: Estimate, recipe: Recipe = GOLF, exact: bool = False) -> Effort:
+    """Return the Effort that an Estimate means for a model, of the options that its estimator
+    reads; InputError for what the model lacks, does not go together or is out of range. exact: by
+    the estimator that gives the cost of every token, along the order if it has one.
     """
-    if estimate.batch_rows < 1:
-        raise InputError(
-            f"--batch-rows: expected at least 1, found {estimate.batch_rows}; raise it"
-        )
-    objective, estimator, order = objective_of(recipe.model), estimate.estimator, estimate.order
+    objective, order = objective_of(recipe.model), estimate.order
+    estimator = estimate.estimator or (objective.exact if exact else objective.estimator)
     if estimator not in objective.estimators:
-        estimator = objective.estimator
-    if METHODS[estimator].ordered:
-        order = order or "left-to-right"
-    elif estimator == "causal" and order == "left-to-right":
-        order = None  # its only order
-    options = {field.name: getattr(estimate, field.name) for field in fields(ScoreOptions)}
-    options |= {"estimator": estimator, "order": order}
-    effort = Effort(**options, seed=estimate.seed, epsilon=recipe.diffusion.epsilon)
+        raise InputError(
+            f"--estimator {estimator}: expected {', '.join(objective.estimators)}, as a"
+            f" {objective.name} model has no other; drop it"
+        )
+    ordered = METHODS[estimator].ordered
+    if ordered:
+        order = order or FIRST_ORDER
+    elif exact:
+        order = None
+    if order:
+        objective.check_order(order)
+    if not ordered and len(objective.orders) == 1:
+        order = None
+    read = read_by(estimate, estimator) - {"order"}
+    options = {name: value for name, value in estimate.options().items() if name in read}
+    effort = Effort(estimator, order, **options, epsilon=recipe.diffusion.epsilon)
     effort.check()
     return effort
 
 
-def _identity(run, file, dataset, length, estimate, effort) -> dict:
-    """Return what a window's numbers depend on, as a partial file keeps it."""
-    known = dataset.identity()
-    data = {
-        name: known[name] for name in ("tokenizer_sha256", "validation_tokens", "validation_sha256")
-    }
-    model = {
-        "run": str(run),
-        "artifact_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "length": length,
-    }
-    return model | data | asdict(effort) | {"first_token": estimate.first_token}
-
-
-def _measure(known, predict, dataset, model, effort, estimate, stop, device) -> None:
-    """Add to `known` every window from estimate.from_ to stop that it lacks, saving now and then.
-    nelbo's plan comes from the first windows of the split, whatever the range, so that ranges
-    scored apart add up.
+def _identity(job: Job) -> dict:
+    """Return which windows of which text a model is scored on and how, as a partial file keeps
+    it.
     """
+    model = {
+        "run": str(job.run),
+        "artifact_sha256": hashlib.sha256(job.file.read_bytes()).hexdigest(),
+        "length": job.recipe.model.length,
+    }
+    names = "tokenizer_sha256", "validation_tokens", "validation_sha256"
+    return model | {name: job.identity[name] for name in names} | asdict(job.effort)
+
+
+def _measure(known: Partial, predict, job: Job, estimate: Estimate, device: str) -> None:
+    """Add to `known` every window of a job that it lacks, saving now and then. nelbo's plan comes
+    from the first windows of the split, whatever the range, so that ranges scored apart add up.
+    """
+    dataset, model, effort = job.dataset, job.recipe.model, job.effort
     stream = dataset.validation, model.length, model.vocab
-    first = data.evaluation_windows(*stream, estimate.from_, estimate.sequences)  # refuses none
+    first = data.evaluation_windows(*stream, job.first, job.stop - job.first)
     # What is added up with other ranges is computed in passes of one shape, which decides the last
     # bits.
     rows = estimate.batch_rows
@@ -243,6 +368,8 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device) -> 
     begun, saved = time.perf_counter() - known.seconds, time.monotonic()
     with bar(f"{effort.estimator} {effort.order or ''}".strip(), "passes") as progress:
         try:
+            if known.header["compiled"] and known.missing(job.first, job.stop):
+                progress.say(compiling(device))
             if METHODS[effort.estimator].planned and model.length not in known.plans:
                 plan, passes = evaluate.split_plan(predict, *stream, effort, **settings)
                 known.plans[model.length] = plan
@@ -253,7 +380,7 @@ def _measure(known, predict, dataset, model, effort, estimate, stop, device) -> 
                 "filled": model.length if known.path else None,
                 "on_progress": progress.update,
             }
-            for begin, end in known.missing(estimate.from_, stop):
+            for begin, end in known.missing(job.first, job.stop):
                 windows = data.evaluation_windows(*stream, begin, end - begin)
                 text = predict, windows, dataset.tokenizer.table
                 for part in evaluate.measure(*text, effort, first_row=begin, **settings):

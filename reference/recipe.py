@@ -55,6 +55,15 @@ Estimator = Literal[
 ]
 ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 
+# What an estimator's numbers depend on, of ScoreOptions and the seed; nothing without a row.
+ESTIMATOR_OPTIONS: dict[str, tuple[str, ...]] = {
+    "nelbo": ("draws", "seed"),
+    "nelbo-grid": ("points", "seed"),
+    "chain": ("order", "step", "block", "positions", "trailing", "seed"),
+}
+# What an order depends on, of block and the seed; nothing without a row.
+ORDER_OPTIONS: dict[str, tuple[str, ...]] = {"random": ("seed",), "block": ("block",)}
+
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "float32",
     "float16",
@@ -215,22 +224,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """By what a text is scored; the fields of other estimators do not count."""
+    """By what a text is scored; an estimator reads its ESTIMATOR_OPTIONS alone."""
 
-    # nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
-    # exact, one pass per token. A causal model is always scored by its one exact pass.
     estimator: Estimator = "nelbo"
-    # Evaluation order of chain (default left-to-right).
-    order: Order | None = None
+    order: Order | None = None  # of chain
     draws: int = 16  # nelbo: masks per window
     points: int = 256  # nelbo-grid: times
     step: int = 1  # chain: positions revealed per pass
     block: int = 32  # chain along block: tokens per block
-    # chain along left-to-right, right-to-left or random: estimate from this many drawn positions
-    # per window, with an error bar.
+    # chain along an order fixed in advance: estimate from so many drawn positions per window.
     positions: int | None = None
-    # chain left-to-right: mask tokens kept behind the queried position (default: to the end of the
-    # window).
+    # chain left-to-right: mask tokens kept behind the queried position (None: to the end).
     trailing: int | None = None
 
 

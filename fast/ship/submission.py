@@ -93,7 +93,7 @@ def score_tokens(
     """
     model, begun = recipe.model, time.perf_counter()
     effort = evaluate.default_effort(recipe)
-    windows = -(-len(tokens) // model.length)
+    windows = data.evaluation_count(tokens, model.length)
     settings = {
         "batch_rows": min(SCORED_ROWS, data.count_windows(tokens, model.length)),
         "device": world.device,
@@ -110,7 +110,8 @@ def score_tokens(
                 plans[model.length], _ = evaluate.split_plan(
                     predict, tokens, model.length, model.vocab, effort, **settings
                 )
-            own = data.evaluation_windows(tokens, model.length, model.vocab, first, share)
+            count = min(share, windows - first)
+            own = data.evaluation_windows(tokens, model.length, model.vocab, first, count)
             parts = list(
                 evaluate.measure(
                     predict, own, tokenizer.table, effort, first_row=first, **settings, plans=plans

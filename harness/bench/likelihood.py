@@ -46,15 +46,15 @@ def likelihood(
             f"{run}: expected a masked-diffusion model, found a causal one, whose single pass is"
             " exact; choose another run"
         )
-    dataset = open_dataset(Source.restore(described), model.vocab, model.length)
-    group = data.evaluation_windows(
-        dataset.validation, model.length, model.vocab, 0, evaluate.PLAN_WINDOWS
-    )[0]
-    if len(group.ids_NL) < windows:
+    tokens = open_dataset(Source.restore(described), model.vocab, model.length).validation
+    full = data.count_windows(tokens, model.length)
+    if full < windows:
         raise InputError(
-            f"{run}: expected {windows} windows of validation text, found {len(group.ids_NL)};"
+            f"{run}: expected {windows} whole windows of validation text, found {full};"
             " lower --windows"
         )
+    count = min(full, max(windows, evaluate.PLAN_WINDOWS))
+    [group] = data.evaluation_windows(tokens, model.length, model.vocab, 0, count)
     query = evaluate.predictor(params, recipe, device, compiled)
     eager = evaluate.predictor(params, recipe, device)
     rows = speed(query, eager, group.ids_NL, model.vocab, pairs)

@@ -1,6 +1,6 @@
 """maskgolf eval."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,24 @@ import tyro
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
 from harness.estimate import Estimate
+from reference.recipe import InputError
+
+# What --compare does not read: it takes the exact cost of every token.
+UNCOMPARED = (
+    "estimator",
+    "draws",
+    "points",
+    "positions",
+    "trailing",
+    "partial",
+    "against",
+)
+_COMPILES = tyro.conf.arg(help_behavior_hint="(default: where it saves more time than it takes)")
+
+
+def _names(part) -> list[str]:
+    names = (known.name for known in fields(part))
+    return [name for name in names if name not in ("runs", "estimate", "source", "json")]
 
 
 @dataclass(frozen=True)
@@ -24,9 +42,13 @@ class Eval:
     estimate: Annotated[Estimate, Flat] = field(default_factory=Estimate)
     source: Annotated[Source, Flat] = field(default_factory=Source)
     # cpu or cuda.
-    device: str = "cpu"
+    device: Annotated[
+        str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: cpu)")
+    ] = None
     # torch.compile the forward pass.
-    compiled: bool = True
+    compiled: Annotated[bool, tyro.conf.FlagCreatePairsOff, _COMPILES] = False
+    # Run the forward pass as it is.
+    no_compiled: Annotated[bool, tyro.conf.FlagCreatePairsOff, _COMPILES] = False
     # Keep every window's numbers in FILE and go on from what is there: the score covers all its
     # windows.
     partial: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -43,41 +65,79 @@ class Eval:
     # and test.
     json: Json = None
 
+    def given(self) -> dict[str, str]:
+        """Return {field: flag and value} of what is given, --json aside."""
+        parts = (self.estimate, self.source, self)
+        values = {name: getattr(part, name) for part in parts for name in _names(part)}
+        flags = {}
+        for name, value in values.items():
+            if value is not None and value is not False and value != ():
+                words = value if isinstance(value, tuple) else (value,) * (value is not True)
+                flag = f"--{name.strip('_').replace('_', '-')}"
+                flags[name] = " ".join(map(str, (flag, *words)))
+        return flags
+
+    def check(self) -> None:
+        """Raise InputError for what does not go together; loads no model, nor torch."""
+        given = self.given()
+        if self.merge:
+            others = [str(run) for run in self.runs]
+            others += [words for name, words in given.items() if name != "merge"]
+            if others:
+                raise InputError(
+                    f"--merge: expected partial files alone, found {others[0]} as well; drop it"
+                )
+            return
+        if self.compiled and self.no_compiled:
+            raise InputError("--compiled: expected no --no-compiled beside it, found one; drop one")
+        if self.plot and not self.compare:
+            raise InputError(
+                "--plot: expected --compare as well, found none; add it, or use maskgolf report"
+                " --plot for training curves"
+            )
+        if self.compare:
+            unread = [given[name] for name in UNCOMPARED if name in given]
+            if unread:
+                raise InputError(
+                    "--compare: expected no estimate but the exact cost of every token of two"
+                    f" runs, found {unread[0]} as well; drop it"
+                )
+            if len(self.runs) != 2:
+                raise InputError(f"--compare: expected two runs, found {len(self.runs)}; name two")
+        if not self.runs:
+            raise InputError(
+                "eval: expected at least one run directory or artifact file, found none before"
+                f" {given.get('against', 'the options')}; name one, such as runs/demo"
+            )
+        scored = len(self.runs) + len(self.against)
+        if self.partial and scored > 1:
+            raise InputError(
+                f"--partial {self.partial}: expected one run, found {scored}; score them one by one"
+            )
+        self.estimate.check()
+
     def run(self):
         """Return one score, or scores with mean and standard deviation for several runs, or a
         comparison.
         """
-        from harness import report, scoring
+        self.check()
+        if self.plot:
+            from harness.overview import check_image
+
+            check_image(self.plot)
+        from harness import paired, partial, report, scoring, stats
 
         if self.merge:
-            return scoring.merged(self.merge, self.runs, self.partial), lambda: report.scores(
-                [scoring.merged(self.merge)]
-            )
-        device = check_device(self.device)
-        if self.compare or self.plot:
-            from harness import paired
-
-            result = paired.runs(
-                self.runs,
-                self.source,
-                self.estimate,
-                device,
-                self.compiled,
-                self.compare,
-                self.plot,
-            )
-            return result, lambda: report.comparison(result)
-        scores = scoring.every(
-            (*self.runs, *self.against),
-            self.source,
-            self.estimate,
-            device,
-            self.compiled,
-            self.partial,
-        )
+            merged = partial.merge(list(self.merge))
+            return merged, lambda: report.scores([merged])
+        device = check_device(self.device or "cpu")
+        compiled = self.compiled if self.compiled or self.no_compiled else None
+        settings = self.source, self.estimate, device, compiled
+        if self.compare:
+            compared = paired.runs(self.runs, *settings, self.plot)
+            return compared, lambda: report.comparison(compared)
+        scores = scoring.every((*self.runs, *self.against), *settings, self.partial)
         if len(scores) == 1:
             return scores[0], lambda: report.scores(scores)
-        from harness import stats
-
         result = stats.sets(scores, len(self.runs))
         return result, lambda: report.sets(result)
