@@ -18,7 +18,7 @@ from fast.data import Tokens, Windows, evaluation_count, evaluation_windows
 from fast.likelihood import LogProbs
 from fast.objective import objective_of
 from fast.row_predictor import RowPredictor
-from reference.recipe import InputError, Plan, Recipe, Score, ScoreOptions
+from reference.recipe import InputError, Plan, Recipe, Score, ScoreOptions, check_passes
 
 FIRST_TOKENS = ("stream", "control")
 PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to
@@ -75,18 +75,9 @@ class Effort(ScoreOptions):
                 f"estimator {self.estimator!r}: expected no --{given[0]}, found one; drop it, or"
                 " use --estimator chain"
             )
-        if len(given) == 2 or given and self.step != 1:
-            others = "--trailing" if len(given) == 2 else f"--step {self.step}"
-            raise InputError(
-                f"--{given[0]}: expected one position per pass and one such option, found {others}"
-                " as well; drop one"
-            )
+        check_passes(self.order, self.step, self.positions, self.trailing)
         if self.positions is not None:
             chain.check_fixed(self.order)
-        if self.trailing is not None and self.order != "left-to-right":
-            raise InputError(
-                f"--trailing: expected order left-to-right, found {self.order!r}; drop one"
-            )
 
     def passes(self, length: int) -> int:
         """Return how many forward passes one window takes, the pilot's aside."""

@@ -16,6 +16,7 @@ from reference.recipe import (
     InputError,
     Order,
     ScoreOptions,
+    check_passes,
 )
 
 FIRST_ORDER = "left-to-right"  # of chain, where none is given
@@ -86,6 +87,7 @@ class Estimate:
             if value is not None and value < least:
                 flag = name.strip("_").replace("_", "-")
                 raise InputError(f"--{flag}: expected at least {least}, found {value}; raise it")
+        check_passes(self.order or FIRST_ORDER, self.step or 1, self.positions, self.trailing)
         if self.estimator:
             check_read(self, [self.estimator])
 

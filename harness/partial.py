@@ -101,6 +101,14 @@ class Partial:
             state |= {"forwards": self.forwards, "seconds": self.seconds}
             write_atomic(self.path, (json.dumps(state) + "\n").encode())
 
+    def _told(self) -> list[str]:
+        """Return the settings that a score tells: those that move it and are not the usual ones."""
+        told = [name for name in ("positions", "trailing") if self.header.get(name) is not None]
+        told += ["step"] if self.header.get("step", 1) > 1 else []
+        told += ["block"] if self.header["order"] == "block" else []
+        told += ["points"] if self.header["estimator"] == "nelbo-grid" else []
+        return [name for name in told if name in self.header]
+
     def score(self) -> dict:
         """Return the JSON object of the windows so far, with their count; a standard error that one
         window cannot have is null.
@@ -115,11 +123,7 @@ class Partial:
             name: None if isinstance(value, float) and math.isnan(value) else value
             for name, value in result._asdict().items()
         }
-        extra = {
-            name: self.header[name]
-            for name in ("positions", "trailing")
-            if self.header.get(name) is not None
-        }
+        extra = {name: self.header[name] for name in self._told()}
         origin = {
             name: self.header.get(name)
             for name in ("run", "artifact_sha256", "tokenizer_sha256", "validation_sha256")

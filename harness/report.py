@@ -15,19 +15,25 @@ from reference.recipe import Model
 
 # A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
 console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+SCORE_OPTIONS = ("points", "step", "block", "positions", "trailing")  # that a score tells
 BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
 VERDICT_STYLES = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
 
 
 def _print_table(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text]], **options
+    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text] | None], **options
 ) -> None:
-    """Print a table of cells that are shown as they are; all columns but the first go right."""
+    """Print a table of cells that are shown as they are; all columns but the first go right. None
+    in place of a row is a line.
+    """
     table = Table(title=Text(title, "bold"), title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, **{"justify": "right" if index else "left"} | options)
     for row in rows:
-        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console.print(table)
 
 
@@ -45,10 +51,10 @@ def _short(value: float | None, digits: int = 3) -> str:
 
 def _score_cells(score: dict) -> tuple[str, ...]:
     """Return the estimator and the cells of BITS_COLUMNS."""
-    extra = "".join(f", {score[key]} {key}" for key in ("positions", "trailing") if key in score)
+    extra = "".join(f", {score[key]} {key}" for key in SCORE_OPTIONS if key in score)
     names = {
         "nelbo": "NELBO (mean over all orders)",
-        "nelbo-grid": "NELBO by grid (biased upward)",
+        "nelbo-grid": f"NELBO by grid (biased upward){extra}",
         "chain": f"chain rule, {score['order']}{extra}",
         "causal": "autoregressive, one pass",
     }
@@ -222,9 +228,22 @@ def imported(result: dict) -> None:
     )
 
 
+def _text_of(score: dict) -> str:
+    """Return what a score was computed on: of one text, one part and one tokenizer it is the
+    same.
+    """
+    size = ", ".join(f"{score[name]:,} {name}" for name in ("tokens", "bytes") if name in score)
+    text, tokenizer = (
+        (score.get(name) or "unknown")[:8] for name in ("validation_sha256", "tokenizer_sha256")
+    )
+    return f"{size} of text {text}, tokenizer {tokenizer}"
+
+
 def overview(summaries: list[dict]) -> None:
-    """Print one row per score of each finished run."""
-    rows = []
+    """Print one row per score of each finished run: a table for each text, in it the runs by one
+    estimator together, for only their scores rank.
+    """
+    texts = {}
     for result in summaries:
         run = (
             result["run"],
@@ -234,10 +253,20 @@ def overview(summaries: list[dict]) -> None:
             f"{result['artifact_bytes'] + result['code_bytes']:,}",
         )
         for score in result["scores"]:
-            rows.append((*run, *_score_cells(score)))
-            run = ("",) * len(run)
+            estimator, *bits = _score_cells(score)
+            estimators = texts.setdefault(_text_of(score), {})
+            estimators.setdefault(estimator, []).append((*run, estimator, *bits))
     columns = ("run", "parameters", "steps", "tokens/s", "artifact + code", "estimator")
-    _print_table("Finished runs", (*columns, *BITS_COLUMNS), rows)
+    for text, estimators in texts.items():
+        rows = [row for together in estimators.values() for row in (*together, None)]
+        _print_table(f"Finished runs on {text}", (*columns, *BITS_COLUMNS), rows[:-1])
+    if len(texts) > 1:
+        _print_line(
+            "Each table is of another text, another part of it or another tokenizer: bits/byte do"
+            " not rank runs of different tables."
+        )
+    if any(len(estimators) > 1 for estimators in texts.values()):
+        _print_line("Bits/byte rank runs by one estimator, between two lines of a table, only.")
 
 
 def samples(drawn: list[dict]) -> None:

@@ -238,6 +238,21 @@ class ScoreOptions:
     trailing: int | None = None
 
 
+def check_passes(order: str | None, step: int, positions: int | None, trailing: int | None):
+    """Raise InputError where options of chain do not go together: each says what a pass asks
+    for.
+    """
+    values = {"positions": positions, "trailing": trailing, "step": None if step == 1 else step}
+    given = [name for name, value in values.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(
+            f"--{given[0]}: expected one position per pass and one such option, found --{given[1]}"
+            f" {values[given[1]]} as well; drop one"
+        )
+    if trailing is not None and order != "left-to-right":
+        raise InputError(f"--trailing: expected order left-to-right, found {order!r}; drop one")
+
+
 GOLF = Recipe()
 
 DEMO = replace(

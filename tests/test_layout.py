@@ -203,8 +203,8 @@ MAY_IMPORT = {
     "__main__": "cli",
     "cli": "commands errors ranks",
     "commands": (
-        "bench compression corpus estimate importers overview packaging paired parity progress"
-        " report runs samples scoring stats validate"
+        "bench compression corpus estimate importers overview packaging paired parity partial"
+        " progress report runs samples scoring stats validate"
     ),
     "bench": "corpus errors parity progress report runs scoring",
     "lower": "bench",

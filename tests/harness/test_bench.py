@@ -180,8 +180,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     first = partial.Partial(HEADER, tmp_path / "a.json")
     first.add(part(0, 1))
     first.save()
+    text = {"tokenizer_sha256": "b" * 64, "length": 16}
     cases = (
         ("order", HEADER | {"order": "left-to-right"}, (2,), "expected order"),
+        ("text", HEADER | text, (2,), "tokenizer_sha256 None, found 'bbbbbbbb'; length None"),
         ("again", HEADER, (1, 2), "window 1 again"),
     )
     for name, header, rows, said in cases:

@@ -6,9 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fast import likelihood
 from fast.data import write_shard
 from harness import cli, paired, stats
 from harness.paired import TokenCosts
@@ -247,3 +249,96 @@ def test_one_run_has_no_deviation():
     """A standard deviation of one value, or a test with one, is null rather than zero."""
     assert stats.spread([2.0]) == {"n": 1, "mean": 2.0, "std": None}
     assert stats.welch([2.0], [1.0, 1.5])["p"] is None
+
+
+ONE, OTHER = [2.31, 2.42, 2.35, 2.28, 2.51], [2.19, 3.02, 2.6]  # unlike in size, spread and mean
+
+
+def scored(*bits: float) -> list[dict]:
+    return [{"run": f"run {i}", "bpb": value} for i, value in enumerate(bits)]
+
+
+@pytest.mark.parametrize(("one", "other"), [(ONE, OTHER), (OTHER, ONE), (ONE[:2], OTHER)])
+def test_sets_are_tested_as_scipy_tests_them(one, other):
+    """The first set minus the second, in sign, t, degrees of freedom and p; each mean and deviation
+    with its own scores.
+    """
+    result = stats.sets(scored(*one, *other), len(one))
+    expected = scipy.stats.ttest_ind(one, other, equal_var=False)
+    test = result["welch"]
+    assert test["difference"] == pytest.approx(np.mean(one) - np.mean(other), rel=1e-12)
+    assert math.copysign(1, test["t"]) == math.copysign(1, np.mean(one) - np.mean(other))
+    assert test["stderr"] == pytest.approx(test["difference"] / expected.statistic, rel=1e-9)
+    found = test["t"], test["degrees_of_freedom"], test["p"]
+    assert found == pytest.approx((expected.statistic, expected.df, expected.pvalue), rel=1e-9)
+    for kept, values in ((result, one), (result["against"], other)):
+        assert [score["bpb"] for score in kept["scores"]] == values
+        assert kept["n"] == len(values)
+        assert kept["mean"] == pytest.approx(np.mean(values), rel=1e-12)
+        assert kept["std"] == pytest.approx(np.std(values, ddof=1), rel=1e-12)
+
+
+@given(
+    st.lists(st.floats(1, 4), min_size=2, max_size=6),
+    st.lists(st.floats(1, 4), min_size=2, max_size=6),
+)
+def test_welch_is_scipys_for_any_two_sets(one, other):
+    test = stats.welch(one, other)
+    if test["p"] is None:  # neither varies
+        assert len({*one}) == len({*other}) == 1
+        return
+    if min(np.ptp(one), np.ptp(other)) < 1e-3:  # scipy's variances lose their digits
+        return
+    expected = scipy.stats.ttest_ind(one, other, equal_var=False)
+    found = test["t"], test["degrees_of_freedom"], test["p"]
+    exact = expected.statistic, expected.df, expected.pvalue
+    assert found == pytest.approx(exact, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_set_of_one_run_has_a_difference_and_no_test(first):
+    """Whichever set it is: the difference keeps its sign, what one run cannot say is null."""
+    result = stats.sets(scored(2.0, 2.5, 3.0, 1.0), first)
+    means = np.mean([2.0, 2.5, 3.0, 1.0][:first]), np.mean([2.0, 2.5, 3.0, 1.0][first:])
+    assert result["welch"]["difference"] == pytest.approx(means[0] - means[1], rel=1e-12)
+    assert [result["welch"][name] for name in ("stderr", "t", "degrees_of_freedom", "p")] == (
+        [None] * 4
+    )
+    deviations = {1: (None, np.std([2.5, 3.0, 1.0], ddof=1)), 3: (0.5, None)}[first]
+    assert (result["std"], result["against"]["std"]) == pytest.approx(deviations)
+    alone = stats.sets(scored(2.0, 3.0), 2)
+    assert alone["against"] is alone["welch"] is None and alone["mean"] == 2.5
+
+
+def test_a_comparison_errs_as_a_score_does():
+    """The ratio of bits to bytes and its error over windows: in a comparison as in a summary, where
+    nats, bits, bytes and tokens differ a lot.
+    """
+    a, b = tokens(1, "a", 0.7), tokens(2, "b")
+    whole = paired.difference(a, b)["whole"]
+    for name, costs in (("a", a), ("b", b)):
+        bits_N = np.concatenate([part.sum(axis=1) for part in costs.bits])
+        bytes_N = np.concatenate([part.sum(axis=1) for part in costs.bytes])
+        tokens_N = np.concatenate([np.full(*part.shape) for part in costs.bits])
+        nats_N = bits_N * math.log(2)
+        numbers = nats_N, np.square(nats_N), tokens_N, bytes_N, 7, 9.0
+        score = likelihood.summarize("chain", "random", *numbers)
+        found = whole[name], whole[f"{name}_stderr"]
+        assert found == pytest.approx((score.bpb, score.stderr_sequences), rel=1e-12)
+        assert score.stderr_masks > 2 * score.stderr_sequences
+    assert paired.ratio(np.array([4.0]), np.array([2])) == (2.0, None)
+    assert paired.ratio(np.array([4.0, 1.0]), np.array([0, 0])) == (None, None)
+
+
+def test_what_does_not_pair_is_told_apart():
+    """The message names what differs, and nothing else."""
+    a = tokens(1, "a")._replace(tokenizer="1" * 64, text="2" * 64)
+    other = {"tokenizer": "3" * 64, "text": "4" * 64, "bits": [a.bits[0]]}
+    said = {"tokenizer": "11111111 and 33333333", "text": "22222222 and 44444444"}
+    said["bits"] = "windows 50 of 8, 1 of 3 and 50 of 8"
+    for name, value in other.items():
+        with pytest.raises(InputError) as error:
+            paired.difference(a, a._replace(**{name: value}))
+        assert [words in str(error.value) for words in said.values()] == [
+            key == name for key in said
+        ]

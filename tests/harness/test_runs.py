@@ -5,13 +5,18 @@ import resource
 import shutil
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 
+from fast import artifact, data, evaluate
 from fast.data import write_shard
-from harness import cli
+from fast.train import restore
+from harness import cli, runs
+from harness.corpus.dataset import open_dataset
+from harness.corpus.sources import Source
 from tests.support.commands import TINY, refused, start
 
 
@@ -142,3 +147,43 @@ def test_causal_baseline_trains_and_scores(corpus, tmp_path):
     assert [score["estimator"] for score in summary["scores"]] == ["causal"]
     # No mask row
     assert summary["scores"][0]["stderr_masks"] == 0 and summary["parameters"] == 4184 - 8
+
+
+def test_validation_scores_the_shadow_on_the_validation_text(run_directory, corpus):
+    """What training logged at its end: not the live weights, the training text, another seed or
+    other windows.
+    """
+    recipe = artifact.recipe_of(artifact.read(run_directory / "artifact.mgolf")[0])
+    state, dataset = restore(run_directory, recipe), open_dataset(Source(data=corpus), 400, 8)
+    lines = (run_directory / "metrics.jsonl").read_text().splitlines()
+    logged = [entry["val_bpb"] for entry in map(json.loads, lines) if "val_bpb" in entry]
+
+    def scored(changed=recipe, tokens=dataset.validation, weights=state.shadow):
+        table = dataset.tokenizer.table
+        return evaluate.validator(changed, tokens, table)(replace(state, shadow=weights)).bpb
+
+    assert logged == [scored()]
+    others = (
+        scored(weights=state.params),
+        scored(tokens=dataset.train),
+        scored(replace(recipe, seed=recipe.seed + 1)),
+    )
+    assert len({*logged, *others}) == 4
+    windows = data.evaluation_windows(dataset.validation, 8, 400, 0, evaluate.VALIDATION_WINDOWS)
+    predict = evaluate.predictor(state.shadow, recipe)
+    table, seed = dataset.tokenizer.table, recipe.seed
+    assert evaluate.evaluate(predict, windows, table, seed=seed).bpb == logged[0]
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, None), (5, 5), (10**6, "all")])
+def test_a_demo_is_scored_on_at_most_what_the_split_holds(
+    asked, told, run_directory, corpus, tmp_path, monkeypatch
+):
+    """The windows of a summary are an upper limit; those of eval are not."""
+    recipe = artifact.recipe_of(artifact.read(run_directory / "artifact.mgolf")[0])
+    dataset, given = open_dataset(Source(data=corpus), 400, 8), []
+    monkeypatch.setattr(runs, "score_fresh", lambda *arguments: given.append(arguments) or {})
+    state = restore(run_directory, recipe)
+    runs._ship(recipe, dataset, tmp_path, state, [("nelbo", None)], asked, "cpu", False)
+    windows = data.evaluation_count(dataset.validation, 8)
+    assert given[0][3] == {"all": windows}.get(told, told)

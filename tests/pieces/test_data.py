@@ -18,6 +18,7 @@ from fast.data import (
     Tokens,
     batch,
     count_windows,
+    evaluation_count,
     evaluation_windows,
     find_layout,
     permutation,
@@ -152,7 +153,7 @@ def test_evaluation_covers_every_token_once_with_its_true_previous(length, extra
     ]
     assert [previous for _, previous in rows] == padded[: len(ids) : length].tolist()
     first = data.draw(st.integers(0, len(rows) - 1))
-    count = data.draw(st.integers(1, len(rows) + 2))
+    count = data.draw(st.integers(1, len(rows) - first))
     part = evaluation_windows(tokens, length, 50, first, count)
     part_rows = [
         (row, previous)
@@ -163,6 +164,7 @@ def test_evaluation_covers_every_token_once_with_its_true_previous(length, extra
         (row.tolist(), int(previous)) for row, previous in rows[first : first + count]
     ]
     assert all(group.ids_NL.dtype == group.previous_N.dtype == np.int64 for group in groups + part)
+    assert evaluation_count(tokens, length) == len(rows)
 
 
 def test_evaluation_crosses_shard_borders(stream):
@@ -172,7 +174,9 @@ def test_evaluation_crosses_shard_borders(stream):
     assert tail.ids_NL.tolist() == [[11, 12]] and tail.previous_N.tolist() == [10]
 
 
-@pytest.mark.parametrize("first, count", [(3, None), (-1, None), (0, 0), (9, 1)])
+@pytest.mark.parametrize(
+    "first, count", [(3, None), (-1, None), (0, 0), (9, 1), (0, 4), (1, 3), (-1, 2), (0, -1)]
+)
 def test_windows_outside_the_data_are_input_errors(first, count):
     with pytest.raises(InputError, match=r"expected windows inside 0\.\.3"):
         evaluation_windows(Memory(range(7)), 3, 13, first, count)

@@ -9,10 +9,19 @@ import torch
 
 import fast.chain
 import fast.likelihood
+import reference.bytes
 import reference.likelihood
 from fast.bytes import byte_table
 from fast.data import Windows
-from fast.evaluate import METHODS, Effort, evaluate, measure, pilot_passes, window_bytes
+from fast.evaluate import (
+    METHODS,
+    Effort,
+    bytes_of,
+    evaluate,
+    measure,
+    pilot_passes,
+    window_bytes,
+)
 from fast.orders import ORDERS
 from reference.recipe import InputError
 from tests.support.halves import EXACT
@@ -46,6 +55,26 @@ def test_bytes_follow_the_true_token_before_each_window():
         window_bytes(start, words).tolist(),
         window_bytes(start, words, "control").tolist(),
     ) == ([4], [3])
+
+
+def test_control_holds_for_every_window_as_the_reference_counts_it():
+    """Three windows that begin with a word of a leading space: none of them counts it, not the
+    first alone.
+    """
+    group = Windows(np.array([[1, 2], [1, 1], [1, 0]]), np.array([2, 2, 1]))
+    exact = reference.bytes.byte_table(["<s>", "\u2581ab", "c"], ["control", "normal", "normal"])
+    counted = {}
+    for name, previous_N in (
+        ("stream", group.previous_N),
+        ("control", np.full(3, -1)),
+        ("first alone", np.array([-1, 2, 1])),
+    ):
+        before_NL = np.concatenate([previous_N[:, None], group.ids_NL[:, :-1]], axis=1)
+        counted[name] = reference.bytes.token_bytes(group.ids_NL, before_NL, exact).tolist()
+    for name in ("stream", "control"):
+        assert bytes_of(group, TABLE, name).tolist() == counted[name]
+        assert window_bytes(group, TABLE, name).tolist() == [sum(row) for row in counted[name]]
+    assert [sum(map(sum, counted[name])) for name in counted] == [13, 10, 12]
 
 
 @pytest.mark.parametrize(
