@@ -11,7 +11,7 @@ from harness.commands.flags import Json
 
 @dataclass(frozen=True)
 class Report:
-    """Show finished runs side by side, from their summaries.
+    """Show finished runs side by side, from their summaries: a table for each text.
 
     Example: maskgolf report runs/a runs/b --plot curves.png
     """
