@@ -94,10 +94,27 @@ def figure(path: Path):
         pyplot.close(image)
 
 
+def labels(runs: tuple[Path, ...]) -> list[str]:
+    """Return what a legend calls each run: its path, and its training text and tokenizer where they
+    are not those of all, for their losses do not rank.
+    """
+    texts = []
+    for run in runs:
+        try:
+            known = json.loads((run / "recipe.json").read_text())
+            text, tokenizer = (known[f"{name}_sha256"][:8] for name in ("training", "tokenizer"))
+        except (OSError, ValueError, KeyError, TypeError):
+            text = tokenizer = "unknown"
+        texts.append(f" (text {text}, tokenizer {tokenizer})")
+    return [
+        f"{run}{text if len({*texts}) > 1 else ''}" for run, text in zip(runs, texts, strict=True)
+    ]
+
+
 def plot(runs: tuple[Path, ...], path: Path) -> None:
     """Write the training curves to an image."""
-    curves = {str(run): curve(run) for run in runs}
+    curves = [curve(run) for run in runs]
     with figure(path) as axes:
-        for run, (steps, losses) in curves.items():
-            axes.plot(steps, losses, label=run, linewidth=1)
+        for label, (steps, losses) in zip(labels(runs), curves, strict=True):
+            axes.plot(steps, losses, label=label, linewidth=1)
         axes.set(xlabel="step", ylabel="training loss, nats per token")

@@ -303,7 +303,7 @@ BUGS = [
     ),
     Bug(
         "error-of-the-population",
-        "fast.likelihood.summarize",
+        "fast.likelihood.ratio",
         operator("-", by=left, nth=2),
         "n for n - 1",
         ("score",),
@@ -324,7 +324,7 @@ BUGS = [
     ),
     Bug(
         "windows-all-start-a-stream",
-        "fast.evaluate.window_bytes",
+        "fast.evaluate.bytes_of",
         operator("==", by=always(True)),
         "every window loses the byte of its first space",
         ("evaluate",),

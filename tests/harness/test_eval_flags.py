@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+import reference.bytes
 from fast import artifact, transformer
-from fast.bytes import byte_table
-from fast.data import Windows
-from fast.evaluate import METHODS, Effort, evaluate
+from fast.bytes import byte_table, load_tokenizer
+from fast.data import Tokens, Windows, evaluation_windows, find_layout
+from fast.evaluate import METHODS, Effort, evaluate, predictor
 from harness import cli, scoring
 from harness.bench import gate
 from harness.commands.eval import Eval
@@ -65,7 +66,7 @@ CASES = {
         for flag, value in GIVEN.items()
     },
     "RUN --merge": ["a", "--merge", "f.json"],
-    **{f"--compare --{name}": [*COMPARED, f"--{name}", *GIVEN[f"--{name}"]] for name in UNCOMPARED},
+    **{f"--compare {flag}": [*COMPARED, flag, *GIVEN[flag]] for flag in UNCOMPARED},
     "--trailing --order": ["a", "--order", "random", "--trailing", "3", "expected order left"],
     "--trailing --step": ["a", "--trailing", "3", "--step", "2", "found --step 2 as well"],
     "--positions --step": ["a", "--positions", "3", "--step", "2", "found --step 2 as well"],
@@ -236,10 +237,10 @@ def untrained(file, tokenizer_sha256: str, **changes):
 def unscored(monkeypatch):
     """Fail where anything is about to be scored."""
 
-    def predictor(*arguments, **keywords):
+    def prepared(*arguments, **keywords):
         raise AssertionError("a forward pass is prepared")
 
-    monkeypatch.setattr(scoring.evaluate, "predictor", predictor)
+    monkeypatch.setattr(scoring.evaluate, "predictor", prepared)
 
 
 @pytest.fixture(scope="module")
@@ -354,10 +355,6 @@ def test_the_same_text_may_be_other_tokens(run_directory, corpus, tmp_path, caps
 @pytest.mark.parametrize("way", ["score", "compare"])
 def test_first_token_control_is_said_of_every_window(way, run_directory, causal, corpus, capsys):
     """Bytes against the reference's, where treating the first window alone so gives others."""
-    import reference.bytes
-    from fast.bytes import load_tokenizer
-    from fast.data import Tokens, evaluation_windows, find_layout
-
     layout = find_layout(corpus)
     table = load_tokenizer(layout.tokenizer).table
     [group] = evaluation_windows(Tokens(layout.validation), 8, 400, 3, 20)
@@ -406,7 +403,7 @@ def test_the_compiler_runs_where_the_work_is_worth_it(device, run_directory):
 def test_the_compiler_is_forced_or_chosen_and_told(
     way, flags, least, compiled, causal, corpus, monkeypatch, capsys
 ):
-    seen, predictor = [], scoring.evaluate.predictor
+    seen = []
 
     def plain(params, recipe, device, compiled):
         seen.append(compiled)
@@ -457,3 +454,27 @@ def test_a_fresh_score_leaves_to_eval_what_is_not_said(compiled, estimator, monk
     assert ("--no-compiled" in command) is not compiled and "--compiled" not in command
     assert ("--estimator" in command) is bool(estimator)
     assert command[command.index("--sequences") + 1] == "5"
+
+
+@pytest.mark.parametrize("first_token", ["stream", "control"])
+def test_a_score_is_what_its_estimator_gives(first_token, run_directory):
+    """Every field of the JSON against the fast half on the same windows: nats are not bits, masks
+    not sequences, tokens not bytes.
+    """
+    given = Estimate(first_token=first_token, seed=3)
+    [job] = scoring.prepare([run_directory], Source(), given)
+    stream = job.dataset.validation, 8, 400
+    predict = predictor(job.params, job.recipe)
+    score = evaluate(
+        predict,
+        evaluation_windows(*stream),
+        job.dataset.tokenizer.table,
+        seed=3,
+        first_token=first_token,
+    )
+    found = scoring.score(run_directory, Source(), given, compiled=False)
+    expected = score._asdict() | {"seconds": found["seconds"]}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+    numbers = [value for name, value in expected.items() if name not in ("estimator", "order")]
+    assert len({f"{value:.2g}" for value in numbers[:4]}) == 4
+    assert found["tokens"] == len(stream[0]) and found["windows"] == job.total

@@ -1,11 +1,12 @@
 """Tables: every number under its own heading, and runs side by side only where their scores rank."""
 
+import json
 import re
 
 import pytest
 from rich.console import Console
 
-from harness import report
+from harness import overview, report
 
 
 @pytest.fixture(autouse=True)
@@ -290,3 +291,17 @@ def test_a_score_without_hashes_is_of_an_unknown_text(capsys):
     unscored = {"estimator": "nelbo", "order": None, "bpb": None, "stderr_masks": None}
     report.overview([summary(1, unscored | {"stderr_sequences": None, "bytes": 0})])
     assert "0 bytes of text unknown, tokenizer unknown" in capsys.readouterr().out
+
+
+def test_a_legend_tells_runs_on_other_texts_apart(tmp_path):
+    """Losses of one text and tokenizer rank: their labels are the paths alone."""
+    runs = [tmp_path / name for name in "abc"]
+    for run, text in zip(runs, "112"):
+        run.mkdir()
+        described = {"training_sha256": text * 64, "tokenizer_sha256": "3" * 64}
+        (run / "recipe.json").write_text(json.dumps(described))
+    assert overview.labels(runs[:2]) == [str(run) for run in runs[:2]]
+    first, _, last = overview.labels(runs)
+    assert first == f"{runs[0]} (text 11111111, tokenizer 33333333)"
+    assert last == f"{runs[2]} (text 22222222, tokenizer 33333333)"
+    assert overview.labels([runs[0], tmp_path])[1].endswith("(text unknown, tokenizer unknown)")
