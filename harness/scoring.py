@@ -230,8 +230,8 @@ def score_fresh(
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise TrainingError(
-            f"scoring {run} by {estimator} failed with exit code {done.returncode}; the message"
-            " is above"
+            f"scoring {run} by {estimator or 'its own estimator'} failed with exit code"
+            f" {done.returncode}; the message is above"
         )
     return json.loads(done.stdout)
 
