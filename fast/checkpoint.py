@@ -10,11 +10,8 @@ from pathlib import Path
 
 import torch
 
+from fast.config import CHECKPOINT, changes
 from reference.recipe import InputError, Recipe
-
-NAME = "latest.pt"
-# May change between sessions of one run
-RESUMABLE = {"training.checkpoint_every", "training.validate_every", "training.log_every"}
 
 
 def is_special(path: Path) -> bool:
@@ -60,26 +57,6 @@ def write_atomic(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _flatten(recipe: dict, prefix: str = "") -> dict:
-    fields = {}
-    for name, value in recipe.items():
-        if isinstance(value, dict):
-            fields |= _flatten(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
-
-
-def differences(one: dict, other: dict) -> list[str]:
-    """Return "field: a, now b" for every recipe field in which two recipes (as dicts) differ."""
-    a, b = _flatten(one), _flatten(other)
-    return [
-        f"{name}: {a.get(name)}, now {b.get(name)}"
-        for name in sorted(a | b)
-        if a.get(name) != b.get(name)
-    ]
-
-
 def save(
     folder: Path, tensors: dict[str, dict[str, torch.Tensor]], progress: dict, recipe: Recipe
 ) -> None:
@@ -92,7 +69,7 @@ def save(
         for group, members in tensors.items()
     }
     torch.save({"tensors": groups, "progress": progress, "recipe": asdict(recipe)}, buffer)
-    write_atomic(Path(folder) / NAME, buffer.getbuffer())
+    write_atomic(Path(folder) / CHECKPOINT, buffer.getbuffer())
 
 
 def load(
@@ -101,7 +78,7 @@ def load(
     """Return (tensors, progress) of the checkpoint in folder, None where there is none; InputError
     if damaged or of another recipe.
     """
-    path = Path(folder) / NAME
+    path = Path(folder) / CHECKPOINT
     if not path.exists():
         return None
     try:
@@ -113,9 +90,7 @@ def load(
             f"{path}: not a readable checkpoint ({reason}); delete the run directory or choose"
             " another --out"
         ) from error
-    changed = [
-        line for line in differences(saved, asdict(recipe)) if line.split(":")[0] not in RESUMABLE
-    ]
+    changed = changes(saved, asdict(recipe))
     if changed:
         raise InputError(
             f"{path}: made by another recipe ({'; '.join(changed)}); resume with the same one or"

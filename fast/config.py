@@ -1,5 +1,5 @@
-"""Parity: bitwise. A recipe read back from JSON: the shipped code scores an artifact by the recipe
-in its header.
+"""Parity: bitwise. A recipe read back from JSON, since the shipped code scores an artifact by the
+recipe in its header; and how two recipes differ.
 """
 
 from dataclasses import fields, is_dataclass
@@ -7,6 +7,10 @@ from math import isfinite
 from typing import get_args, get_origin, get_type_hints
 
 from reference.recipe import InputError, Recipe, check
+
+CHECKPOINT = "latest.pt"  # the file in a run's folder of that name
+# May change between sessions of one run
+RESUMABLE = {"training.checkpoint_every", "training.validate_every", "training.log_every"}
 
 
 def read_value(value: object, kind: type, where: str) -> object:
@@ -68,3 +72,34 @@ def recipe_from_dict(values: dict) -> Recipe:
     is unknown, missing or mistyped.
     """
     return check(read_fields(values, Recipe, "recipe"))
+
+
+def _flatten(recipe: dict, prefix: str = "") -> dict:
+    fields = {}
+    for name, value in recipe.items():
+        if isinstance(value, dict):
+            fields |= _flatten(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def differences(one: dict, other: dict) -> list[str]:
+    """Return "field: a, now b" for every recipe field in which two recipes differ, as dicts or as
+    read from JSON.
+    """
+    a, b = _flatten(one), _flatten(other)
+    return [
+        f"{name}: {a.get(name)}, now {b.get(name)}"
+        for name in sorted(a | b)
+        if _plain(a.get(name)) != _plain(b.get(name))
+    ]
+
+
+def changes(one: dict, other: dict) -> list[str]:
+    """Return the differences of two recipes that no two sessions of one run may have."""
+    return [line for line in differences(one, other) if line.split(":")[0] not in RESUMABLE]

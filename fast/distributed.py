@@ -172,6 +172,13 @@ def decide(remaining: int, world: World) -> int:
     return remaining
 
 
+def from_rank_0(value: bool, world: World) -> bool:
+    """Return rank 0's value on every rank."""
+    if world.size == 1:
+        return value
+    return bool(_reduce([int(value) if world.rank == 0 else 0], dist.ReduceOp.MAX)[0])
+
+
 def _reduce(values: list[int], operation) -> list[int]:
     tensor = torch.tensor(values)
     with _connected():

@@ -15,13 +15,13 @@ import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
 from fast.callbacks import Metrics, StopOnRequest, TrainLog, run_callbacks
-from fast.checkpoint import NAME, write_atomic
+from fast.checkpoint import write_atomic
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
 from fast.objective import objective_of
 from fast.ship import log
 from fast.train import State, Stepper, deterministic, initial_state, restore, train
-from harness import parity
+from harness import parity, run_directory
 from harness.compression.compressors import baselines
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.shards import raw_text
@@ -36,8 +36,6 @@ SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))
 # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
 # token
 DEMO_WINDOWS = 256
-# All there is of a run that was killed before it wrote its recipe
-BEGUN = {"checkpoint", ".recipe.json.tmp"}
 
 
 def hold(out: Path, holding: contextlib.ExitStack) -> None:
@@ -55,41 +53,13 @@ def hold(out: Path, holding: contextlib.ExitStack) -> None:
         ) from None
 
 
-def prepare(out: Path, resume: bool, overwrite: bool, holding: contextlib.ExitStack) -> None:
-    """Make out an empty run directory, or keep it for --resume, and hold it; InputError rather than
-    touch what is there unasked.
+def prepare(out: Path, resume: bool, holding: contextlib.ExitStack) -> None:
+    """Make out an empty run directory, or keep it for a run that goes on, and hold it. What may be
+    removed has been checked (run_directory.check).
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(
-            f"--out {out}: expected a directory or nothing, found a file; choose another --out"
-        )
-    if resume and overwrite:
-        raise InputError(
-            "--resume: expected no --overwrite beside it, found one; drop one, since a run is"
-            " continued or replaced"
-        )
     if resume:
-        if not (out / "checkpoint" / NAME).exists():
-            raise InputError(
-                f"--resume: expected a checkpoint in {out / 'checkpoint'}, found none; leave"
-                " --resume out to start afresh"
-            )
         hold(out, holding)
         return
-    if (
-        out.exists()
-        and not (out / "recipe.json").exists()
-        and {path.name for path in out.iterdir()} - BEGUN
-    ):
-        raise InputError(
-            f"--out {out}: expected a run directory or an empty one, found other files; choose"
-            " another --out"
-        )
-    if not overwrite and (out / "recipe.json").exists():
-        raise InputError(
-            f"--out {out}: a run is there; pass --resume to go on, --overwrite to replace it, or"
-            " another --out"
-        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         hold(out, holding)
@@ -180,7 +150,7 @@ def run(
     recipe: Recipe,
     source: Source,
     out: Path,
-    resume=False,
+    resume: run_directory.Resume = False,
     overwrite=False,
     device="cpu",
     compiled=True,
@@ -191,9 +161,9 @@ def run(
     """Train, ship and score one run, on the first `sequences` windows of the validation split;
     return its summary (SPEC section 13).
 
-    preflight: "compiled" or "eager" checks parity on the device before anything is written, None
-    does not. Under torchrun every rank trains, rank 0 does the rest and returns the summary, the
-    others None.
+    resume: go on from the checkpoint in `out`; "auto" begins where there is none. preflight:
+    "compiled" or "eager" checks parity on the device before anything is written, None does not.
+    Under torchrun every rank trains, rank 0 does the rest and returns the summary, the others None.
     """
     world, dataset = distributed.join(device), None
     with contextlib.ExitStack() as holding:
@@ -201,20 +171,15 @@ def run(
             plan(recipe)
             distributed.share(recipe, world)
             if world.rank == 0:
+                resume = run_directory.check(out, resume, overwrite, recipe)
                 dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
+                if resume:
+                    _check_data(out, dataset)
                 if preflight:
                     _check_parity(recipe, world.device, preflight == "compiled")
-                prepare(out, resume, overwrite, holding)
-                if resume:
-                    _check_data(out / "recipe.json", dataset)
-                else:
-                    described = {
-                        "recipe": asdict(recipe),
-                        "source": source.describe(),
-                    } | dataset.identity()
-                    write_atomic(
-                        out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode()
-                    )
+                prepare(out, resume, holding)
+                _describe(out, recipe, source, dataset, resume)
+        resume = distributed.from_rank_0(resume, world)
         with distributed.fail_on_all_ranks(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
             state = (
@@ -231,15 +196,17 @@ def run(
         return _ship(recipe, dataset, out, state, scoring, sequences, world.device, compiled)
 
 
-def _check_data(path: Path, dataset: Dataset) -> None:
+def _describe(out: Path, recipe: Recipe, source: Source, dataset: Dataset, resume: bool) -> None:
+    """Write recipe.json: the recipe of this session, and where the data was when the run began."""
+    began = run_directory.begun(out) if resume else {"source": source.describe()}
+    described = began | {"recipe": asdict(recipe)} | dataset.identity()
+    write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
+
+
+def _check_data(out: Path, dataset: Dataset) -> None:
     """Raise InputError where a run to resume began with other data than this."""
-    try:
-        begun = json.loads(path.read_text())
-        now = {name: value for name, value in dataset.identity().items() if name in begun}
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: expected the JSON of a run, found something else ({error}); restore the file"
-        ) from error
+    path, begun = out / "recipe.json", run_directory.begun(out)
+    now = {name: value for name, value in dataset.identity().items() if name in begun}
     changed = [
         f"{name}: {begun[name]}, now {value}" for name, value in now.items() if value != begun[name]
     ]

@@ -303,6 +303,26 @@ PRESETS = {"golf": GOLF, "demo": DEMO, "tiny": TINY}
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
+MAX_COUNT = 2**31 - 1  # of steps, tokens, positions and channels: Philox counters are 32 bits wide
+MAX_LAYERS = 1024
+COUNTS = (
+    "model.d",
+    "model.heads",
+    "model.kv_heads",
+    "model.mlp",
+    "model.length",
+    "optimizer.muon_steps",
+    "optimizer.momentum_warmup",
+    "training.iterations",
+    "training.warmdown",
+    "training.tokens_per_step",
+    "training.micro_batch_tokens",
+    "training.checkpoint_every",
+    "training.validate_every",
+    "training.log_every",
+    "quantization.threshold",
+)
+
 RANGES = (  # what must hold of one field, the check, the fields
     (
         "must be at least 1",
@@ -368,7 +388,13 @@ RANGES = (  # what must hold of one field, the check, the fields
         ("model.vocab",),
     ),
     ("must lie in 0 ... 2**64 - 1", lambda value: 0 <= value < 2**64, ("seed",)),
-    ("must be three numbers", lambda value: len(value) == 3, ("optimizer.muon_coefficients",)),
+    (
+        "must be three finite numbers",
+        lambda value: len(value) == 3 and all(map(math.isfinite, value)),
+        ("optimizer.muon_coefficients",),
+    ),
+    (f"must be at most {MAX_COUNT:,} (a 32-bit count)", lambda value: value <= MAX_COUNT, COUNTS),
+    (f"must be at most {MAX_LAYERS:,}", lambda value: value <= MAX_LAYERS, ("model.layers",)),
     (
         f"must be one of {', '.join(DTYPES)}",
         lambda value: value in DTYPES,
@@ -393,6 +419,10 @@ def _mismatched(recipe):
     m, t = recipe.model, recipe.training
     if min(m.d, m.heads, m.kv_heads, m.length) < 1:
         return
+    keys = m.d * m.kv_heads // m.heads
+    weights = m.vocab * m.d + m.layers * m.d * (2 * m.d + 2 * keys + 2 * m.mlp * m.d)
+    if weights > MAX_ELEMENTS:
+        yield f"the model must have at most {MAX_ELEMENTS:,} weights, as an artifact", weights
     if m.d % m.heads:
         yield "model.d must be divisible by model.heads", f"{m.d} and {m.heads}"
     elif (m.d // m.heads) % 2:

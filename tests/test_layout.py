@@ -204,11 +204,11 @@ MAY_IMPORT = {
     "cli": "commands errors ranks",
     "commands": (
         "bench compression corpus estimate importers overview packaging paired parity partial"
-        " progress report runs samples scoring stats validate"
+        " progress ranks report run_directory runs samples scoring stats validate"
     ),
     "bench": "corpus errors parity progress report runs scoring",
     "lower": "bench",
-    "runs": "compression corpus packaging parity progress scoring",
+    "runs": "compression corpus packaging parity progress run_directory scoring",
     "scoring": "corpus errors estimate partial progress report",
     "paired": "corpus overview progress scoring",
     "samples": "compression corpus",

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import tyro
 
+from harness import run_directory
 from harness.commands.flags import Fields, Flat, Json, check_device
 from harness.corpus.sources import Source
+from reference.recipe import check
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Demo:
 
     def run(self):
         """Return the summary."""
+        check(self.recipe)
+        run_directory.check(self.out, False, True, self.recipe)
         from harness import report, runs
 
         summary = runs.run(

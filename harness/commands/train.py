@@ -6,8 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from harness.commands.flags import Fields, Flat, Json, check_device
+from harness import ranks, run_directory
+from harness.commands.flags import Fields, Flat, Json, Resume, check_device
 from harness.corpus.sources import Source
+from reference.recipe import check
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class Train:
     source: Annotated[Source, Flat] = field(default_factory=Source)
     out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Run directory (default runs/PRESET)."""
-    resume: bool = False
-    """Go on from the checkpoint in --out."""
+    resume: Resume = False
+    """Go on from the checkpoint in --out; auto: if there is one, else begin."""
     overwrite: bool = False
     """Replace the run in --out."""
     dry_run: bool = False
@@ -38,12 +40,15 @@ class Train:
 
     def run(self):
         """Return the summary, or the plan of a dry run."""
+        out = self.out or Path("runs") / self.recipe.preset
+        check(self.recipe)
+        if not self.dry_run and ranks.rank() == 0:
+            run_directory.check(out, self.resume, self.overwrite, self.recipe)
         from harness import report, runs
 
         if self.dry_run:
             plan = runs.plan(self.recipe)
             return plan, lambda: report.plan(plan)
-        out = self.out or Path("runs") / self.recipe.preset
         device = check_device(self.device)
         preflight = ("compiled" if self.compiled else "eager") if self.preflight else None
         summary = runs.run(

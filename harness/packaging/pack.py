@@ -12,8 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fast import artifact
-from fast.checkpoint import differences
-from fast.config import recipe_from_dict
+from fast.config import changes, recipe_from_dict
 from fast.objective import objective_of
 from fast.ship import log
 from fast.train import State, restore
@@ -74,7 +73,7 @@ def read(folder: Path, source: Source) -> Run:
             " restore them"
         ) from error
     header, _ = artifact.read(file)
-    changed = differences(asdict(recipe), asdict(artifact.recipe_of(header, str(file))))
+    changed = changes(asdict(recipe), asdict(artifact.recipe_of(header, str(file))))
     if changed:
         raise InputError(
             f"{file}: expected the recipe of recipe.json, "
@@ -116,7 +115,7 @@ def check_alike(runs: list[Run]) -> None:
                 " each seed once"
             )
         seen.add(other.recipe.seed)
-        changed = differences(configuration(first), configuration(other))
+        changed = changes(configuration(first), configuration(other))
         if changed:
             raise InputError(
                 f"{other.folder}: expected the configuration of {first.folder}, "
@@ -137,7 +136,7 @@ def whole_score(run: Run, device: str) -> dict:
     return (
         known[0]
         if known
-        else scoring.score_fresh(run.folder, "nelbo", None, None, device, True, run.source)
+        else scoring.score_fresh(run.folder, wanted, None, None, device, True, run.source)
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from fast import checkpoint
+from fast import checkpoint, config
 from fast.train import State, initial_state, restore
 from reference.recipe import TINY, InputError
 
@@ -140,7 +140,7 @@ def test_round_trip_is_bit_for_bit(tmp_path):
             )
     assert all(value.requires_grad and value.is_leaf for value in restored.params.values())
     assert not any(value.requires_grad for value in restored.shadow.values())
-    assert names(tmp_path / "checkpoint") == [checkpoint.NAME]
+    assert names(tmp_path / "checkpoint") == [config.CHECKPOINT]
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -150,7 +150,7 @@ def test_no_checkpoint_is_none(tmp_path):
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 def test_a_truncated_checkpoint_is_one_message(tmp_path, keep):
     save(tmp_path, a_state())
-    path = tmp_path / "checkpoint" / checkpoint.NAME
+    path = tmp_path / "checkpoint" / config.CHECKPOINT
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(
         InputError, match=r"latest.pt: not a readable checkpoint .*; delete the run directory"
@@ -162,7 +162,7 @@ def test_a_truncated_checkpoint_is_one_message(tmp_path, keep):
 @pytest.mark.parametrize("content", [{"tensors": {}}, [1, 2], {"tensors": {}, "progress": {}}])
 def test_a_foreign_file_is_one_message(tmp_path, content):
     (tmp_path / "checkpoint").mkdir()
-    torch.save(content, tmp_path / "checkpoint" / checkpoint.NAME)
+    torch.save(content, tmp_path / "checkpoint" / config.CHECKPOINT)
     with pytest.raises(InputError, match="not a readable checkpoint"):
         restore(tmp_path, TINY)
 
@@ -176,7 +176,7 @@ class Payload:
 
 def test_a_checkpoint_cannot_run_code(tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    torch.save({"tensors": Payload()}, tmp_path / "checkpoint" / checkpoint.NAME)
+    torch.save({"tensors": Payload()}, tmp_path / "checkpoint" / config.CHECKPOINT)
     with pytest.raises(InputError, match="not a readable checkpoint"):
         restore(tmp_path, TINY)
 
@@ -207,8 +207,8 @@ def test_what_only_says_how_often_may_change(tmp_path, name):
 
 
 def test_differences_of_equal_recipes_are_none():
-    assert checkpoint.differences(asdict(TINY), asdict(TINY)) == []
-    assert checkpoint.differences({"a": {"b": 1}}, {"a": {"c": 2}}) == [
+    assert config.differences(asdict(TINY), asdict(TINY)) == []
+    assert config.differences({"a": {"b": 1}}, {"a": {"c": 2}}) == [
         "a.b: 1, now None",
         "a.c: None, now 2",
     ]

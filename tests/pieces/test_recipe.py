@@ -84,7 +84,7 @@ BROKEN = [  # (part, field, value, words of the message)
         "optimizer",
         "muon_coefficients",
         (1.0, 2.0),
-        "optimizer.muon_coefficients must be three numbers",
+        "optimizer.muon_coefficients must be three finite numbers",
     ),
     ("optimizer", "adam_beta2", 1.0, "optimizer.adam_beta2 must lie in [0, 1)"),
     ("optimizer", "momentum", -0.1, "optimizer.momentum must lie in [0, 1)"),
@@ -122,10 +122,37 @@ BROKEN = [  # (part, field, value, words of the message)
         3 * 1024,
         "training.tokens_per_step must be a multiple of training.micro_batch_tokens",
     ),
+    (
+        "optimizer",
+        "muon_coefficients",
+        (1.0, float("inf"), 2.0),
+        "optimizer.muon_coefficients must be three finite numbers",
+    ),
+    ("model", "layers", 1025, "model.layers must be at most 1,024 (found 1025)"),
+    ("model", "d", 2**12, "the model must have at most 134,217,728 weights"),
+    ("model", "mlp", 40, "the model must have at most 134,217,728 weights"),
+    ("training", "iterations", 10**20, "training.iterations must be at most 2,147,483,647"),
     ("ema", "decay", 1.0, "ema.decay must lie in [0, 1)"),
     ("ema", "start", -0.5, "ema.start must lie in [0, 1)"),
     ("quantization", "threshold", -1, "quantization.threshold must not be negative"),
 ]
+
+
+@pytest.mark.parametrize("power", [31, 70, 2000])
+def test_whole_numbers_have_an_upper_bound(power):
+    """Every one of them, far above what a float holds too; a dry run would count to it otherwise."""
+    for part in (GOLF, *(getattr(GOLF, name) for name in SPEC), GOLF.training):
+        for field in fields(part):
+            if type(getattr(part, field.name)) is int:
+                changed = replace(part, **{field.name: 2**power})
+                recipe = changed
+                if part is not GOLF:
+                    name = next(name for name in vars(GOLF) if getattr(GOLF, name) is part)
+                    recipe = replace(GOLF, **{name: changed})
+                if (field.name, power) == ("seed", 31):
+                    continue  # 64 bits
+                with pytest.raises(InputError, match=rf"{field.name} must|weights"):
+                    check(recipe)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
