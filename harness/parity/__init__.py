@@ -4,6 +4,7 @@ what `maskgolf parity` runs.
 
 import fnmatch
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -20,6 +21,8 @@ PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
 COMPILED = ("masks", "step")
 # What the preflight leaves out: 50 steps of the reference take longer than it may.
 LONG = ("trajectory",)
+# What a run computes in its muon_dtype, which may be another than its compute dtype.
+MUON = ("newton-schulz", "muon")
 
 
 def select(names: tuple[str, ...] | list[str]) -> list[Piece]:
@@ -73,18 +76,35 @@ def reproduce(
     )
 
 
+def _chosen(piece: Piece, recipe: Recipe) -> tuple[Piece, tuple[torch.dtype, ...]]:
+    """Return a piece and the dtypes that a run needs it in: the last inputs, which are compiled, of
+    the run's objective; Newton-Schulz also in a dtype of its own.
+    """
+    training, optimizer = recipe.training, recipe.optimizer
+    names = [training.compute_dtype]
+    if piece.name in MUON:
+        names += [optimizer.muon_dtype]
+    cases = piece.cases
+    if all("model" in case for case in cases):
+        cases = sorted(cases, key=lambda case: case["model"].causal == recipe.model.causal)
+    dtypes = tuple(getattr(torch, name) for name in dict.fromkeys(names))
+    return replace(piece, cases=cases), dtypes
+
+
 def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], None]) -> list[Row]:
-    """Check the pieces on the run's device and dtype before the first step; TrainingError names the
-    rows that are red.
+    """Check the pieces on the run's device and in its dtypes before the first step; TrainingError
+    names the rows that are red.
 
     Every piece but the 50-step trajectory runs at both levels, in seconds. With compiled=True the
-    draws of the masks and one whole training step (loss, gradients, update) of a tiny model also
-    run through torch.compile, as the run's own step will.
+    draws of the masks and one whole training step (loss, gradients, update) of a tiny model with
+    the run's objective also run through torch.compile, as the run's own step will. Models are
+    small: the run's own shape would take the reference hours.
     """
     pieces = [piece for piece in PIECES.values() if piece.name not in LONG]
-    dtypes, rows = (getattr(torch, recipe.training.compute_dtype),), []
+    rows = []
     for piece in pieces:
-        rows += examine(piece, device, dtypes, compiled and piece.name in COMPILED)
+        chosen, dtypes = _chosen(piece, recipe)
+        rows += examine(chosen, device, dtypes, compiled and piece.name in COMPILED)
     red = [row for row in rows if not row.passed]
     if red:
         raise TrainingError(

@@ -293,3 +293,32 @@ def test_compiled_level_runs_what_the_step_compiles(capsys):
         ("compiled", "float32", 1),
     ]
     assert all(row["passed"] for row in rows)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_preflight_checks_what_the_run_computes(monkeypatch, causal):
+    """Its two dtypes, which may differ, the device, and the compiled step of its own objective."""
+    asked = {}
+
+    def record(piece, device, dtypes, compiled):
+        asked[piece.name] = piece, device, dtypes, compiled
+        return []
+
+    monkeypatch.setattr(parity, "examine", record)
+    recipe = replace(
+        TINY,
+        model=replace(TINY.model, causal=causal),
+        training=replace(TINY.training, compute_dtype="bfloat16"),
+        optimizer=replace(TINY.optimizer, muon_dtype="float16"),
+    )
+    parity.preflight(recipe, "meta", True, lambda text: None)
+    assert set(asked) == set(parity.PIECES) - {"trajectory"}
+    assert {device for _, device, _, _ in asked.values()} == {"meta"}
+    assert {name for name, (_, _, _, compiled) in asked.items() if compiled} == {"masks", "step"}
+    muon = {name for name, (_, _, dtypes, _) in asked.items() if torch.float16 in dtypes}
+    assert muon == {"newton-schulz", "muon"}
+    assert all(torch.bfloat16 in dtypes for _, _, dtypes, _ in asked.values())
+    step = asked["step"][0]
+    compiled = step.cases[-step.compiles :]
+    assert [case["model"].causal for case in compiled] == [causal]
+    assert len(step.cases) == len(parity.PIECES["step"].cases)
