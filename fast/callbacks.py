@@ -33,6 +33,16 @@ def clock_text(state: State) -> str:
     return f"train_time:{milliseconds:.0f}ms step_avg:{milliseconds / state.step:.2f}ms"
 
 
+def validation_text(count: int, windows: int) -> str:
+    """Return what the scores of steps are of: no numbers behind a colon, which would read as a
+    result.
+    """
+    return (
+        f"val_loss and val_bpb of a step are on the first {count} of {windows} windows of the"
+        " validation split"
+    )
+
+
 @dataclass
 class TrainLog:
     """train.log: the challenge's lines, appended to a file and shown."""
@@ -168,6 +178,7 @@ class Validate:
                 step=state.step,
                 val_loss=score.nats_per_token,
                 val_bpb=score.bpb,
+                tokens=score.tokens,
                 stderr_masks=score.stderr_masks,
                 stderr_sequences=score.stderr_sequences,
             )

@@ -280,6 +280,14 @@ def default_effort(recipe: Recipe) -> Effort:
     return Effort(estimator, order, epsilon=recipe.diffusion.epsilon)
 
 
+def validated(tokens: Tokens, length: int) -> tuple[int, int]:
+    """Return how many windows validation during training scores, the split's first, and how many
+    the split has.
+    """
+    windows = evaluation_count(tokens, length)
+    return min(VALIDATION_WINDOWS, windows), windows
+
+
 def validator(
     recipe: Recipe, tokens: Tokens, table: ByteTable, device="cpu"
 ) -> Callable[..., Score]:
@@ -287,7 +295,7 @@ def validator(
     validation split, as training logs it.
     """
     length, vocab = recipe.model.length, recipe.model.vocab
-    count = min(VALIDATION_WINDOWS, evaluation_count(tokens, length))
+    count, _ = validated(tokens, length)
     windows = evaluation_windows(tokens, length, vocab, 0, count)
     effort = default_effort(recipe)
     how = effort.estimator, effort.order

@@ -20,7 +20,7 @@ import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
 from fast.bytes import Tokenizer, load_tokenizer
-from fast.callbacks import LogLoss, TrainLog, Validate
+from fast.callbacks import LogLoss, TrainLog, Validate, validation_text
 from fast.data import Layout, Tokens
 from fast.distributed import World
 from fast.errors import PeerFailed, PeerLost, TrainingError
@@ -191,6 +191,7 @@ def begin(
         len(validation),
     ):
         train_log.line(line)
+    train_log.line(validation_text(*evaluate.validated(validation, recipe.model.length)))
     training = recipe.training
     callbacks = [LogLoss(train_log, training), Validate(validate, training, train_log)]
     return recipe, tokens, tokenizer, train_log, callbacks
