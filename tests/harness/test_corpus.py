@@ -3,12 +3,15 @@ bad input.
 """
 
 import bz2
+import hashlib
+import itertools
 import json
 import lzma
 import sys
 import types
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +22,9 @@ from fast.bytes import load_tokenizer, token_bytes
 from fast.data import Tokens, find_layout, read_shard, write_shard
 from harness import cli
 from harness.compression.compressors import baselines
-from harness.corpus import documents, prepare, shards
+from harness.corpus import dataset, documents, prepare, shards
 from harness.corpus.fineweb import REPOSITORY, fetch_fineweb
+from harness.corpus.sources import Source
 from reference.recipe import InputError
 
 POEM = "".join(f"Line {n} of a poem\n  that goes on, \tand on\r\n\n" for n in range(60))
@@ -480,3 +484,78 @@ def test_fineweb_bad_input(tmp_path, hub, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match="pip install 'maskgolf.fineweb.'"):
         fetch_fineweb(tmp_path / "third")
+
+
+def tokens_of(folder, *parts) -> Tokens:
+    """Return a split cut into shards."""
+    folder.mkdir()
+    paths = [folder / f"{number}.bin" for number in range(len(parts))]
+    for path, part in zip(paths, parts, strict=True):
+        write_shard(path, part)
+    return Tokens(paths)
+
+
+@pytest.mark.parametrize("place", range(37))
+def test_any_token_of_a_split_tells_it_apart(tmp_path, monkeypatch, place):
+    """Up to BLOCKS blocks: not the first tokens alone."""
+    monkeypatch.setattr(dataset, "BLOCK", 4)
+    monkeypatch.setattr(dataset, "BLOCKS", 10)
+    ids = np.arange(300, 337)
+    other = ids.copy()
+    other[place] += 256  # its upper byte alone
+    one = dataset.sha256_of(tokens_of(tmp_path / "one", ids))
+    assert one != dataset.sha256_of(tokens_of(tmp_path / "other", other))
+    assert one == dataset.sha256_of(tokens_of(tmp_path / "cut", ids[:5], ids[5:30], ids[30:]))
+    assert one == hashlib.sha256(ids.astype("<u2").tobytes()).hexdigest()
+
+
+def test_a_long_split_is_told_apart_by_blocks_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "BLOCK", 4)
+    monkeypatch.setattr(dataset, "BLOCKS", 5)
+    ids, seen = np.arange(1, 38), []
+    expected = dataset.sha256_of(tokens_of(tmp_path / "ids", ids))
+    for place in range(37):
+        changed = np.where(np.arange(37) == place, 0, ids)
+        if dataset.sha256_of(tokens_of(tmp_path / str(place), changed)) != expected:
+            seen.append(place // 4)
+    assert sorted({*seen}) == [0, 2, 4, 7, 9] and len(seen) == 4 * 4 + 1
+
+
+def test_identity_keeps_the_splits_and_the_tokenizer_apart(tmp_path):
+    """Swapped splits, and one split or the tokenizer alone exchanged, are other data."""
+    splits = [tokens_of(tmp_path / str(number), range(1, 9 + number)) for number in range(3)]
+    tokenizers = [types.SimpleNamespace(sha256=text) for text in "ab"]
+    identities = [
+        dataset.Dataset(train, validation, tokenizer).identity()
+        for train, validation in itertools.permutations(splits, 2)
+        for tokenizer in tokenizers
+    ]
+    names = {"tokenizer_sha256"}
+    names |= {f"{a}_{b}" for a in ("training", "validation") for b in ("tokens", "sha256")}
+    assert all(set(identity) == names for identity in identities)
+    assert len({json.dumps(identity) for identity in identities}) == 12
+    assert identities[0]["training_tokens"] == 8 and identities[0]["validation_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        ({"data": "gone"}, "data gone: expected a directory of shards, found nothing"),
+        ({"data": "file"}, "data file: expected a directory of shards, found a file"),
+        ({"data": ".", "tokenizer": "gone"}, "tokenizer gone: expected a SentencePiece model"),
+        ({"text": ("file", "gone")}, "text gone: expected a text file, found nothing"),
+        ({"data": ".", "text": ("file",)}, "--data and --text: expected one of them"),
+    ],
+)
+def test_a_missing_source_is_named_before_any_file_is_read(tmp_path, monkeypatch, paths, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("text")
+    made = {
+        name: tuple(map(Path, value)) if isinstance(value, tuple) else Path(value)
+        for name, value in paths.items()
+    }
+    with pytest.raises(InputError) as error:
+        Source(**made).check()
+    assert said in str(error.value)
+    Source(data=tmp_path, tokenizer=tmp_path / "file").check()
+    Source(text=(tmp_path / "file",)).check()
