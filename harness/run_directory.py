@@ -13,8 +13,8 @@ from reference.recipe import InputError, Recipe
 Resume = bool | Literal["auto"]
 # All there is of a run that was killed before it wrote its recipe
 BEGUN = {"checkpoint", ".recipe.json.tmp"}
-# Written once a run is finished
-FINISHED = ("artifact.mgolf", "summary.json")
+# What a run writes before its first checkpoint, temporary files aside
+EARLY = BEGUN | {"recipe.json", "train.log", "metrics.jsonl"}
 
 
 def begun(out: Path) -> dict:
@@ -47,6 +47,7 @@ def check(out: Path, resume: Resume, overwrite: bool, recipe: Recipe) -> bool:
             f"{flag}: expected no --overwrite beside it, found one; drop one, since a run is"
             " continued or replaced"
         )
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
     has_checkpoint = (out / "checkpoint" / CHECKPOINT).exists()
     if resume and has_checkpoint:
         changed = changes(begun(out)["recipe"], asdict(recipe))
@@ -62,16 +63,15 @@ def check(out: Path, resume: Resume, overwrite: bool, recipe: Recipe) -> bool:
             " --resume out to start afresh"
         )
     is_run = (out / "recipe.json").exists()
-    if out.exists() and not is_run and {path.name for path in out.iterdir()} - BEGUN:
+    if not is_run and names - BEGUN:
         raise InputError(
             f"--out {out}: expected a run directory or an empty one, found other files; choose"
             " another --out"
         )
-    finished = [name for name in FINISHED if (out / name).exists()]
-    if resume and finished:
+    if resume and names - EARLY:
         raise InputError(
-            f"--resume auto: expected a checkpoint beside {out / finished[0]}, found none; pass"
-            " --overwrite to replace that run, or another --out"
+            f"--resume auto: expected a checkpoint beside {out / min(names - EARLY)}, found none;"
+            " pass --overwrite to replace that run, or another --out"
         )
     if is_run and not overwrite and not resume:
         raise InputError(

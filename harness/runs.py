@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
-from fast.callbacks import Metrics, StopOnRequest, TrainLog, run_callbacks
+from fast.callbacks import Metrics, StopOnRequest, TrainLog, run_callbacks, validation_text
 from fast.checkpoint import write_atomic
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
@@ -53,19 +53,28 @@ def hold(out: Path, holding: contextlib.ExitStack) -> None:
         ) from None
 
 
-def prepare(out: Path, resume: bool, holding: contextlib.ExitStack) -> None:
-    """Make out an empty run directory, or keep it for a run that goes on, and hold it. What may be
-    removed has been checked (run_directory.check).
+def prepare(
+    out: Path,
+    resume: run_directory.Resume,
+    overwrite: bool,
+    recipe: Recipe,
+    holding: contextlib.ExitStack,
+) -> bool:
+    """Make out an empty run directory, or keep it for a run that goes on, and hold it; return
+    whether the run goes on.
+
+    Decided while it is held (run_directory.check): another process may have finished a run there
+    since the same was asked at the start.
     """
-    if resume:
-        hold(out, holding)
-        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         hold(out, holding)
+        if run_directory.check(out, resume, overwrite, recipe):
+            return True
         for path in out.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (out / "checkpoint").mkdir()
+        return False
     except OSError as error:
         raise InputError(
             f"--out {out}: cannot create the run directory ({error.strerror}); choose another --out"
@@ -122,6 +131,11 @@ def _train(
             train_log.resume()
             metrics.resume(state.step)
             train_log.line(f"resumed at step {state.step}")
+        part = validation_text(*evaluate.validated(dataset.validation, recipe.model.length))
+        if resumed:
+            progress.say(part)
+        elif world.rank == 0:
+            train_log.line(part)
         callbacks = (
             [StopOnRequest(stop)]
             if world.rank
@@ -154,15 +168,15 @@ def run(
     overwrite=False,
     device="cpu",
     compiled=True,
-    preflight=None,
+    preflight=False,
     scoring=SCORING[:1],
     sequences=None,
 ) -> dict | None:
     """Train, ship and score one run, on the first `sequences` windows of the validation split;
     return its summary (SPEC section 13).
 
-    resume: go on from the checkpoint in `out`; "auto" begins where there is none. preflight:
-    "compiled" or "eager" checks parity on the device before anything is written, None does not.
+    resume: go on from the checkpoint in `out`; "auto" begins where there is none. preflight: check
+    parity on the device, compiled where the run is, before anything is written.
     Under torchrun every rank trains, rank 0 does the rest and returns the summary, the others None.
     """
     world, dataset = distributed.join(device), None
@@ -171,14 +185,17 @@ def run(
             plan(recipe)
             distributed.share(recipe, world)
             if world.rank == 0:
-                resume = run_directory.check(out, resume, overwrite, recipe)
+                goes_on = run_directory.check(out, resume, overwrite, recipe)
                 dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
-                if resume:
-                    _check_data(out, dataset)
+                identity = dataset.identity()
+                if goes_on:
+                    _check_data(out, identity)
                 if preflight:
-                    _check_parity(recipe, world.device, preflight == "compiled")
-                prepare(out, resume, holding)
-                _describe(out, recipe, source, dataset, resume)
+                    _check_parity(recipe, world.device, compiled)
+                resume = prepare(out, resume, overwrite, recipe, holding)
+                if resume:
+                    _check_data(out, identity)
+                _describe(out, recipe, source, identity, resume)
         resume = distributed.from_rank_0(resume, world)
         with distributed.fail_on_all_ranks(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
@@ -196,19 +213,20 @@ def run(
         return _ship(recipe, dataset, out, state, scoring, sequences, world.device, compiled)
 
 
-def _describe(out: Path, recipe: Recipe, source: Source, dataset: Dataset, resume: bool) -> None:
+def _describe(out: Path, recipe: Recipe, source: Source, identity: dict, resume: bool) -> None:
     """Write recipe.json: the recipe of this session, and where the data was when the run began."""
     began = run_directory.begun(out) if resume else {"source": source.describe()}
-    described = began | {"recipe": asdict(recipe)} | dataset.identity()
+    described = began | {"recipe": asdict(recipe)} | identity
     write_atomic(out / "recipe.json", (json.dumps(described, indent=2) + "\n").encode())
 
 
-def _check_data(out: Path, dataset: Dataset) -> None:
+def _check_data(out: Path, identity: dict) -> None:
     """Raise InputError where a run to resume began with other data than this."""
     path, begun = out / "recipe.json", run_directory.begun(out)
-    now = {name: value for name, value in dataset.identity().items() if name in begun}
     changed = [
-        f"{name}: {begun[name]}, now {value}" for name, value in now.items() if value != begun[name]
+        f"{name}: {begun.get(name)}, now {value}"
+        for name, value in identity.items()
+        if value != begun.get(name)
     ]
     if changed:
         raise InputError(

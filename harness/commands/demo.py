@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from harness import run_directory
+from harness import ranks, run_directory
 from harness.commands.flags import Fields, Flat, Json, check_device
 from harness.corpus.sources import Source
 from reference.recipe import check
@@ -36,7 +36,9 @@ class Demo:
     def run(self):
         """Return the summary."""
         check(self.recipe)
-        run_directory.check(self.out, False, True, self.recipe)
+        if ranks.rank() == 0:
+            run_directory.check(self.out, False, True, self.recipe)
+            self.source.check()
         from harness import report, runs
 
         summary = runs.run(
@@ -46,7 +48,7 @@ class Demo:
             overwrite=True,
             device=check_device(self.device),
             compiled=self.compiled,
-            preflight="eager" if self.preflight else None,
+            preflight=self.preflight,
             scoring=runs.SCORING,
             sequences=runs.DEMO_WINDOWS,
         )

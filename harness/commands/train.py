@@ -43,14 +43,15 @@ class Train:
         out = self.out or Path("runs") / self.recipe.preset
         check(self.recipe)
         if not self.dry_run and ranks.rank() == 0:
+            # Asked again once the data is open: here so that nobody waits for torch to hear it
             run_directory.check(out, self.resume, self.overwrite, self.recipe)
+            self.source.check()
         from harness import report, runs
 
         if self.dry_run:
             plan = runs.plan(self.recipe)
             return plan, lambda: report.plan(plan)
         device = check_device(self.device)
-        preflight = ("compiled" if self.compiled else "eager") if self.preflight else None
         summary = runs.run(
             self.recipe,
             self.source,
@@ -59,6 +60,6 @@ class Train:
             self.overwrite,
             device,
             self.compiled,
-            preflight,
+            self.preflight,
         )
         return summary, lambda: report.summary(summary, out, runs.sizes(out))

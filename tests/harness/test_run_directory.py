@@ -91,7 +91,7 @@ def test_auto_goes_on_where_there_is_a_checkpoint_and_begins_where_nothing_was_t
 
 
 def test_auto_replaces_no_finished_run_and_no_other_files(tmp_path):
-    for name in rules.FINISHED:
+    for name in ("artifact.mgolf", "summary.json", "notes.txt"):
         out = written(tmp_path / name, name)
         with pytest.raises(InputError, match=f"auto: expected a checkpoint beside .*{name}"):
             rules.check(out, "auto", False, TINY)
@@ -126,8 +126,11 @@ def test_a_damaged_recipe_is_one_message(tmp_path, text):
         (["--resume", "--seed", "9"], "another recipe (seed: "),
         (["--resume", "auto", "--overwrite"], "expected no --overwrite"),
         (["--training.iterations", "0"], "training.iterations must be at least 1"),
+        (["--resume", "--data", "gone"], "data gone: expected a directory of shards"),
+        (["--resume", "--text", "gone"], "text gone: expected a text file"),
+        (["--resume", "--tokenizer", "gone"], "tokenizer gone: expected a SentencePiece model"),
     ],
-    ids=["there", "recipe", "both", "range"],
+    ids=["there", "recipe", "both", "range", "data", "text", "tokenizer"],
 )
 def test_what_can_be_known_at_once_is_said_before_torch_is_loaded(run_directory, flags, words):
     command = [sys.executable, "-c", WITHOUT_TORCH, "train", *FLAGS, "--out", run_directory, *flags]

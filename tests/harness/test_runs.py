@@ -13,11 +13,14 @@ import pytest
 
 from fast import artifact, data, evaluate
 from fast.data import write_shard
+from fast.errors import TrainingError
 from fast.train import restore
 from harness import cli, runs
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
-from tests.support.commands import TINY, refused, start
+from harness.validate import training_log
+from reference.recipe import InputError
+from tests.support.commands import TINY, UNSCORED, refused, start
 
 
 def test_output_directory_is_never_clobbered(run_directory, corpus, tmp_path, capsys):
@@ -187,3 +190,117 @@ def test_a_demo_is_scored_on_at_most_what_the_split_holds(
     runs._ship(recipe, dataset, tmp_path, state, [("nelbo", None)], asked, "cpu", False)
     windows = data.evaluation_count(dataset.validation, 8)
     assert given[0][3] == {"all": windows}.get(told, told)
+
+
+def content(folder) -> dict:
+    """Return the bytes of every file in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "--resume", "--resume auto"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_parity_is_checked_of_what_will_run_before_anything_is_written(
+    command, compiled, run_directory, corpus, tmp_path, capsys, monkeypatch
+):
+    """The run's recipe and device, compiled where the run is, for a run that goes on as well."""
+    asked, out = [], tmp_path / "new"
+
+    def refuse(recipe, device, compiled, say):
+        asked.append((recipe.training.compute_dtype, recipe.seed, device, compiled))
+        raise TrainingError("not alike")
+
+    monkeypatch.setattr(runs.parity, "preflight", refuse)
+    flags = [flag for flag in TINY if flag not in ("--no-compiled", "--no-preflight")]
+    flags += [] if compiled else ["--no-compiled"]
+    if command.startswith("--resume"):
+        out, expected = run_directory, ("float32", 1337)
+        flags = ["train", *flags, *command.split()]
+    else:
+        expected = ("bfloat16", 5)
+        flags = [command, *flags, "--training.compute_dtype", "bfloat16", "--seed", "5"]
+    before = content(out)
+    assert "not alike" in refused(capsys, *flags, "--data", corpus, "--out", out, code=1)
+    assert asked == [(*expected, "cpu", compiled)]
+    assert content(out) == before and out.exists() == bool(before)
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_no_preflight_checks_nothing(command, corpus, tmp_path, capsys, monkeypatch):
+    def stop(*arguments):
+        raise TrainingError("as far as this")
+
+    monkeypatch.setattr(runs.parity, "preflight", lambda *_: pytest.fail("checked"))
+    monkeypatch.setattr(runs, "prepare", stop)
+    flags = [command, *TINY, "--data", corpus, "--out", tmp_path / "new"]
+    assert "as far as this" in refused(capsys, *flags, code=1)
+
+
+@pytest.mark.parametrize("resume", [False, "auto"])
+def test_a_run_that_another_process_finished_meanwhile_is_kept(
+    resume, run_directory, corpus, tmp_path, monkeypatch
+):
+    """While parity is checked nothing holds the folder: what is there is asked again once it is
+    held.
+    """
+    out = tmp_path / "run"
+    recipe = artifact.recipe_of(artifact.read(run_directory / "artifact.mgolf")[0])
+    monkeypatch.setattr(runs, "_check_parity", lambda *_: shutil.copytree(run_directory, out))
+    monkeypatch.setattr(runs, "score_fresh", lambda *_: UNSCORED)
+
+    def run():
+        return runs.run(recipe, Source(data=corpus), out, resume, compiled=False, preflight=True)
+
+    if resume:
+        assert run()["steps"] == 20
+        assert "resumed at step 20" in (out / "train.log").read_text()
+    else:
+        with pytest.raises(InputError, match="a run is there"):
+            run()
+    for name in ("artifact.mgolf", "checkpoint/latest.pt"):
+        assert (out / name).read_bytes() == (run_directory / name).read_bytes()
+
+
+def test_scores_of_steps_say_what_they_are_of(run_directory, corpus, capfd, tmp_path):
+    """Once in the log, with every score in metrics.jsonl, and on screen; a run that goes on says it
+    on screen alone.
+    """
+    windows = data.evaluation_count(open_dataset(Source(data=corpus), 400, 8).validation, 8)
+    said = f"val_loss and val_bpb of a step are on the first 64 of {windows} windows"
+    assert windows > 64
+    lines = (run_directory / "train.log").read_text().splitlines()
+    assert lines[0] == f"{said} of the validation split"
+    assert sum("windows" in line for line in lines) == 1
+    records = map(json.loads, (run_directory / "metrics.jsonl").read_text().splitlines())
+    assert [record["tokens"] for record in records if "val_bpb" in record] == [64 * 8]
+    parsed = training_log.parse("train.log", "\n".join(lines))
+    assert not parsed.finals and len(parsed.points) == 20 + 1  # losses, and the last score
+    assert not parsed.settings.keys() & {"val_loss", "val_bpb"} and parsed.stop is None
+    out = shutil.copytree(run_directory, tmp_path / "run")
+    capfd.readouterr()
+    assert cli.main(["train", *TINY, "--data", str(corpus), "--out", str(out), "--resume"]) == 0
+    assert capfd.readouterr().err.count(said) == 1
+    assert (out / "train.log").read_text().count(said) == 1
+
+
+IDENTITY = {  # of hand-made data, every value another
+    "tokenizer_sha256": "a",
+    "training_tokens": 10,
+    "training_sha256": "b",
+    "validation_tokens": 20,
+    "validation_sha256": "c",
+}
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+@pytest.mark.parametrize("missing", [False, True])
+def test_each_part_of_the_data_is_compared_on_resume(name, missing, tmp_path):
+    """A value that is another, and one that recipe.json lacks."""
+    begun = IDENTITY | {name: 0}
+    if missing:
+        del begun[name]
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({"recipe": {"model": {}}} | IDENTITY))
+    runs._check_data(tmp_path, IDENTITY)
+    path.write_text(json.dumps({"recipe": {"model": {}}} | begun))
+    with pytest.raises(InputError, match=rf"other data \({name}: .*, now {IDENTITY[name]}\)"):
+        runs._check_data(tmp_path, IDENTITY)
