@@ -191,3 +191,10 @@ def test_steps_that_cannot_be_shared_evenly_are_refused(worlds):
     assert worlds[2][1]["uneven"][1].startswith(
         "6 rows on each of 2 ranks: expected a multiple of the 4 rows of a micro-batch"
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_all_ranks_take_what_rank_0_decided(worlds, size):
+    """Whatever the others hold, and --resume auto, which they have not looked into."""
+    found = [results["taken from rank 0"] for results in worlds[size]]
+    assert found == [[True, False, True]] * size

@@ -185,6 +185,11 @@ def results(world) -> dict:
         "stopped": stopped(world),
         "failed": failed(world),
         "uneven": uneven(world),
+        "taken from rank 0": [
+            distributed.from_rank_0(world.rank == 0, world),
+            distributed.from_rank_0(world.rank > 0, world),
+            distributed.from_rank_0(world.rank == 0 or "auto", world),
+        ],
     }
 
 
