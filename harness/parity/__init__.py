@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from fast.errors import TrainingError
+from fast.objective import objective_of
 from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
 from harness.parity.compare import Setting
 from harness.parity.suite import Piece, Row, examine, literal, worst_of
@@ -81,12 +82,13 @@ def _chosen(piece: Piece, recipe: Recipe) -> tuple[Piece, tuple[torch.dtype, ...
     the run's objective; Newton-Schulz also in a dtype of its own.
     """
     training, optimizer = recipe.training, recipe.optimizer
+    trained = objective_of(recipe.model).name
     names = [training.compute_dtype]
     if piece.name in MUON:
         names += [optimizer.muon_dtype]
     cases = piece.cases
     if all("model" in case for case in cases):
-        cases = sorted(cases, key=lambda case: case["model"].causal == recipe.model.causal)
+        cases = sorted(cases, key=lambda case: objective_of(case["model"]).name == trained)
     dtypes = tuple(getattr(torch, name) for name in dict.fromkeys(names))
     return replace(piece, cases=cases), dtypes
 
