@@ -238,3 +238,23 @@ def test_no_two_uses_of_a_stream_share_a_step():
 def test_streams_are_distinct_words():
     assert len({int(stream) for stream in Stream}) == len(list(Stream)) == 7
     assert all(0 <= stream < 2**32 for stream in Stream)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400"])
+def test_no_number_is_infinite_or_nan(value):
+    """Every field that holds one, the coefficients of Newton-Schulz one by one."""
+    seen = 0
+    for name in SPEC | {"training": {}}:
+        part = getattr(GOLF, name)
+        for field in fields(part):
+            held = getattr(part, field.name)
+            wrong = []
+            if type(held) is float:
+                wrong = [float(value)]
+            elif type(held) is tuple:
+                wrong = [(*held[:i], float(value), *held[i + 1 :]) for i in range(len(held))]
+            for changed in wrong:
+                seen += 1
+                with pytest.raises(InputError, match=rf"{name}\.{field.name} must"):
+                    check(replace(GOLF, **{name: replace(part, **{field.name: changed})}))
+    assert seen == 23
