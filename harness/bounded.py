@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import paths
 from reference.recipe import InputError
 
 CHUNK = 1 << 20  # bytes unpacked at once
@@ -32,9 +33,7 @@ def read(path: Path, most: int, what: str, advice: str) -> bytes:
             )
         return data
     except OSError as error:
-        raise InputError(
-            f"{path}: expected a readable file, found none ({error.strerror}); check the path"
-        ) from error
+        raise paths.unreadable(path, error) from error
 
 
 def decompress(machine, data: bytes, most: int) -> bytes:

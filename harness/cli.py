@@ -1,122 +1,27 @@
-"""The maskgolf command: reads the arguments, runs one of harness/commands, shows or writes what
-that returns.
+"""The maskgolf command: the entry point, which decides how the process ends.
 
-Exit 0 on success, 1 when a check fails, 2 on bad input.
+Exit 0 on success, 1 when a check fails, 2 on bad input, 130 after Ctrl-C.
 """
 
-import json
-import os
-import signal
+# Whatever is imported here is imported before Ctrl-C is answered: as little as there can be.
 import sys
-from pathlib import Path
-from typing import Annotated, Union
 
-import tyro
-
-from harness import commands, ranks
-from harness.errors import Stopped, code_and_message
-from reference.recipe import PRESETS, InputError
-
-SPELLINGS = tyro.constructors.ConstructorRegistry()
-
-
-@SPELLINGS.primitive_rule
-def _boolean(info):
-    """Read a boolean field: true, false, or nothing for true."""
-    if info.type is not bool:
-        return None
-
-    def read(words: list[str]) -> bool:
-        word = (words or ["true"])[0].lower()
-        if word not in ("true", "false"):
-            raise ValueError(f"expected true or false, found {word}")
-        return word == "true"
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=(0, 1),
-        metavar="[{true,false}]",
-        instance_from_str=read,
-        is_instance=lambda value: isinstance(value, bool),
-        str_from_instance=lambda value: [str(value).lower()],
-    )
-
-
-def _command(chosen: str, preset: str):
-    """Return the type of all commands: the arguments of the chosen one, the names of the others.
-    Shell completion (--tyro-print-completion) knows the arguments of all.
-    """
-    complete = chosen.startswith("--tyro-")
-    choices = []
-    for name in commands.NAMES:
-        kind, default = commands.listed(name), {}
-        if complete or name == chosen:
-            kind = commands.load(name)
-            if "recipe" in kind.__dataclass_fields__:
-                default = {"default": kind(PRESETS[preset])}
-        choices.append(Annotated[kind, tyro.conf.subcommand(name, **default)])
-    return Annotated[Union[tuple(choices)], tyro.conf.OmitSubcommandPrefixes]  # noqa: UP007
-
-
-def _preset(arguments: list[str]) -> str:
-    """Return the preset that the arguments name, which sets the defaults of every other field."""
-    default = "demo"
-    for i, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--preset":
-            default = value if equals else (arguments[i + 1] if i + 1 < len(arguments) else "")
-    if default not in PRESETS:
-        raise InputError(
-            f"--preset {default!r}: expected one of {', '.join(PRESETS)}; choose one of these"
-        )
-    return default
-
-
-def _emit(result, show, path: str | None) -> None:
-    """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the
-    table.
-    """
-    from fast.checkpoint import write_atomic  # here: it loads torch
-
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        # first: what took long to compute must not be lost to a path that cannot be written, nor to
-        # a closed pipe
-        show()
-    finally:
-        if path:
-            write_atomic(Path(path), text.encode())
+from harness import interrupts
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code; bad input is one message on stderr."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command and return its exit code. Without arguments it is the process's command: it
+    reads sys.argv and answers SIGINT.
+    """
+    if arguments is None:
+        interrupts.answer()
+    from harness import command_line
+
+    if arguments is not None:
+        return command_line.run(arguments)
     try:
-        with SPELLINGS, ranks.only_rank_0_prints():
-            kind = _command((*arguments, "")[0], _preset(arguments))
-            command = tyro.cli(kind, prog="maskgolf", args=arguments)
-        try:
-            result, show, *passed = command.run()
-        except Stopped as stopped:
-            _emit(stopped.result, stopped.show, command.json)
-            raise
-        if ranks.rank() == 0:
-            _emit(result, show, command.json)
-        return 0 if all(passed) else 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except (Exception, KeyboardInterrupt) as error:
-        code, message = code_and_message(error)
-        if message is None:
-            raise
-        if ranks.is_printed_by_another(error):
-            ranks.wait_for_printing_rank(error)
-        else:
-            print(
-                f"maskgolf: {f'rank {ranks.rank()}: ' if ranks.rank() else ''}{message}",
-                file=sys.stderr,
-            )
-        return code
+        code = command_line.run(sys.argv[1:])
+    except KeyboardInterrupt:  # another one while the first was being answered
+        code = interrupts.CODE
+    interrupts.finish(code)
+    return code

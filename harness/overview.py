@@ -4,6 +4,7 @@ import json
 from contextlib import contextmanager
 from pathlib import Path
 
+from harness import paths
 from reference.recipe import InputError
 
 
@@ -55,12 +56,9 @@ def check_image(path: Path) -> None:
         raise InputError(
             "--plot: expected matplotlib, found none; install maskgolf[plot]"
         ) from error
-    problem = None
-    if path.is_dir():
-        problem = "a folder"
-    elif not path.parent.is_dir():
-        problem = "no folder to put it in"
-    elif path.suffix[1:].lower() not in ("", *FigureCanvasBase.get_supported_filetypes()):
+    problem = paths.output_problem(path)
+    kinds = ("", *FigureCanvasBase.get_supported_filetypes())
+    if not problem and path.suffix[1:].lower() not in kinds:
         problem = repr(path.suffix)
     if problem:
         raise InputError(

@@ -14,6 +14,7 @@ import numpy as np
 
 from fast.checkpoint import write_atomic
 from fast.evaluate import Effort, Part, total
+from harness import paths
 from reference.recipe import InputError, Plan
 
 VERSION = 2
@@ -138,7 +139,7 @@ def _short(value) -> str:
 
 def read(path: Path) -> Partial:
     """Return what a file holds."""
-    advice = "name a file that maskgolf eval --partial wrote"
+    expected, advice = paths.PARTIAL
     try:
         state = json.loads(path.read_text())
         if state["version"] != VERSION:
@@ -161,12 +162,10 @@ def read(path: Path) -> Partial:
     except InputError:
         raise
     except OSError as error:
-        raise InputError(
-            f"{path}: expected a partial evaluation, found none ({error.strerror}); {advice}"
-        ) from error
+        raise paths.unreadable(path, error, *paths.PARTIAL) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: expected a partial evaluation, found something else ({error}); {advice}"
+            f"{path}: expected {expected}, found something else ({error}); {advice}"
         ) from error
     return known
 

@@ -31,6 +31,12 @@ class Bar:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def start(self, title: str) -> None:
+        """Go on to another task, of which nothing is finished yet."""
+        self.title, self.first = title, None
+        if self.progress:
+            self.progress.reset(self.task, description=title, total=None, note="")
+
     def update(self, done: float, total: float, note: str = "") -> None:
         """Show that `done` of `total` units are finished; note says what else is worth knowing,
         such as the rate.
@@ -47,6 +53,11 @@ class Bar:
                 f"{self.title}: {done:,.0f} of {total:,.0f}"
                 f" {self.unit}{eta}{', ' + note if note else ''}"
             )
+
+
+def silent() -> Bar:
+    """Return a Bar that shows nothing."""
+    return Bar("", "", None, Console(stderr=True, quiet=True))
 
 
 @contextmanager

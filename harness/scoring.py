@@ -17,7 +17,7 @@ from fast import artifact, data, evaluate
 from fast.errors import TrainingError
 from fast.evaluate import METHODS, Effort
 from fast.objective import objective_of
-from harness import report
+from harness import paths, report
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.sources import Source
 from harness.errors import Stopped
@@ -49,26 +49,16 @@ def locate(run: Path) -> tuple[Path, dict]:
     """Return (artifact file, source description) of a run directory or an artifact file; InputError
     if neither.
     """
-    if run.is_dir():
-        described, file = run / "recipe.json", run / "artifact.mgolf"
-        if not described.exists() or not file.exists():
-            missing = file.name if described.exists() else described.name
-            raise InputError(
-                f"{run}: expected a finished run, "
-                f"found no {missing}; train it to the end (maskgolf train --resume --out {run})"
-            )
-        try:
-            return file, json.loads(described.read_text())["source"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{described}: expected the JSON of a run, found something else ({error}); restore"
-                " the file"
-            ) from error
-    if not run.exists():
+    file, described = paths.run_or_artifact(run)
+    if described is None:
+        return file, {}
+    try:
+        return file, json.loads(described.read_text())["source"]
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{run}: expected a run directory or an artifact file, found nothing; check the path"
-        )
-    return run, {}
+            f"{described}: expected the JSON of a run, found something else ({error}); restore"
+            " the file"
+        ) from error
 
 
 def opened(run: Path, source: Source) -> tuple[Path, dict, Recipe, Dataset]:

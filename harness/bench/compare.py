@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from harness.bench import results
 from harness.bench.measure import row
 from reference.recipe import InputError
 
@@ -46,12 +47,7 @@ def read(path: Path) -> dict[str, dict]:
         )
 
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); name a file that maskgolf bench --json"
-            " wrote"
-        ) from error
+        content = json.loads(results.read(path))
     except ValueError as error:  # neither UTF-8 nor JSON
         raise refused(f"something else ({str(error).splitlines()[0]})") from error
     if isinstance(content, dict) and "benchmarks" in content:

@@ -2,15 +2,20 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from harness import paths
+from harness.bench import results
 from harness.commands.flags import Json, check_device
+from harness.progress import bar
 from reference.recipe import PRESETS, InputError
 
 DEMO = Path("runs/demo")  # what `maskgolf demo` leaves
+LEAST = {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}
 
 
 @dataclass(frozen=True)
@@ -81,72 +86,63 @@ class Bench:
 
     def run(self):
         """Return the rows."""
+        self._check()
         from harness import report
-        from harness.bench import compare, gate
+        from harness.bench import compare, device, gate, likelihood, muon, step
 
         if self.piece == "compare":
             both = compare.files(self.paths)
             return both, lambda: report.bench_pair(both)
-        for name, smallest in {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}.items():
+        name = check_device(self.device)
+        if self.piece == "device":
+            separate = {"auto": None, "yes": True, "no": False}[self.separate]
+            settings = (name, self.smoke, self.compiled, self.pairs, self.parts, self.budget)
+            with bar("bench device", "rows") as progress:
+                on_row = partial(self._on_row, progress)
+                rows = device.device(*settings, on_row, progress.say, separate)
+            return rows, lambda: report.bench(rows), not device.failed(rows)
+        gate.require(gate.BEHIND[self.piece], name, self.compiled)
+        timing = self.pairs, name, self.compiled
+        if self.piece == "likelihood":
+            [run] = self._runs()
+            rows = likelihood.likelihood(run, self.repetitions, self.windows, *timing)
+        elif self.piece == "step":
+            recipe = step.with_tokens(PRESETS[self.preset], self.tokens)
+            against = step.BASELINES if self.against == "both" else (self.against,)
+            rows = step.step(recipe, *timing, against, self.only)
+        else:
+            rows = muon.muon(*timing)
+        return rows, lambda: report.bench(rows)
+
+    def _check(self) -> None:
+        """Raise InputError for what is wrong before anything is loaded or measured."""
+        if self.piece == "compare":
+            for path in self.paths:
+                results.read(path)
+            return
+        for name, smallest in LEAST.items():
             if getattr(self, name) < smallest:
                 raise InputError(
                     f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it"
                 )
-        device = check_device(self.device)
-        if self.piece == "device":
-            return self._everything(device)
-        gate.require(gate.BEHIND[self.piece], device, self.compiled)
-        result = getattr(self, f"_{self.piece}")(device)
-        return result, lambda: report.bench(result)
+        if self.piece == "likelihood":
+            runs = self._runs()
+            if len(runs) != 1:
+                raise InputError(
+                    "bench likelihood: expected a trained run to measure on, "
+                    f"found {len(runs)}; name one, or make {DEMO} by make demo"
+                )
+            paths.run_or_artifact(runs[0])
 
-    def _likelihood(self, device: str) -> list[dict]:
-        from harness.bench.likelihood import likelihood
+    def _runs(self) -> tuple[Path, ...]:
+        return self.paths or tuple(path for path in (DEMO,) if path.exists())
 
-        paths = self.paths or tuple(path for path in (DEMO,) if path.exists())
-        if len(paths) != 1:
-            raise InputError(
-                "bench likelihood: expected a trained run to measure on, "
-                f"found {len(paths)}; name one, or make {DEMO} by make demo"
-            )
-        return likelihood(
-            paths[0], self.repetitions, self.windows, self.pairs, device, self.compiled
-        )
-
-    def _step(self, device: str) -> list[dict]:
-        from harness.bench import step
-
-        against = step.BASELINES if self.against == "both" else (self.against,)
-        return step.step(
-            step.with_tokens(PRESETS[self.preset], self.tokens),
-            self.pairs,
-            device,
-            self.compiled,
-            against,
-            self.only,
-        )
-
-    def _muon(self, device: str) -> list[dict]:
-        from harness.bench.muon import muon
-
-        return muon(self.pairs, device, self.compiled)
-
-    def _everything(self, name: str):
+    def _on_row(self, progress, rows: list[dict]) -> None:
+        """Show the last row, and write all of them: a run that is cut off leaves what it knew."""
         from fast.checkpoint import write_atomic
-        from harness import report
-        from harness.bench import device
-        from harness.progress import bar
 
-        with bar("bench device", "rows") as progress:
-
-            def on_row(rows: list[dict]) -> None:
-                last = rows[-1]
-                known = last["ratio"] if last["ratio"] is not None else last["candidate"]
-                progress.say(f"{last['name']}: {last['note'] or format(known, '.3g')}")
-                # Written row by row: a run that is cut off leaves what it knew.
-                if self.json not in (None, "-"):
-                    write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())
-
-            separate = {"auto": None, "yes": True, "no": False}[self.separate]
-            settings = (name, self.smoke, self.compiled, self.pairs, self.parts, self.budget)
-            rows = device.device(*settings, on_row, progress.say, separate)
-        return rows, lambda: report.bench(rows), not device.failed(rows)
+        last = rows[-1]
+        known = last["ratio"] if last["ratio"] is not None else last["candidate"]
+        progress.say(f"{last['name']}: {last['note'] or format(known, '.3g')}")
+        if self.json not in (None, "-"):
+            write_atomic(Path(self.json), (json.dumps(rows, indent=2) + "\n").encode())

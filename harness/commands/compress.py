@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Json, check_device
-from harness.compression import CodedOrder
+from harness.compression import CodedOrder, compressed_path
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Compress:
 
     def run(self):
         """Return sizes and bits."""
+        compressed_path(self.file, self.out)
+        paths.check_readable(self.file)
+        paths.run_or_artifact(self.run_)
         from harness import report
         from harness.compression import compress
 

@@ -6,11 +6,18 @@ from typing import Annotated
 
 import tyro
 
+from fast.shards import find_layout, read_shard
+from harness import paths
 from harness.commands.flags import Json
+from harness.corpus.documents import TEXT
 
 
 def _described(path: Path, tokenizer: Path | None = None):
     """Return what a shard or a data folder holds."""
+    if path.is_dir():
+        find_layout(path, tokenizer)
+    else:
+        read_shard(path)
     from harness import report
     from harness.corpus import shards
 
@@ -38,6 +45,8 @@ class Build:
 
     def run(self):
         """Return the description of the built folder."""
+        for path in self.files:
+            paths.check_readable(path, *TEXT)
         from harness.corpus import prepare
 
         prepare.from_text(self.files, self.out, self.vocab, self.tokenizer)
@@ -103,6 +112,11 @@ class Data:
     def json(self) -> str | None:
         """Return where the JSON goes."""
         return self.action.json
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """Return the tokenizer that is named."""
+        return getattr(self.action, "tokenizer", None)
 
     def run(self):
         """Return what the action returns."""

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Json, check_device
+from harness.compression import restored_path
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Decompress:
 
     def run(self):
         """Return the sizes."""
+        restored_path(self.file, self.out)
+        paths.check_readable(self.file)
+        paths.run_or_artifact(self.run_)
         from harness import report
         from harness.compression import compress
 

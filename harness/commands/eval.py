@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
 from harness.estimate import Estimate
@@ -121,10 +122,10 @@ class Eval:
         comparison.
         """
         self.check()
-        if self.plot:
-            from harness.overview import check_image
-
-            check_image(self.plot)
+        for run in (*self.runs, *self.against):
+            paths.run_or_artifact(run)
+        for file in self.merge:
+            paths.check_readable(file, *paths.PARTIAL)
         from harness import paired, partial, report, scoring, stats
 
         if self.merge:

@@ -1,10 +1,11 @@
 """What the flags of several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from harness import run_directory
+from harness import paths, run_directory
 from reference.recipe import InputError, Recipe
 
 
@@ -31,14 +32,61 @@ Resume = Annotated[
 Json = Annotated[str | None, tyro.conf.arg(metavar="PATH")]
 
 
+def check(command) -> None:
+    """Raise InputError for what is wrong with the flags that several commands have, whichever this
+    one has; loads no torch.
+    """
+    if getattr(command, "json", None) not in (None, "-"):
+        paths.check_output("--json", Path(command.json))
+    if getattr(command, "partial", None):
+        paths.check_output("--partial", command.partial)
+    if getattr(command, "plot", None):
+        from harness.overview import check_image
+
+        check_image(command.plot)
+    if getattr(command, "device", None):
+        check_device_name(command.device)
+    if hasattr(command, "source"):
+        check_source(command.source)
+    elif getattr(command, "tokenizer", None):
+        check_tokenizer(command.tokenizer)
+
+
+def check_source(source) -> None:
+    """Raise InputError for a path of a Source that is wrong."""
+    from fast.shards import find_layout
+    from harness.corpus.documents import TEXT
+
+    source.check_one()
+    for path in source.text:
+        paths.check_readable(path, *TEXT)
+    if source.data:
+        check_tokenizer(find_layout(source.data, source.tokenizer).tokenizer)
+    elif source.tokenizer:
+        check_tokenizer(source.tokenizer)
+
+
+def check_tokenizer(path: Path | None) -> None:
+    """Raise InputError unless the file is a SentencePiece model."""
+    from fast.bytes import load_tokenizer
+
+    load_tokenizer(path)
+
+
+def check_device_name(name: str) -> None:
+    """Raise InputError unless it is a kind of device that is supported, there or not."""
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise InputError(
+            f"--device {name}: expected cpu or cuda, found {kind or 'nothing'}; choose one of these"
+        )
+
+
 def check_device(name: str) -> str:
     """Return the device's name; InputError where this machine does not have it."""
+    check_device_name(name)
     import torch
 
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise InputError(
-            f"--device {name}: expected cpu or cuda, found another; choose one of these"
-        )
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Flat, Json
 from harness.importers.assume import Assume
 
@@ -28,6 +29,7 @@ class Import:
 
     def run(self):
         """Return what was found in the file."""
+        paths.check_readable(self.file)
         from harness import report
         from harness.importers import convert
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from harness import overview, paths
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
 
@@ -46,6 +47,10 @@ class Pack:
 
     def run(self):
         """Return what submission.json says, and the folder."""
+        for run in self.runs:
+            paths.check_run_directory(run)
+            paths.run_or_artifact(run)
+        overview.summaries(self.runs)
         from harness import report
         from harness.packaging.claim import Claim
         from harness.packaging.pack import pack

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from harness import pieces
 from harness.commands.flags import Json, check_device
 
 
@@ -29,10 +30,10 @@ class Parity:
 
     def run(self):
         """Return the rows, and whether all of them passed."""
+        pieces.select(self.pieces)
         from harness import parity, report
         from harness.progress import bar
 
-        parity.select(self.pieces)
         device = check_device(self.device)
         dtypes = (self.dtype,) if self.dtype else parity.PRODUCTION
         with bar("parity", "pieces") as progress:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from harness import overview
 from harness.commands.flags import Json
 
 
@@ -25,9 +26,9 @@ class Report:
 
     def run(self):
         """Return the summaries."""
-        from harness import overview, report
-
         results = overview.summaries(self.runs)
+        from harness import report
+
         if self.plot:
             overview.plot(self.runs, self.plot)
         return results, lambda: report.overview(results)

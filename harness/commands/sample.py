@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Json, check_device
 from reference.recipe import Order
 
@@ -38,6 +39,7 @@ class Sample:
 
     def run(self):
         """Return the samples."""
+        paths.run_or_artifact(self.run_)
         from harness import report, samples
 
         settings = (

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from harness import paths
 from harness.commands.flags import Json
 from reference.recipe import InputError
 
@@ -35,13 +36,36 @@ class Validate:
 
     def run(self):
         """Return the rows, and whether none of them failed."""
-        from fast.data import find_layout
+        if self.explain is None:
+            self._check()
         from harness import report, validate
         from harness.corpus import prepare
+        from harness.progress import bar
 
         if self.explain is not None:
             explained = validate.explain(self.explain)
             return explained, lambda: report.explanation(explained)
+        data = prepare.embedded() if self._embedded else self.data
+        with bar("validate", "windows") as progress:
+            rows = validate.validate(
+                self.folder, data, self.tokenizer, self.run_, self.time_limit, progress=progress
+            )
+        return (
+            rows,
+            lambda: report.validation(rows, self.folder),
+            not any(row["verdict"] == "fail" for row in rows),
+        )
+
+    @property
+    def _embedded(self) -> bool:
+        return self.data == Path("embedded") and not self.data.exists()
+
+    def _check(self) -> None:
+        """Raise InputError for what is wrong before anything is looked at: what cannot be read is
+        said now, not check by check.
+        """
+        from fast.shards import find_layout
+
         if self.folder is None:
             raise InputError(
                 "validate: expected a submission folder, found none; name the folder that holds"
@@ -56,16 +80,6 @@ class Validate:
             raise InputError(
                 f"--time-limit {self.time_limit:g}: expected seconds above 0; leave it out for 600"
             )
-        data = (
-            prepare.embedded()
-            if self.data == Path("embedded") and not self.data.exists()
-            else self.data
-        )
-        if data:
-            find_layout(data, self.tokenizer)  # what cannot be read is said now, not check by check
-        rows = validate.validate(self.folder, data, self.tokenizer, self.run_, self.time_limit)
-        return (
-            rows,
-            lambda: report.validation(rows, self.folder),
-            not any(row["verdict"] == "fail" for row in rows),
-        )
+        paths.submission_names(self.folder)
+        if self.data and not self._embedded:
+            find_layout(self.data, self.tokenizer)

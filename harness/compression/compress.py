@@ -16,7 +16,13 @@ from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
 from fast.objective import objective_of
 from harness import bounded
-from harness.compression import byte_tokens, coder, file_format
+from harness.compression import (
+    byte_tokens,
+    coder,
+    compressed_path,
+    file_format,
+    restored_path,
+)
 from harness.compression.fingerprint import Fingerprint, check, describe_machine, fingerprint_of
 from harness.corpus.dataset import layout_of
 from harness.corpus.sources import Source
@@ -24,7 +30,6 @@ from harness.progress import bar
 from harness.scoring import locate
 from reference.recipe import InputError, Recipe
 
-SUFFIX = ".mgz"
 ROWS = 64  # windows per forward pass
 MAX_THREADS = 64
 
@@ -195,22 +200,6 @@ def _read(file: Path, most: int) -> bytes:
     return bounded.read(file, most, "bytes", "split the file")
 
 
-def _output_path(out: Path | None, default: Path, file: Path) -> Path:
-    """Return `out`, which may be replaced, or the default, which may not."""
-    path = out or default
-    if path.is_dir() or (path.exists() and file.exists() and path.samefile(file)):
-        problem = "a folder" if path.is_dir() else "the input itself"
-        raise InputError(
-            f"{path}: expected a file to write, found {problem}; name another with --out"
-        )
-    if out is None and path.exists():
-        raise InputError(
-            f"{path}: expected no file of that name yet, found one; name the output with --out,"
-            " which replaces it"
-        )
-    return path
-
-
 def compress(
     file: Path,
     run: Path,
@@ -224,7 +213,7 @@ def compress(
     the file back.
     """
     began = time.perf_counter()
-    out = _output_path(out, file.with_name(file.name + SUFFIX), file)
+    out = compressed_path(file, out)
     data, model = _read(file, file_format.MAX_BYTES), load(run, tokenizer, device)
     packed, took = pack(data, model, order)
     if verify:
@@ -253,12 +242,7 @@ def decompress(
     return what it took.
     """
     began = time.perf_counter()
-    if out is None and (file.suffix != SUFFIX or file.name == SUFFIX):
-        raise InputError(
-            f"{file}: expected a name that ends in {SUFFIX}, found {file.name!r}; name the output"
-            " with --out"
-        )
-    out = _output_path(out, file.with_suffix(""), file)
+    out = restored_path(file, out)
     packed = _read(file, 8 * file_format.MAX_BYTES)
     stream = file_format.unpack(packed, str(file))
     data = unpack(stream, load(run, tokenizer, device), str(file))

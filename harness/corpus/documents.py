@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from harness import paths
 from reference.recipe import InputError
 
+TEXT = ("a readable text file", "check --text")  # for paths.unreadable
 HOLDOUT = 10  # every tenth document is validation
 
 
@@ -78,10 +80,7 @@ def read_documents(files: Sequence[str | Path]) -> list[str]:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise InputError(
-                f"text {path}: expected a readable file, found none ({error.strerror}); check"
-                " --text"
-            ) from None
+            raise paths.unreadable(path, error, *TEXT) from None
         try:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -41,6 +41,11 @@ class Source:
                     f" {flag}"
                 )
 
+    def check_one(self) -> None:
+        """Raise InputError where both data and text are named."""
+        if self.data and self.text:
+            raise InputError("--data and --text: expected one of them, found both; drop one")
+
     def describe(self) -> dict:
         """Return the plain, absolute form that recipe.json keeps."""
         return {

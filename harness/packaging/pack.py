@@ -16,7 +16,7 @@ from fast.config import changes, recipe_from_dict
 from fast.objective import objective_of
 from fast.ship import log
 from fast.train import State, restore
-from harness import scoring
+from harness import paths, scoring
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.overview import summaries
@@ -57,11 +57,7 @@ def read(folder: Path, source: Source) -> Run:
     """Return a run whose data is where it was, or in `source`; InputError unless it is finished and
     its files belong together.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a run directory, "
-            f"found {'a file' if folder.exists() else 'nothing'}; name one, such as runs/demo"
-        )
+    paths.check_run_directory(folder)
     [summary] = summaries((folder,))
     file, described = scoring.locate(folder)
     try:

@@ -2,7 +2,6 @@
 what `maskgolf parity` runs.
 """
 
-import fnmatch
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,10 +9,11 @@ import torch
 
 from fast.errors import TrainingError
 from fast.objective import objective_of
+from harness import pieces
 from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
 from harness.parity.compare import Setting
 from harness.parity.suite import Piece, Row, examine, literal, worst_of
-from reference.recipe import InputError, Recipe
+from reference.recipe import Recipe
 
 MODULES = (randomness, network, optimizer, storage, likelihood, chain, training)
 PIECES = {piece.name: piece for module in MODULES for piece in module.PIECES}
@@ -27,21 +27,8 @@ MUON = ("newton-schulz", "muon")
 
 
 def select(names: tuple[str, ...] | list[str]) -> list[Piece]:
-    """Return the pieces of these names; a name without a piece of its own stands for all that begin
-    with it (chain, quantize).
-    """
-    if not names:
-        return list(PIECES.values())
-    chosen = {}
-    for name in names:
-        matching = [name] if name in PIECES else fnmatch.filter(PIECES, f"{name}-*")
-        if not matching:
-            raise InputError(
-                f"parity: expected pieces among {', '.join(PIECES)}; found {name!r}; name one of"
-                " these, or none for all"
-            )
-        chosen |= dict.fromkeys(matching)
-    return [PIECES[name] for name in chosen]
+    """Return the pieces that harness.pieces selects."""
+    return [PIECES[name] for name in pieces.select(names)]
 
 
 def parity(
@@ -54,12 +41,12 @@ def parity(
     """Return the rows of the named pieces (none: all); on_piece(done, total, rows) is called after
     each.
     """
-    pieces, rows = select(names), []
-    for done, piece in enumerate(pieces, 1):
+    chosen, rows = select(names), []
+    for done, piece in enumerate(chosen, 1):
         new = examine(piece, device, tuple(getattr(torch, dtype) for dtype in dtypes), compiled)
         rows += new
         if on_piece:
-            on_piece(done, len(pieces), new)
+            on_piece(done, len(chosen), new)
     return rows
 
 
@@ -102,9 +89,9 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
     the run's objective also run through torch.compile, as the run's own step will. Models are
     small: the run's own shape would take the reference hours.
     """
-    pieces = [piece for piece in PIECES.values() if piece.name not in LONG]
+    every = [piece for piece in PIECES.values() if piece.name not in LONG]
     rows = []
-    for piece in pieces:
+    for piece in every:
         chosen, dtypes = _chosen(piece, recipe)
         rows += examine(chosen, device, dtypes, compiled and piece.name in COMPILED)
     red = [row for row in rows if not row.passed]
@@ -114,7 +101,7 @@ def preflight(recipe: Recipe, device: str, compiled: bool, say: Callable[[str], 
             f" {red[0].piece} --device {device}, or pass --no-preflight"
         )
     say(
-        f"preflight on {device}: {len(rows)} rows of {len(pieces)} pieces agree with the"
+        f"preflight on {device}: {len(rows)} rows of {len(every)} pieces agree with the"
         " specification"
     )
     return rows

@@ -4,6 +4,7 @@ says why it cannot.
 
 from pathlib import Path
 
+from harness.progress import Bar, silent
 from harness.validate.checks import bytes, folder, log, runs, safety, score, validity
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CHECKS as REGISTERED
@@ -45,13 +46,16 @@ def validate(
     run: bool = False,
     time_limit: float = 600.0,
     checks: tuple[Check, ...] | None = None,
+    progress: Bar | None = None,
 ) -> list[dict]:
     """Return [{check, group, verdict, evidence}] for a submission folder; nothing in it is executed
-    unless run is true.
+    unless run is true. progress: shows which check runs, and how far the long ones are.
     """
-    submission = Submission(folder, Options(data, tokenizer, run, time_limit))
+    progress = progress or silent()
+    submission = Submission(folder, Options(data, tokenizer, run, time_limit, progress))
     rows = []
     for check in CHECKS if checks is None else checks:
+        progress.start(f"validate: {check.name}")
         verdict, evidence = answer(check, submission)
         row = {"check": check.name, "group": check.group, "verdict": verdict}
         rows.append(row | {"evidence": printable(evidence)})

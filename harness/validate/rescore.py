@@ -5,6 +5,7 @@ the time allows.
 import math
 import re
 import time
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from fast import data, evaluate
 from fast.evaluate import Effort
 from fast.objective import objective_of
+from harness.progress import Bar, silent
 from harness.validate.model import Model, Text
 from harness.validate.numbers import digits
 from reference.recipe import ORDERS
@@ -63,10 +65,15 @@ def ranges(total: int, wanted: int) -> list[tuple[int, int]]:
 
 
 def measure(
-    opened: Model, given: Text, effort: Effort, seconds: float, most: int | None = None
+    opened: Model,
+    given: Text,
+    effort: Effort,
+    seconds: float,
+    most: int | None = None,
+    progress: Bar | None = None,
 ) -> Measured:
     """Return the score of the split, or of its first windows, or of evenly spread stretches that
-    take about `seconds`.
+    take about `seconds`. progress: counts windows.
     """
     length, vocab, tokens = opened.recipe.model.length, opened.recipe.model.vocab, given.validation
     total = min(-(-len(tokens) // length), most or len(tokens))
@@ -81,7 +88,9 @@ def measure(
             opened.log_probs, pilot, vocab, effort, batch_rows=rows
         )
     parts, started = [], time.perf_counter()
+    shown, wanted = progress or silent(), sum(stop - start for start, stop in chosen)
     for start, stop in chosen:
+        scored = sum(len(part.rows_N) for part in parts)
         parts += evaluate.measure(
             opened.log_probs,
             data.evaluation_windows(tokens, length, vocab, start, stop - start),
@@ -90,9 +99,15 @@ def measure(
             first_row=start,
             plans=plans,
             batch_rows=rows,
+            on_progress=partial(_show, shown, scored, stop - start, wanted),
         )
     score = evaluate.total(parts, effort, time.perf_counter() - started)
-    return Measured(score, sum(stop - start for start, stop in chosen), total)
+    return Measured(score, wanted, total)
+
+
+def _show(progress: Bar, scored: int, windows: int, wanted: int, done: int, total: int) -> None:
+    """Show how many windows are scored when `done` of the `total` passes of a stretch are."""
+    progress.update(scored + windows * done / total, wanted)
 
 
 def rounding(value: float) -> float:

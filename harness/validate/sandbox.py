@@ -67,6 +67,7 @@ class Box:
 
     def __init__(self, submission: Submission):
         """Copy the listed regular files; links do not come along."""
+        self.progress = submission.options.progress
         self.root = _folders("folder", "home", "tmp", "shm", "observer", "data")
         self.folder = self.root / "folder"
         for name in submission.files:
@@ -101,6 +102,8 @@ class Box:
             "PYTHONUNBUFFERED": "1",
             **(variables or {}),
         }
+        what = "executes the submission's code in a box"
+        self.progress.say(f"{self.progress.title}: {what}, at most {seconds:.0f} s")
         started = time.monotonic()
         # Read again through these files: the program may put something else in their place.
         with open(out, "w+b") as out_file, open(err, "w+b") as err_file:

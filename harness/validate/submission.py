@@ -10,12 +10,14 @@ import stat
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fast import container
+from harness import paths
+from harness.progress import Bar, silent
 from harness.validate import scan, source, training_log
 from harness.validate.numbers import agree
 from harness.validate.verdict import CannotTell, require
@@ -58,6 +60,7 @@ class Options:
     tokenizer: Path | None = None
     run: bool = False
     time_limit: float = 600.0  # seconds, of everything that is executed
+    progress: Bar = field(default_factory=silent, compare=False)  # shows what takes long
 
 
 def number(value: object) -> float | None:
@@ -88,15 +91,7 @@ class Submission:
     def __init__(self, root: Path | str, options: Options | None = None):
         """List the folder; InputError where there is none."""
         self.root, self.options = Path(root), options or Options()
-        try:
-            names = sorted(os.listdir(self.root))
-        except OSError as error:
-            kinds = {NotADirectoryError: "a file", FileNotFoundError: "nothing"}
-            kind = kinds.get(type(error), f"one that does not open ({error.strerror})")
-            raise InputError(
-                f"{self.root}: expected a submission folder, found {kind}; name the folder that"
-                " holds submission.json"
-            ) from error
+        names = paths.submission_names(self.root)
         self.name = self.root.resolve().name
         self.parent = self.root.resolve().parent.name
         self.files: dict[str, int] = {}  # regular files: path below the folder -> bytes

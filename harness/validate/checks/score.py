@@ -85,7 +85,8 @@ def scores_itself(submission: Submission) -> Finding:
     opened, given = model_and_text(submission)
     recipe = opened.recipe
     windows = -(-len(execution.scored_ids(submission)) // recipe.model.length)
-    measured = rescore.measure(opened, given, default_effort(recipe), math.inf, windows)
+    progress = submission.options.progress
+    measured = rescore.measure(opened, given, default_effort(recipe), math.inf, windows, progress)
     ours, limit = measured.score, rescore.allowed(measured, theirs.bpb, theirs.stderr)
     same_counts = (theirs.tokens, theirs.bytes) == (ours.tokens, ours.bytes)
     return judged(
@@ -151,7 +152,10 @@ def rescored(submission: Submission) -> Finding:
     causal = objective_of(recipe.model).is_causal
     effort = rescore.effort_of(estimator, causal, recipe.diffusion.epsilon)
     require(effort, f"the claim names the estimator {estimator!r}, which is none of ours")
-    measured = rescore.measure(opened, given, effort, submission.options.time_limit / 4)
+    options = submission.options
+    measured = rescore.measure(
+        opened, given, effort, options.time_limit / 4, progress=options.progress
+    )
     score, limit = measured.score, rescore.allowed(measured, bpb, stderr)
     apart = abs(score.bpb - bpb)
     evidence = (
