@@ -4,6 +4,7 @@ weights never come here.
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -217,13 +218,30 @@ def score_fresh(
     command += ["--sequences", str(sequences)] if sequences else []
     command += [] if compiled else ["--no-compiled"]
     command += source.flags() if source else []
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = run_without_interrupts(command)
     if done.returncode:
         raise TrainingError(
             f"scoring {run} by {estimator or 'its own estimator'} failed with exit code"
             f" {done.returncode}; the message is above"
         )
     return json.loads(done.stdout)
+
+
+def run_without_interrupts(command: list[str]) -> subprocess.CompletedProcess:
+    """Return the end and the stdout of a process that Ctrl-C does not reach: this one answers it,
+    and ends that one.
+    """
+    process, before = None, signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        output, _ = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, output)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if process and process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def every(

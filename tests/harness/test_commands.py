@@ -12,6 +12,7 @@ import pytest
 
 from fast.data import write_shard
 from harness import cli
+from harness.corpus import shards
 from tests.support.commands import TINY, refused, start
 
 EVAL_FIELDS = {
@@ -386,9 +387,16 @@ def test_json_leaves_pipes_and_links_what_they_are(corpus, tmp_path):
     os.close(reader)
 
 
-def test_result_is_shown_where_its_json_cannot_be_written(corpus, tmp_path, capsys):
-    """What took long to compute is not lost to a path that is a folder."""
-    assert cli.main(["data", "list", str(corpus), "--json", str(tmp_path)]) == 2
+def test_result_is_shown_where_its_json_cannot_be_written(corpus, tmp_path, capsys, monkeypatch):
+    """What took long to compute is not lost to a path that has become a folder meanwhile."""
+    path, describe = tmp_path / "out.json", shards.describe
+
+    def slow(*arguments):
+        path.mkdir()
+        return describe(*arguments)
+
+    monkeypatch.setattr(shards, "describe", slow)
+    assert cli.main(["data", "list", str(corpus), "--json", str(path)]) == 2
     captured = capsys.readouterr()
     assert "tokens" in captured.out and "Is a directory" in captured.err
 

@@ -444,11 +444,11 @@ def test_a_fresh_score_leaves_to_eval_what_is_not_said(compiled, estimator, monk
     """A model's own estimator, and the compiler where it pays."""
     commands = []
 
-    def run(command, **keywords):
+    def run(command):
         commands.append(command)
         return subprocess.CompletedProcess(command, 0, "{}")
 
-    monkeypatch.setattr(scoring.subprocess, "run", run)
+    monkeypatch.setattr(scoring, "run_without_interrupts", run)
     scoring.score_fresh("run", estimator, None, 5, "cpu", compiled)
     [command] = commands
     assert ("--no-compiled" in command) is not compiled and "--compiled" not in command

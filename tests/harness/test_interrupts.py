@@ -162,3 +162,21 @@ def test_a_command_called_from_python_leaves_signals_alone():
     before = signal.getsignal(signal.SIGINT), sys.unraisablehook
     assert cli.main(["--version"]) == 0
     assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+
+
+def test_ctrl_c_of_a_terminal_does_not_reach_the_process_that_scores():
+    """It reaches a whole group of processes: the one that scores says nothing, and is ended."""
+    text = """
+import os, signal, sys, threading, time
+from harness import scoring
+group = "import os, signal, time; os.killpg(0, signal.SIGINT); time.sleep(60)"
+try:
+    scoring.run_without_interrupts([sys.executable, "-c", group])
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    command = [sys.executable, "-c", text]
+    ran = subprocess.run(
+        command, capture_output=True, text=True, timeout=50, start_new_session=True
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "interrupted\n", "")
