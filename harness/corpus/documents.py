@@ -11,7 +11,7 @@ from typing import NamedTuple
 from harness import paths
 from reference.recipe import InputError
 
-TEXT = ("a readable text file", "check --text")  # for paths.unreadable
+TEXT = ("a readable file", "check --text")  # for paths.unreadable
 HOLDOUT = 10  # every tenth document is validation
 
 
