@@ -36,6 +36,8 @@ def check(command) -> None:
     """Raise InputError for what is wrong with the flags that several commands have, whichever this
     one has; loads no torch.
     """
+    if hasattr(command, "check"):
+        command.check()  # first what does not go together, then the paths
     if getattr(command, "json", None) not in (None, "-"):
         paths.check_output("--json", Path(command.json))
     if getattr(command, "partial", None):
