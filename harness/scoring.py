@@ -74,10 +74,7 @@ def opened(run: Path, source: Source) -> tuple[Path, dict, Recipe, Dataset]:
         )
     header, params = artifact.read(file)
     recipe = artifact.recipe_of(header, str(file))
-    if not (source.data or source.text):
-        source = Source.restore(
-            described | ({"tokenizer": source.tokenizer} if source.tokenizer else {})
-        )
+    source = source.or_described(described)
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
     artifact.check_tokenizer(header, dataset.tokenizer)
     return file, params, recipe, dataset

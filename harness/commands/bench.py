@@ -1,7 +1,7 @@
 """The maskgolf bench sub-command."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +16,14 @@ from reference.recipe import PRESETS, InputError
 
 DEMO = Path("runs/demo")  # what `maskgolf demo` leaves
 LEAST = {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}
+TIMED = ("pairs", "device", "compiled")
+READ = {  # by each piece, of the fields of Bench
+    "likelihood": ("paths", "repetitions", "windows", *TIMED),
+    "step": ("preset", "tokens", "against", "only", *TIMED),
+    "muon": TIMED,
+    "device": ("smoke", "parts", "budget", "separate", *TIMED),
+    "compare": ("paths",),
+}
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Bench:
 
     def run(self):
         """Return the rows."""
+        self._check_read()
         self._check()
         from harness import report
         from harness.bench import compare, device, gate, likelihood, muon, step
@@ -133,6 +142,19 @@ class Bench:
                     f"found {len(runs)}; name one, or make {DEMO} by make demo"
                 )
             paths.run_or_artifact(runs[0])
+
+    def _check_read(self) -> None:
+        """Raise InputError for an argument that is given and that the piece does not read."""
+        for field in fields(self):
+            readers = [f"bench {piece}" for piece, names in READ.items() if field.name in names]
+            if not readers or f"bench {self.piece}" in readers:
+                continue
+            if getattr(self, field.name) != field.default:
+                flag = "PATH" if field.name == "paths" else f"--{field.name}"
+                raise InputError(
+                    f"{flag}: expected {' or '.join(readers)}, which reads it, found bench"
+                    f" {self.piece}; drop it"
+                )
 
     def _runs(self) -> tuple[Path, ...]:
         return self.paths or tuple(path for path in (DEMO,) if path.exists())

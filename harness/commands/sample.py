@@ -8,7 +8,7 @@ import tyro
 
 from harness import paths
 from harness.commands.flags import Json, check_device
-from reference.recipe import Order
+from reference.recipe import InputError, Order
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Sample:
 
     def run(self):
         """Return the samples."""
+        if self.block != type(self).block and self.order != "block":
+            raise InputError(
+                f"--block {self.block}: expected --order block, which reads it, found"
+                f" {self.order}; drop it"
+            )
         paths.run_or_artifact(self.run_)
         from harness import report, samples
 

@@ -56,7 +56,7 @@ def layout_of(source: Source, vocab: int) -> Layout:
         return find_layout(prepare.from_text(source.text, None, vocab, source.tokenizer))
     if source.data:
         return find_layout(source.data, source.tokenizer)
-    return find_layout(prepare.embedded(vocab=vocab))
+    return find_layout(prepare.embedded(None, vocab, source.tokenizer))
 
 
 def open_dataset(source: Source, vocab: int, length: int) -> Dataset:

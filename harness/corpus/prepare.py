@@ -222,9 +222,13 @@ def build(
     return out_dir
 
 
-def embedded(cache_dir: str | Path | None = None, vocab: int = 1024) -> Path:
-    """Return the directory of the built embedded corpus; only the first call builds it."""
-    return build(embedded_corpus(), None, vocab, cache_dir=cache_dir)
+def embedded(
+    cache_dir: str | Path | None = None, vocab: int = 1024, tokenizer: str | Path | None = None
+) -> Path:
+    """Return the directory of the built embedded corpus; only the first call builds it. tokenizer:
+    as in build().
+    """
+    return build(embedded_corpus(), None, vocab, tokenizer, cache_dir)
 
 
 def from_text(

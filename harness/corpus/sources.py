@@ -1,6 +1,6 @@
 """Where tokens come from: the embedded corpus, text files, or shards in the official layout."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,8 @@ class Source:
     # Folder in the official layout (datasets/*/..._train_*.bin and ..._val_*.bin,
     # tokenizers/*.model).
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    # SentencePiece model, where the folder holds none or several.
+    # SentencePiece model, where the folder holds none or several; of text, also the embedded one,
+    # in place of one that is trained on it.
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # Text files (UTF-8, or .jsonl with a "text" field) to build shards from; a tenth of the
     # documents is held out.
@@ -61,6 +62,15 @@ class Source:
         for flag, values in paths.items():
             flags += [flag, *map(str, values)] if any(values) else []
         return flags
+
+    def or_described(self, described: dict) -> "Source":
+        """Return this source if it names data or text, else the one that describe() wrote down,
+        under the tokenizer of this one if it names one.
+        """
+        if self.data or self.text:
+            return self
+        recorded = Source.restore(described)
+        return replace(recorded, tokenizer=self.tokenizer or recorded.tokenizer)
 
     @staticmethod
     def restore(described: dict) -> "Source":

@@ -87,7 +87,7 @@ def read(folder: Path, source: Source) -> Run:
             f"{folder}: expected the checkpoint of the last step, "
             f"found {'an earlier one' if state else 'none'}; restore checkpoint/"
         )
-    source = source if source.data or source.text else Source.restore(described)
+    source = source.or_described(described)
     dataset = open_dataset(source, recipe.model.vocab, recipe.model.length)
     artifact.check_tokenizer(header, dataset.tokenizer)
     tokens = len(dataset.train), len(dataset.validation)
