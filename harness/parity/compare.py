@@ -13,6 +13,9 @@ import torch
 # coefficient
 ALGORITHM = 1e-9
 ENOUGH = 256  # entries from which on a root mean square of rounding errors says something
+# Of a plain run's error, what a result of its dtype has at least: it has half of it or more, and
+# one in the next wider dtype, from bfloat16 or float16 to float32, has 2**-13 of it or less.
+LEAST = 2**-5
 
 
 class Difference(NamedTuple):
@@ -177,10 +180,10 @@ def twice(
     dtype: torch.dtype | None = None,
 ) -> list[Difference]:
     """Float64: the same algorithm. Otherwise the rms error is at most twice that of plain(), a run
-    in the same dtype in another order.
+    in the same dtype in another order, and LEAST of it or more: less is another dtype.
 
-    Plain errors below one unit roundoff of the result count as one. Results of fewer than ENOUGH
-    entries are left to the float64 check.
+    Plain errors below one unit roundoff of the result count as one, above. Results of fewer than
+    ENOUGH entries are left to the float64 check.
     """
     wanted = torch.float64 if setting.algorithm else dtype or setting.dtype
     if actual.dtype != wanted:
@@ -190,9 +193,11 @@ def twice(
     if expected.size < ENOUGH:
         return []
     scale = rms(expected)
-    limit = 2 * max(rms(array(plain()) - expected) / scale, unit_roundoff(wanted))
+    rough = rms(array(plain()) - expected) / scale
+    limit = 2 * max(rough, unit_roundoff(wanted))
     error = rms(array(actual) - expected) / scale if actual.shape == expected.shape else math.inf
-    return [Difference(error, limit)]
+    both = Difference(error, limit), Difference(LEAST * rough, error)
+    return [max(both, key=lambda difference: difference.ratio)]
 
 
 def against_plain(

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 import textwrap
 from dataclasses import dataclass
+from functools import cached_property
 from types import CodeType, FunctionType
 
 from tests.bugs.edits import Edit, edited
@@ -33,8 +34,15 @@ class Bug:
 
 
 def target_of(bug: Bug) -> FunctionType:
-    """Return the plain function that the bug edits, without its decorators."""
-    return inspect.unwrap(pkgutil.resolve_name(bug.target))
+    """Return the plain function that the bug edits, without its decorators; of a property, the
+    function that computes it.
+    """
+    target = pkgutil.resolve_name(bug.target)
+    if isinstance(target, property):
+        target = target.fget
+    elif isinstance(target, cached_property):
+        target = target.func
+    return inspect.unwrap(target)
 
 
 def syntax_tree(function: FunctionType) -> ast.FunctionDef:

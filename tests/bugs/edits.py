@@ -297,7 +297,10 @@ class _Changes(ast.NodeTransformer):
 
 def parameters(function: ast.FunctionDef) -> set[str]:
     """Return the names of a function's parameters."""
-    return {argument.arg for argument in _arguments(function)}
+    given = function.args
+    starred = [argument for argument in (given.vararg, given.kwarg) if argument]
+    named = (*given.posonlyargs, *given.args, *given.kwonlyargs, *starred)
+    return {argument.arg for argument in named}
 
 
 def local_names(function: ast.FunctionDef) -> set[str]:

@@ -2,6 +2,7 @@
 
 import ast
 import math
+from functools import cached_property
 
 import pytest
 
@@ -197,3 +198,40 @@ def test_parameters_in_stars_are_refused():
 def test_misused(edit):
     with pytest.raises(TypeError, match="expected"):
         edit()
+
+
+class Circle:
+    """Values that are computed when they are asked for."""
+
+    radius = 3
+
+    @property
+    def width(self):
+        """Twice the radius."""
+        return 2 * self.radius
+
+    @cached_property
+    def area(self):
+        """About 3 r r."""
+        return 3 * self.radius**2
+
+
+def starred(first, *rest, **named):
+    """Parameters of every kind."""
+    return first, rest, named
+
+
+def test_parameters_of_every_kind_are_known():
+    assert edits.parameters(syntax_tree(starred)) == {"first", "rest", "named"}
+    assert edits.parameters(syntax_tree(toy)) == {"a", "b", "point"}
+
+
+@pytest.mark.parametrize(("what", "before", "after"), [("width", 6, 2), ("area", 27, 3)])
+def test_a_property_is_edited_like_a_method(what, before, after):
+    """Of an object that is there and of a new one, until the test ends."""
+    circle, edit = Circle(), name("radius", by=lambda radius: radius - 2)
+    bug = Bug("a-toy", f"{__name__}.Circle.{what}", edit, "", ())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        plant(bug, monkeypatch)
+        assert getattr(circle, what) == getattr(Circle(), what) == after
+    assert getattr(Circle(), what) == before

@@ -2,6 +2,7 @@
 damaged is refused.
 """
 
+import hashlib
 import io
 import json
 import math
@@ -23,7 +24,9 @@ from harness.compression import byte_tokens, coder, compress, file_format, finge
 from harness.corpus import prepare
 from harness.corpus.shards import raw_text
 from reference.recipe import TINY, InputError, Model
+from tests.support import tokenizers as small_tokenizers
 from tests.support.corpora import FINEWEB
+from tests.support.recorded import record
 
 LENGTH = 8
 ORDERS = coder.ORDERS
@@ -204,6 +207,13 @@ def test_round_trip(name, order, models):
 @settings(max_examples=25)
 def test_round_trip_of_anything(models, data, order, name):
     assert back(compress.pack(data, models[name], order)[0], models[name]) == data
+
+
+def test_batches_cover_every_window_once():
+    """Five windows in passes of two, and a shorter one alone."""
+    plan = coder.Plan(8, 2, 300, "left-to-right")
+    assert list(coder.batches(43, plan)) == [(0, 2, 8), (16, 2, 8), (32, 1, 8), (40, 1, 3)]
+    assert list(coder.batches(32, plan)) == [(0, 2, 8), (16, 2, 8)]
 
 
 def test_more_windows_than_one_batch(models, monkeypatch):
@@ -644,3 +654,89 @@ def test_documents_come_back(documents, tokenizers, models):
             abs(len(packed) - took["chain_rule_bits"] / 8)
             <= took["chain_rule_bits"] / 800 + ALLOWANCE
         )
+
+
+# what identifies a stream, and what a command says of it
+
+
+def test_text_is_coded_in_float32_or_better():
+    """Whatever the recipe computes in: sums in bfloat16 are not to be repeated."""
+    tokenizer = small_tokenizers.small()
+    model = replace(TINY.model, vocab=tokenizer.vocab, length=LENGTH)
+    for wanted, found in (
+        ("bfloat16", "float32"),
+        ("float16", "float32"),
+        ("float32", "float32"),
+        ("float64", "float64"),
+    ):
+        recipe = replace(TINY, model=model, training=replace(TINY.training, compute_dtype=wanted))
+        made = compress.predictor(weights(model), recipe, tokenizer, "ab" * 32)
+        assert made.recipe.training.compute_dtype == found
+        assert made.log_probs.dtype == getattr(torch, found)
+
+
+def test_a_fingerprint_is_of_three_things(monkeypatch):
+    """Artifact, tokenizer and machine, each in its own place; the machine's device and the dtype
+    of the model with it.
+    """
+    tokenizer = small_tokenizers.small()
+    asked = record(
+        monkeypatch,
+        "harness.compression.compress.describe_machine",
+        lambda device, dtype: f"{device} {dtype}",
+    )
+    base = small(tokenizer)
+    wide = replace(base.recipe.training, compute_dtype="float64")
+    for model, device, dtype in (
+        (base, "cpu", "float32"),
+        (replace(base, device="cuda:3"), "cuda:3", "float32"),
+        (replace(base, recipe=replace(base.recipe, training=wide)), "cpu", "float64"),
+        (replace(base, sha256="cd" * 32), "cpu", "float32"),
+    ):
+        expected = fingerprint.fingerprint_of(model.sha256, tokenizer.sha256, f"{device} {dtype}")
+        assert model.fingerprint() == expected
+        assert asked[-1] == dict(device=device, dtype=dtype)
+    assert base.fingerprint().artifact == bytes.fromhex("ab" * 4)
+    assert base.fingerprint().tokenizer == bytes.fromhex(tokenizer.sha256)[:4]
+
+
+def test_a_model_is_known_by_every_byte_of_its_file(tmp_path):
+    """Two artifacts that differ in their weights alone, behind equal headers' beginnings."""
+    tokenizer = small_tokenizers.small()
+    recipe = replace(TINY, model=replace(TINY.model, vocab=tokenizer.vocab, length=LENGTH))
+    found = []
+    for seed in (0, 1):
+        path = tmp_path / f"{seed}.mgolf"
+        artifact.write(path, weights(recipe.model, seed), recipe)
+        found.append(compress.load(path, tokenizer.path).sha256)
+        assert found[-1] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found[0] != found[1]
+
+
+def test_compress_counts_bytes_and_verifies_where_asked(tmp_path, monkeypatch):
+    """Bits over bytes of the file, not over its tokens; the model that is named, rows and threads
+    that the file keeps; what does not come back is not written.
+    """
+    tokenizer = small_tokenizers.small()
+    model = small(tokenizer)
+    loaded = record(monkeypatch, "harness.compression.compress.load", model)
+    file, out = tmp_path / "text", tmp_path / "text.mgz"
+    file.write_bytes(b"the class of a word " * 3)
+    checked = record(monkeypatch, "harness.compression.compress.unpack", compress.unpack)
+    took = compress.compress(file, Path("run"), None, "confidence", Path("pieces"), "cuda:3")
+    assert loaded == [dict(run=Path("run"), tokenizer=Path("pieces"), device="cuda:3")]
+    size = out.stat().st_size
+    assert (took["file"], took["out"]) == (str(file), str(out))
+    assert (took["bytes_in"], took["bytes_out"]) == (60, size) and took["tokens"] < 60
+    assert took["bits_per_byte"] == 8 * size / 60 and took["order"] == "confidence"
+    stream = file_format.unpack(out.read_bytes(), "the file")
+    assert (stream.rows, stream.size, stream.tokens) == (compress.ROWS, 60, took["tokens"])
+    assert stream.order == "confidence" and stream.fingerprint == model.fingerprint()
+    assert not checked
+    compress.compress(file, Path("run"), tmp_path / "other", verify=True)
+    assert len(checked) == 1 and checked[0]["model"] is model
+    given = out, Path("other run"), tmp_path / "back", Path("pieces"), "cuda:2"
+    back = compress.decompress(*given)
+    assert loaded[-1] == dict(run=Path("other run"), tokenizer=Path("pieces"), device="cuda:2")
+    assert (tmp_path / "back").read_bytes() == file.read_bytes()
+    assert (back["bytes_in"], back["bytes_out"], back["tokens"]) == (size, 60, took["tokens"])

@@ -26,6 +26,7 @@ from harness.corpus import dataset, documents, prepare, shards
 from harness.corpus.fineweb import REPOSITORY, fetch_fineweb
 from harness.corpus.sources import Source
 from reference.recipe import InputError
+from tests.support.recorded import record
 
 POEM = "".join(f"Line {n} of a poem\n  that goes on, \tand on\r\n\n" for n in range(60))
 
@@ -138,6 +139,52 @@ def test_concurrent_builders_share_one_result(tmp_path, cache):
             pool.map(lambda _: prepare.from_text([tmp_path / "a.txt"], vocab=300), range(4))
         )
     assert list(cache.iterdir()) == [folders[0]] and set(folders) == {folders[0]}
+
+
+def test_a_corpus_keeps_its_splits_apart(tmp_path, monkeypatch):
+    """Two held-out documents of five: each split's shard holds its own, to the byte; the tokenizer
+    has read the training split alone, and the manifest counts both.
+    """
+    words = ["alpha", "beta", "gamma", "delta", "omega"]
+    texts = [f" {word} {n}\n" * (9 + n) for n, word in enumerate(words)]
+    text = documents.Corpus("text", texts[2:], texts[:2])
+    read = record(monkeypatch, "harness.corpus.prepare.train_tokenizer", prepare.train_tokenizer)
+    folder = prepare.build(text, tmp_path / "out", 300)
+    layout = find_layout(folder)
+    tokenizer = load_tokenizer(layout.tokenizer)
+    for paths, expected in ((layout.train, texts[2:]), (layout.validation, texts[:2])):
+        ids = read_shard(*paths).astype(np.int64)
+        assert np.flatnonzero(ids == 1).size == len(expected)
+        assert shards.raw_text(ids, tokenizer) == "".join(expected).encode()
+    assert read == [dict(documents=texts[2:], vocab=300)]
+    assert layout.tokenizer.read_bytes() == prepare.train_tokenizer(texts[2:], 300)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["train_documents"], manifest["validation_documents"]) == (3, 2)
+    assert manifest["tokenizer_sha256"] == tokenizer.sha256
+
+
+def test_a_corpus_is_built_anew_for_other_text(tmp_path):
+    """What is cached is known by both splits, and a folder of other text is not taken for it."""
+    texts = [f"document {n}\n" * (9 + n) for n in range(5)]
+    one = documents.Corpus("text", texts[2:], texts[:2])
+    other = documents.Corpus("text", texts[2:], [texts[0], texts[1].upper()])
+    folders = [prepare.build(text, None, 290, cache_dir=tmp_path) for text in (one, other)]
+    assert folders[0] != folders[1]
+    assert prepare.build(one, folders[0], 290) == folders[0]
+    with pytest.raises(InputError, match="expected a new or empty directory, found other files"):
+        prepare.build(other, folders[0], 290)
+
+
+def test_both_splits_are_opened(tmp_path, monkeypatch):
+    """Training and validation shards of unlike length, the tokenizer beside them."""
+    texts = [f"document {n}\n" * (9 + n) for n in range(5)]
+    folder = prepare.build(documents.Corpus("text", texts[2:], texts[:2]), tmp_path / "out", 290)
+    layout = find_layout(folder)
+    asked = record(monkeypatch, "harness.corpus.dataset.layout_of", dataset.layout_of)
+    found = dataset.open_dataset(Source(folder), 290, 8)
+    assert asked == [dict(source=Source(folder), vocab=290)]
+    assert found.train.paths == layout.train and found.validation.paths == layout.validation
+    assert found.tokenizer.path == layout.tokenizer
 
 
 def test_a_builder_that_lost_the_race_takes_the_winner(tmp_path, monkeypatch):

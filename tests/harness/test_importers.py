@@ -2,6 +2,7 @@
 nothing in a file is ever run.
 """
 
+import hashlib
 import io
 import json
 import pickle
@@ -590,6 +591,22 @@ def test_the_command_writes_an_artifact_that_eval_scores_as_the_original(tmp_pat
     assert score["estimator"] == "causal" and score["nats_per_token"] == pytest.approx(
         float(nats), rel=1e-5
     )
+
+
+def test_an_import_says_which_file_it_read(tmp_path):
+    """The SHA-256 and the size of the file as it lies there, packed; what was written beside it."""
+    path, out = (
+        written(tmp_path, published.saved(network().state_dict(), "zlib"), "named.ptz"),
+        tmp_path / "artifact.mgolf",
+    )
+    found = convert.convert(path, out, LENGTH)
+    data = path.read_bytes()
+    origin = artifact.read(out)[0]["imported"]
+    assert origin["sha256"] == hashlib.sha256(data).hexdigest() and origin["file"] == "named.ptz"
+    assert origin["layout"] == found["layout"] == "state_dict, zlib"
+    assert (found["bytes_in"], found["bytes_out"]) == (len(data), out.stat().st_size)
+    assert (found["file"], found["out"]) == (str(path), str(out))
+    assert found["bytes_in"] != found["bytes_out"]
 
 
 def test_the_file_that_is_read_is_not_the_one_that_is_written(tmp_path):

@@ -244,6 +244,19 @@ def test_limits_of_low_precision_follow_the_plain_run():
     assert twice(low, found[:9], exact[:9], None) == []
 
 
+def test_a_result_of_a_wider_dtype_than_its_own_is_red():
+    """Numbers of float32 where those of bfloat16 were meant err 2**-16 as much as a plain run: an
+    error far below the limit says that something else was computed.
+    """
+    low, exact = Setting(dtype=torch.bfloat16), np.random.default_rng(0).standard_normal(1000)
+    plainly = torch.from_numpy(exact).bfloat16().float()
+    [same] = twice(low, plainly, exact, lambda: plainly, torch.float32)
+    assert same.ratio == 0.5
+    wide = torch.from_numpy(exact).float()
+    [better] = twice(low, wide, exact, lambda: plainly, torch.float32)
+    assert better.ratio > 100 and better.limit == pytest.approx(2.0**-26, rel=1)
+
+
 @pytest.mark.parametrize(
     "value",
     [

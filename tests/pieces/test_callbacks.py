@@ -107,3 +107,76 @@ def test_what_was_written_after_the_checkpoint_is_dropped(tmp_path):
     metrics.path.write_text("3\n")
     with pytest.raises(InputError, match="expected a JSON object with its step on every line"):
         metrics.resume(2)
+
+
+def test_lines_and_records_hold_the_numbers_of_their_names(tmp_path):
+    """A step whose time, loss, norm, error bars and tokens are all different numbers."""
+    training = replace(RECIPE.training, tokens_per_step=48, micro_batch_tokens=16)
+    one = state(4, multiplier=0.75)
+    one.elapsed, one.durations = 75.5, [0.25, 0.5, 2.0]
+    report = StepReport(loss=1.5, norm=0.125, remaining=2)
+    lines, shown = [], []
+    log = callbacks.TrainLog(tmp_path / "train.log", lines.append)
+    metrics = callbacks.Metrics(tmp_path / "metrics.jsonl")
+    for callback in (
+        callbacks.LogLoss(log, training),
+        callbacks.RecordLoss(metrics, training),
+        callbacks.ShowProgress(lambda *given: shown.append(given), training),
+        callbacks.Validate(lambda state: SCORE, training, log, metrics),
+    ):
+        callback(one, report)
+    clock = "train_time:75500ms step_avg:18875.00ms"
+    assert lines == [
+        f"step:4/6 train_loss:1.5000 {clock}",
+        f"step:4/6 val_loss:1.2500 val_bpb:2.0000 {clock}",
+    ]
+    assert [json.loads(line) for line in metrics.path.read_text().splitlines()] == [
+        dict(
+            step=4,
+            train_loss=1.5,
+            grad_norm=0.125,
+            lr_multiplier=0.75,
+            elapsed=75.5,
+            tokens_per_second=24.0,
+            remaining=2,
+        ),
+        dict(step=4, val_loss=1.25, val_bpb=2.0, stderr_masks=0.1, stderr_sequences=0.2),
+    ]
+    assert shown == [(4, 6, "loss 1.500, 24 tokens/s")]
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "finished", "due"),
+    [
+        (0, 4, False, False),
+        (0, 7, True, True),
+        (4, 7, True, True),
+        (4, 7, False, False),
+        (4, 8, False, True),
+        (1, 1, False, True),
+    ],
+)
+def test_the_last_step_is_due_whatever_the_number(every, step, finished, due):
+    assert callbacks.is_due(every, state(step, finished=finished)) is due
+
+
+def test_a_checkpoint_comes_as_often_as_the_recipe_says_and_holds_its_step(tmp_path):
+    """Every third step, which is neither as often as lines nor as validation; a line where the
+    average begins.
+    """
+    saved, lines = [], []
+    saving = callbacks.SaveCheckpoint(tmp_path / "checkpoint", RECIPE)
+    logging = callbacks.LogLoss(callbacks.TrainLog(tmp_path / "log", lines.append), RECIPE.training)
+    saving.save(state(0))
+    for step in range(1, 8):
+        one = state(step, finished=step == 7, multiplier=1 / step, ema_started_step=5)
+        saving(one, REPORT)
+        logging(one, REPORT)
+        if (kept := restore(tmp_path, RECIPE)).step == step:
+            assert kept.progress() == one.progress()
+            saved.append(step)
+            saving.save(state(0))
+    assert saved == [3, 6, 7]
+    assert [line for line in lines if "ema" in line] == [
+        "step:5/6 ema started: the shadow is seeded from the live weights"
+    ]

@@ -1,0 +1,455 @@
+"""What a person gives a command, and a function gives the next one, arrives: every value is another
+than its default and than its neighbours'.
+"""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import tyro
+
+from fast import artifact, transformer
+from harness import cli, runs, samples, scoring
+from harness.bench import gate
+from harness.compression import compress
+from harness.corpus import dataset, prepare
+from harness.corpus.sources import Source
+from harness.errors import CheckFailed
+from harness.estimate import Estimate
+from harness.importers.assume import Assume
+from harness.packaging.claim import Claim
+from reference.recipe import TINY
+from tests.support import tokenizers
+from tests.support.recorded import record
+
+A, B, C, D = (Path(f"/path/{letter}") for letter in "abcd")
+SOURCE = Source(A, B, ())
+FROM = ["--data", str(A), "--tokenizer", str(B)]
+CUDA = ["--device", "cuda:3"]
+TRAINED = replace(TINY, seed=11, training=replace(TINY.training, iterations=17))
+RECIPE = ["--preset", "tiny", "--seed", "11", "--training.iterations", "17"]
+
+COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive there)})
+    "train": (
+        [*RECIPE, *FROM, "--out", str(C), "--resume", "--no-compiled", *CUDA],
+        {
+            "harness.run_directory.check": (
+                None,
+                dict(out=C, resume=True, overwrite=False, recipe=TRAINED),
+            ),
+            "harness.runs.run": (
+                {},
+                dict(
+                    recipe=TRAINED,
+                    source=SOURCE,
+                    out=C,
+                    resume=True,
+                    overwrite=False,
+                    device="checked cuda:3",
+                    compiled=False,
+                    preflight="eager",
+                    sequences=None,
+                ),
+            ),
+        },
+    ),
+    "train, the other way": (
+        [*RECIPE, "--out", str(C), "--overwrite"],
+        {
+            "harness.runs.run": (
+                {},
+                dict(resume=False, overwrite=True, compiled=True, preflight="compiled"),
+            )
+        },
+    ),
+    "train, unchecked": (
+        [*RECIPE, "--out", str(C), "--no-preflight"],
+        {"harness.runs.run": ({}, dict(preflight=None, compiled=True, device="checked cpu"))},
+    ),
+    "demo": (
+        [*RECIPE, *FROM, "--out", str(C), "--no-compiled", "--no-preflight", *CUDA],
+        {
+            "harness.runs.run": (
+                {},
+                dict(
+                    recipe=TRAINED,
+                    source=SOURCE,
+                    out=C,
+                    resume=False,
+                    overwrite=True,
+                    device="checked cuda:3",
+                    compiled=False,
+                    preflight=None,
+                    scoring=runs.SCORING,
+                    sequences=256,
+                ),
+            )
+        },
+    ),
+    "sample": (
+        "/path/a --prompt Once --count 2 --order block --step 3 --block 5 --temperature 0.5"
+        " --seed 7 --tokenizer /path/b --device cuda:3".split(),
+        {
+            "harness.samples.sample": (
+                [],
+                dict(
+                    run=A,
+                    tokenizer=B,
+                    prompt="Once",
+                    count=2,
+                    order="block",
+                    step=3,
+                    block=5,
+                    temperature=0.5,
+                    seed=7,
+                    device="checked cuda:3",
+                ),
+            )
+        },
+    ),
+    "compress": (
+        "/path/a --run /path/b -o /path/c --order confidence --tokenizer /path/d --verify".split()
+        + CUDA,
+        {
+            "harness.compression.compress.compress": (
+                {},
+                dict(
+                    file=A,
+                    run=B,
+                    out=C,
+                    order="confidence",
+                    tokenizer=D,
+                    device="checked cuda:3",
+                    verify=True,
+                ),
+            )
+        },
+    ),
+    "decompress": (
+        "/path/a --run /path/b -o /path/c --tokenizer /path/d".split() + CUDA,
+        {
+            "harness.compression.compress.decompress": (
+                {},
+                dict(file=A, run=B, out=C, tokenizer=D, device="checked cuda:3"),
+            )
+        },
+    ),
+    "pack": (
+        "/path/a /path/b --name N --author W --github-id g --out /path/c --date 2026-01-02"
+        " --blurb B --technique T --hardware H --track 10min_16mb".split()
+        + [*FROM, *CUDA],
+        {
+            "harness.packaging.pack.pack": (
+                {},
+                dict(
+                    folders=(A, B),
+                    out=C,
+                    claim=Claim("N", "W", "g", "2026-01-02", "B", "T", "H", "10min_16mb"),
+                    device="checked cuda:3",
+                    source=SOURCE,
+                ),
+            )
+        },
+    ),
+    "data build": (
+        "/path/a /path/b --out /path/c --vocab 301 --tokenizer /path/d".split(),
+        {
+            "harness.corpus.prepare.from_text": (
+                None,
+                dict(files=(A, B), out_dir=C, vocab=301, tokenizer=D, holdout=10),
+            ),
+            "harness.corpus.shards.describe": ({}, dict(path=C, tokenizer=None)),
+        },
+    ),
+    "data fineweb": (
+        "--out /path/a --train-shards 3".split(),
+        {
+            "harness.corpus.fineweb.fetch_fineweb": (None, dict(out_dir=A, train_shards=3)),
+            "harness.corpus.shards.describe": ({}, dict(path=A, tokenizer=None)),
+        },
+    ),
+    "data list": (
+        "/path/a --tokenizer /path/b".split(),
+        {"harness.corpus.shards.describe": ({}, dict(path=A, tokenizer=B))},
+    ),
+    "import": (
+        "/path/a -o /path/b --length 33 --vocab 77 --causal true --rope-base 500 --softcap 15"
+        " --compute-dtype float32".split(),
+        {
+            "harness.importers.convert.convert": (
+                {},
+                dict(path=A, out=B, assume=Assume(33, 77, True, 500.0, 15.0, "float32")),
+            )
+        },
+    ),
+    "parity": (
+        "masks ema --dtype float16 --compiled".split() + CUDA,
+        {
+            "harness.parity.parity": (
+                [],
+                dict(
+                    names=("masks", "ema"),
+                    device="checked cuda:3",
+                    dtypes=("float16",),
+                    compiled=True,
+                ),
+            )
+        },
+    ),
+    "parity, by default": (
+        [],
+        {
+            "harness.parity.parity": (
+                [],
+                dict(names=(), dtypes=("float32", "bfloat16"), compiled=False),
+            )
+        },
+    ),
+    "report": (
+        "/path/a /path/b /path/c --plot /path/d".split(),
+        {
+            "harness.overview.summaries": ([], dict(runs=(A, B, C))),
+            "harness.overview.plot": (None, dict(runs=(A, B, C), path=D)),
+        },
+    ),
+    "validate": (
+        "/path/a --data /path/b --tokenizer /path/c --run --time-limit 7".split(),
+        {
+            "fast.data.find_layout": (None, dict(path=B, tokenizer=C)),
+            "harness.validate.validate": (
+                [],
+                dict(folder=A, data=B, tokenizer=C, run=True, time_limit=7.0, checks=None),
+            ),
+        },
+    ),
+    "bench likelihood": (
+        "/path/a --repetitions 9 --windows 4 --pairs 3".split() + CUDA,
+        {
+            "harness.bench.gate.require": (
+                [],
+                dict(pieces=gate.BEHIND["likelihood"], device="checked cuda:3", compiled=True),
+            ),
+            "harness.bench.likelihood.likelihood": (
+                [],
+                dict(
+                    run=A,
+                    repetitions=9,
+                    windows=4,
+                    pairs=3,
+                    device="checked cuda:3",
+                    compiled=True,
+                ),
+            ),
+        },
+    ),
+    "bench step": (
+        "--preset tiny --tokens 24 --against public --only update average --pairs 3".split()
+        + [*CUDA, "--no-compiled"],
+        {
+            "harness.bench.gate.require": (
+                [],
+                dict(pieces=gate.BEHIND["step"], device="checked cuda:3", compiled=False),
+            ),
+            "harness.bench.step.with_tokens": ("the recipe", dict(recipe=TINY, tokens=24)),
+            "harness.bench.step.step": (
+                [],
+                dict(
+                    recipe="the recipe",
+                    pairs=3,
+                    device="checked cuda:3",
+                    compiled=False,
+                    against=("public",),
+                    only=("update", "average"),
+                ),
+            ),
+        },
+    ),
+    "bench muon": (
+        ["--pairs", "3", *CUDA, "--no-compiled"],
+        {
+            "harness.bench.gate.require": ([], dict(pieces=gate.BEHIND["muon"], compiled=False)),
+            "harness.bench.muon.muon": (
+                [],
+                dict(pairs=3, device="checked cuda:3", compiled=False),
+            ),
+        },
+    ),
+    "bench device": (
+        "--smoke --parts levers update --budget 99 --separate no --pairs 3 --no-compiled".split()
+        + CUDA,
+        {
+            "harness.bench.device.device": (
+                [],
+                dict(
+                    name="checked cuda:3",
+                    smoke=True,
+                    compiled=False,
+                    pairs=3,
+                    parts=("levers", "update"),
+                    budget=99.0,
+                    separate=False,
+                ),
+            ),
+        },
+    ),
+}
+
+
+class Reached(BaseException):
+    """The last call of a command, which ends it."""
+
+
+def reached(*_, **__):
+    """What the last function does."""
+    raise Reached
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_is_given_arrives(name, monkeypatch):
+    """From the words of the command line to the call that does the work."""
+    arguments, functions = COMMANDS[name]
+    command = name.partition(",")[0].split()
+    home = {"import": "import_"}.get(command[0], command[0])
+    monkeypatch.setattr(
+        f"harness.commands.{home}.check_device", lambda name: f"checked {name}", raising=False
+    )
+    *_, last = functions
+    calls = {
+        where: record(monkeypatch, where, reached if where == last else back)
+        for where, (back, _) in functions.items()
+    }
+    with pytest.raises(Reached):
+        cli.main([*command, *arguments])
+    for where, (_, expected) in functions.items():
+        [found] = calls[where]
+        assert {key: found[key] for key in expected} == expected, where
+
+
+# functions that hand on what they are given
+
+
+def test_a_sample_is_drawn_as_asked(monkeypatch):
+    """Every setting of the draws reaches them, and what is hidden is on the device."""
+    tokenizer = tokenizers.small()
+    recipe = replace(TINY, model=replace(TINY.model, vocab=tokenizers.VOCAB))
+    model = SimpleNamespace(log_probs="the model", recipe=recipe, tokenizer=tokenizer)
+    loaded = record(monkeypatch, "harness.compression.compress.load", model)
+    drawn = record(monkeypatch, "fast.sample.fill", lambda query, ids, *rest: ids * 0 + 70)
+    samples.sample(A, B, "he", 3, "block", 2, 5, 0.5, 7, "cpu")
+    assert loaded == [dict(run=A, tokenizer=B, device="cpu")]
+    [found] = drawn
+    assert found.pop("ids_BL").shape == (3, recipe.model.length)
+    assert found == dict(
+        log_probs="the model",
+        vocab=tokenizers.VOCAB,
+        order="block",
+        seed=7,
+        step=2,
+        block=5,
+        temperature=0.5,
+        first_row=0,
+    )
+
+
+def test_text_is_built_as_asked(monkeypatch):
+    """Into the cache, for the recipe's vocabulary, by the tokenizer that is named."""
+    built = record(monkeypatch, "harness.corpus.prepare.from_text", C)
+    embedded = record(monkeypatch, "harness.corpus.prepare.embedded", D)
+    found = record(monkeypatch, "harness.corpus.dataset.find_layout", "a layout")
+    assert dataset.layout_of(Source(text=(A, B), tokenizer=D), 301) == "a layout"
+    dataset.layout_of(Source(), 302)
+    dataset.layout_of(Source(A, B), 303)
+    assert built == [dict(files=(A, B), out_dir=None, vocab=301, tokenizer=D, holdout=10)]
+    assert [one["vocab"] for one in embedded] == [302]
+    assert found == [
+        dict(path=C, tokenizer=None),
+        dict(path=D, tokenizer=None),
+        dict(path=A, tokenizer=B),
+    ]
+
+
+def test_every_file_is_read_and_split_as_asked(monkeypatch):
+    read = record(monkeypatch, "harness.corpus.prepare.read_documents", ["one", "two"])
+    split = record(monkeypatch, "harness.corpus.prepare.split_documents", "a corpus")
+    built = record(monkeypatch, "harness.corpus.prepare.build", D)
+    assert prepare.from_text([A, B, C], D, 301, A, 4) == D
+    assert read == [dict(files=[A, B, C])]
+    assert split == [dict(name="text", documents=["one", "two"], holdout=4)]
+    assert built == [
+        dict(corpus="a corpus", out_dir=D, vocab=301, tokenizer=A, cache_dir=None),
+    ]
+
+
+def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch):
+    """Flags that maskgolf eval reads back as what was asked for."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        return SimpleNamespace(returncode=0, stdout="{}")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    scored = record(monkeypatch, "harness.scoring.every", reached)
+    monkeypatch.setattr("harness.commands.eval.check_device", lambda name: name)
+    texts = Source(tokenizer=B, text=(C, D))
+    for asked in (
+        (A, "chain", "confidence", 6, "cuda:3", True, texts),
+        (A, "nelbo", None, None, "cuda:3", False, SOURCE),
+        (B, "nelbo-grid", None, 7, "cpu", True, None),
+        (B, None, None, 7, "cpu", False, Source(A)),
+    ):
+        assert scoring.score_fresh(*asked) == {}
+        with pytest.raises(Reached):
+            cli.main(commands[-1][3:])
+        run_, estimator, order, sequences, device, compiled, source = asked
+        assert scored[-1] == dict(
+            runs=(run_,),
+            source=source or Source(),
+            estimate=Estimate(estimator=estimator, order=order, sequences=sequences),
+            device=device,
+            compiled=None if compiled else False,
+            partial=None,
+        )
+
+
+@pytest.mark.parametrize(
+    "source", [Source(), Source(A), SOURCE, Source(text=(A,)), Source(None, B, (C, D, A))], ids=str
+)
+def test_a_source_survives_flags_and_files(source):
+    assert tyro.cli(Source, args=source.flags()) == source
+    assert Source.restore(json.loads(json.dumps(source.describe()))) == source
+
+
+def test_a_coder_runs_where_asked(monkeypatch, tmp_path):
+    """The weights, recipe and tokenizer of the file, on the device that is named."""
+    tokenizer = tokenizers.small()
+    recipe = replace(TINY, seed=5, model=replace(TINY.model, vocab=tokenizers.VOCAB))
+    params = transformer.initialize(recipe.model, 3)
+    artifact.write(tmp_path / "a.mgolf", params, recipe, {"tokenizer_sha256": tokenizer.sha256})
+    made = record(monkeypatch, "harness.compression.compress.predictor", "a predictor")
+    assert compress.load(tmp_path / "a.mgolf", tokenizer.path, "cuda:3") == "a predictor"
+    [found] = made
+    assert all(torch.isfinite(value).all() for value in found["params"].values())
+    assert (found["recipe"], found["device"]) == (recipe, "cuda:3")
+    assert found["tokenizer"].sha256 == tokenizer.sha256
+
+
+def test_the_gate_checks_what_is_timed(monkeypatch):
+    examined = record(monkeypatch, "harness.bench.gate.examined", [])
+    gate.require(("ema", "masks"), "cuda:3", True, ("bfloat16",))
+    shared = dict(device="cuda:3", compiled=True, dtypes=("bfloat16",))
+    assert examined == [dict(name="ema", **shared), dict(name="masks", **shared)]
+    told, piece = [], SimpleNamespace(passed=True)
+    examined = record(monkeypatch, "harness.bench.gate.examined", [piece])
+    rows = gate.require(("ema", "masks"), on_piece=lambda *given: told.append(given))
+    assert rows == [piece] * 2 and told == [(1, 2, [piece]), (2, 2, [piece])]
+    assert [one["compiled"] for one in examined] == [False, False]
+    red = SimpleNamespace(passed=False, piece="ema", words=lambda: "the ema is red")
+    record(monkeypatch, "harness.bench.gate.examined", [piece, red])
+    said = "red on cuda:3: the ema is red; see maskgolf parity ema --device cuda:3 --compiled$"
+    with pytest.raises(CheckFailed, match=said):
+        gate.require(("ema",), "cuda:3", True)
