@@ -9,7 +9,7 @@
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
-# make mutate            do the suites notice small wrong changes? about 20 minutes; PIECES="fp8 adam" judges some
+# make mutate            do the suites notice small wrong changes? two hours or more; PIECES="fp8 harness.validate.scan" judges some
 
 PYTHON ?= python3
 DATA ?=
@@ -81,4 +81,4 @@ $(LOWER)/installed: constraints-lower.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWER) .whl build *.egg-info .pytest_cache
+	rm -rf $(VENV) $(LOWER) .whl build *.egg-info .pytest_cache .mutation

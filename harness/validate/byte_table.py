@@ -72,9 +72,10 @@ def documents(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[tuple[int, int]
     is_byte_V = np.array([tokenizer.processor.is_byte(token) for token in range(tokenizer.vocab)])
     edges = np.concatenate([[-1], np.flatnonzero(tokenizer.table.control_V[ids]), [len(ids)]])
     for start, stop in zip((edges[:-1] + 1).tolist(), edges[1:].tolist(), strict=True):
-        while start == 0 and start < stop and is_byte_V[ids[start]]:
+        is_first, is_last = start == 0, stop == len(ids)
+        while is_first and start < stop and is_byte_V[ids[start]]:
             start += 1
-        while stop == len(ids) and start < stop and is_byte_V[ids[stop - 1]]:
+        while is_last and start < stop and is_byte_V[ids[stop - 1]]:
             stop -= 1
         if stop > start:
             yield start, stop

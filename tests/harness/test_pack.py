@@ -17,6 +17,7 @@ from fast.data import write_shard
 from harness import cli, scoring
 from harness.corpus.sources import Source
 from harness.packaging.claim import Claim
+from harness.packaging.pack import _check_budgets as check_budgets
 from harness.packaging.pack import pack
 from reference.recipe import InputError
 from tests.support.commands import refused
@@ -341,3 +342,13 @@ def test_a_full_disk_leaves_nothing(seeds, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert "cannot write the folder (No space left on device)" in refusal(seeds, tmp_path / "out")
+
+
+def test_bytes_of_the_code_are_those_of_its_text_in_utf_8():
+    assert check_budgets([], "print('\N{GREEK SMALL LETTER PI}')", "10min_16mb") == 11
+
+
+def test_the_tokenizer_of_the_model_is_named(packed):
+    header, _ = container.read_header((packed / "final_model.mgolf").read_bytes())
+    assert described(packed)["tokenizer_sha256"] == header["tokenizer_sha256"]
+    assert re.fullmatch("[0-9a-f]{64}", header["tokenizer_sha256"])

@@ -1,5 +1,6 @@
 """Whether a run may begin in a folder or go on there: said at once, and of what is there."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fast.config import CHECKPOINT, RESUMABLE
-from harness import cli
+from harness import cli, runs
 from harness import run_directory as rules
 from harness.packaging.claim import Claim
 from harness.packaging.pack import pack
@@ -162,3 +163,28 @@ def test_a_run_that_went_on_with_other_logging_is_packed(seeds, corpus, tmp_path
     assert described["seeds"] == [1, 2]
     log = (Path(described["folder"]) / "train_seed2.log").read_text()
     assert "resumed at step 12" in log
+
+
+def test_a_directory_is_held_by_one_run_and_free_after_it(tmp_path):
+    out = tmp_path / "runs" / "one"
+    with contextlib.ExitStack() as first:
+        runs.prepare(out, False, first)
+        (out / "train.log").touch()
+        for resume in (True, False):
+            with contextlib.ExitStack() as second:
+                with pytest.raises(InputError, match="another process is training into it"):
+                    runs.prepare(out, resume, second)
+        assert sorted(path.name for path in out.iterdir()) == ["checkpoint", "train.log"]
+    with contextlib.ExitStack() as again:
+        runs.prepare(out, True, again)
+        assert (out / "train.log").exists()
+    with contextlib.ExitStack() as afresh:
+        runs.prepare(out, False, afresh)
+        assert [path.name for path in out.iterdir()] == ["checkpoint"]
+
+
+def test_a_directory_that_cannot_be_made_is_one_message(tmp_path):
+    (tmp_path / "file").touch()
+    with contextlib.ExitStack() as holding:
+        with pytest.raises(InputError, match="cannot create the run directory .*; choose another"):
+            runs.prepare(tmp_path / "file" / "runs", False, holding)

@@ -180,3 +180,14 @@ def test_a_checkpoint_comes_as_often_as_the_recipe_says_and_holds_its_step(tmp_p
     assert [line for line in lines if "ema" in line] == [
         "step:5/6 ema started: the shadow is seeded from the live weights"
     ]
+
+
+def test_a_log_makes_its_folder_and_starts_afresh(tmp_path):
+    """A folder that is there already is fine."""
+    shown = []
+    log = callbacks.TrainLog(tmp_path / "runs" / "one" / "train.log", shown.append)
+    for text in ("first", "second"):
+        log.begin()
+        log.line(text)
+        assert log.path.read_text() == f"{text}\n"
+    assert shown == ["first", "second"]

@@ -212,3 +212,34 @@ def test_differences_of_equal_recipes_are_none():
         "a.b: 1, now None",
         "a.c: None, now 2",
     ]
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    """A pipe stays a pipe; a file, a folder and nothing are not special."""
+    pipe, file, link = (tmp_path / name for name in ("pipe", "file", "link"))
+    os.mkfifo(pipe)
+    file.write_bytes(b"old")
+    link.symlink_to(pipe)
+    special = {path: checkpoint.is_special(path) for path in (pipe, link, file, tmp_path)}
+    assert special == {pipe: True, link: True, file: False, tmp_path: False}
+    assert not checkpoint.is_special(tmp_path / "nothing")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        checkpoint.write_atomic(pipe, b"through the pipe")
+        assert os.read(reader, 100) == b"through the pipe" and pipe.is_fifo()
+    finally:
+        os.close(reader)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+def test_all_bytes_are_handed_over_before_the_disk_is_asked_to_keep_them(tmp_path, monkeypatch):
+    """What a buffer of this process still holds is not kept by fsync."""
+    sizes, plain = [], os.fsync
+
+    def fsync(descriptor):
+        sizes.append(os.fstat(descriptor).st_size)
+        plain(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    checkpoint.write_atomic(tmp_path / "small", b"less than a buffer")
+    assert sizes[0] == len(b"less than a buffer")

@@ -568,3 +568,13 @@ print([faults() for _ in range(10)][-1])  # the first few grow the heap
         int(subprocess.check_output(run, text=True, env=os.environ | thresholds)) for run in runs
     )
     assert kept < 200 and by_default > 4_000
+
+
+def test_a_step_on_the_host_keeps_its_memory(monkeypatch):
+    """Of a GPU the allocator does that itself."""
+    kept = []
+    monkeypatch.setattr(fast.train, "keep_freed_memory", lambda: kept.append(True))
+    fast.train.Stepper(TINY, "meta", False)
+    assert kept == []
+    fast.train.Stepper(TINY, "cpu", False)
+    assert kept == [True]

@@ -158,6 +158,8 @@ def _heading(node: ast.AST) -> str:
     bodies = {"body", "orelse", "finalbody", "handlers"} & set(node._fields)
     bare = {field: [] for field in bodies if isinstance(getattr(node, field), list)}
     fields = {field: getattr(node, field) for field in node._fields} | bare
+    if isinstance(node, ast.Match):
+        fields["cases"] = [ast.match_case(case.pattern, case.guard, []) for case in node.cases]
     return ast.unparse(type(node)(**fields, lineno=0)).strip()
 
 

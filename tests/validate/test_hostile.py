@@ -102,3 +102,59 @@ def test_a_file_that_became_a_pipe_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "train_gpt.py")
     with pytest.raises(CannotTell, match="no longer a regular file"):
         submission.read("train_gpt.py")
+
+
+@pytest.mark.parametrize(
+    ("packed", "unpacked", "fine"),
+    [
+        (1, 1 << 25, True),  # a small result harms nobody
+        (1, (1 << 25) + 1, False),
+        (100_000, 100_000_000, True),
+        (100_000, 100_000_001, False),
+        (1 << 29, 1 << 29, True),
+        (1 << 29, (1 << 29) + 1, False),
+    ],
+)
+def test_a_bomb_is_much_from_little_or_too_much(packed, unpacked, fine):
+    if fine:
+        archives._limit("a", packed, unpacked)
+    else:
+        with pytest.raises(archives.Bomb, match=f"{packed:,} bytes unpack to {unpacked:,} or more"):
+            archives._limit("a", packed, unpacked)
+
+
+def test_of_a_tar_links_name_their_targets_and_folders_hold_nothing():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, kind, target in (
+            ("d", tarfile.DIRTYPE, ""),
+            ("s", tarfile.SYMTYPE, "/etc/passwd"),
+            ("h", tarfile.LNKTYPE, "x.so"),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+        entry = tarfile.TarInfo("file")
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"abc"))
+    unread = []
+    found = list(archives.contents("a.tar", file.getvalue(), unread))[1:]
+    names = ["d", "/etc/passwd", "s", "x.so", "h"]
+    assert found == [*((f"a.tar/{name}", b"") for name in names), ("a.tar/file", b"abc")]
+    assert unread == []
+
+
+def test_what_does_not_open_is_named():
+    """A stream that nothing here unpacks, a damaged archive; plain bytes are neither."""
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a", b"text")
+    for data, said in (
+        (b"\x28\xb5\x2f\xfd123", ["a is a zstd stream"]),
+        (zipped.getvalue()[:40], ["a does not open as an archive (BadZipFile)"]),
+        (b"plain", []),
+        (b"", []),
+    ):
+        unread = []
+        assert list(archives.contents("a", data, unread)) == [("a", data)]
+        assert [line[: len(text)] for line, text in zip(unread, said, strict=True)] == said

@@ -4,6 +4,10 @@ sandbox, counts.
 
 import ast
 import base64
+import importlib.util
+import json
+import os
+import sys
 import time
 import zlib
 from functools import partial
@@ -481,3 +485,116 @@ def test_interpreters_agree_on_what_they_can_read():
     """The observer is a plain file that any supported interpreter loads."""
     source = (sandbox.Path(sandbox.__file__).with_name("observer.py")).read_bytes()
     assert all(runs.syntax_error(source, version) is None for version in runs.VERSIONS)
+
+
+# The observer's rules, without a program
+
+
+@pytest.fixture
+def observed(tmp_path, monkeypatch):
+    """Return (audit hook, finder, function that gives the notes) of an observer in a box; nothing
+    of it stays in this process.
+    """
+    folder, hooks = tmp_path / "box" / "observer", []
+    folder.mkdir(parents=True)
+    found = importlib.util.find_spec("harness.validate.observer")
+    code = found.loader.get_code("harness.validate.observer")
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "addaudithook", hooks.append)
+        patched.setattr(sys, "meta_path", [])
+        names = {"__name__": "sitecustomize", "__file__": str(folder / "sitecustomize.py")}
+        exec(code, names)  # what it imports is here already
+        [finder], [hook] = sys.meta_path, hooks
+
+    def notes() -> list[tuple[str, str]]:
+        lines = (folder / "notes").read_text().splitlines()
+        return [tuple(json.loads(line)) for line in lines]
+
+    assert notes() == [("ready", sys.version.split()[0])]
+    assert (folder / "notes").stat().st_mode & 0o777 == 0o600
+    return hook, finder, lambda: notes()[1:]
+
+
+R, W = os.O_RDONLY, os.O_WRONLY
+BEYOND = {
+    "open": [("/elsewhere/a", "w", W), ("/elsewhere/a", None, os.O_RDWR), (b"/elsewhere/a", "", W)],
+    "open to add": [("/elsewhere/a", "a", os.O_APPEND), ("/elsewhere/a", "", os.O_CREAT)],
+    "os.remove": [("/elsewhere/a", -1), (Path("/elsewhere/a"),)],
+    "os.mkdir": [("/elsewhere/a", 0o777, -1)],
+    "os.rename": [("/elsewhere/a", "{box}/b", -1, -1), ("{box}/b", "/elsewhere/a", -1, -1)],
+    "os.symlink": [("/etc/passwd", "/elsewhere/a", -1), ("{box}/b", "/elsewhere/a", -1)],
+    "shutil.rmtree": [("/elsewhere/a", None)],
+    "open in the observer": [("{box}/observer/notes", "w", W)],
+}
+WITHIN = {
+    "open": [
+        ("{box}/folder/a", "w", W),
+        ("/dev/null", "w", W),
+        ("/elsewhere/a", "r", R),
+        (3, "w", W),
+        ("/elsewhere/a", "r", None),
+    ],
+    "os.remove": [("{box}/a", -1)],
+    "os.rename": [("{box}/a", "{box}/b", -1, -1)],
+    "os.symlink": [("/etc/passwd", "{box}/b", -1)],
+    "os.listdir": [("/elsewhere",)],
+    "os.link": [("/etc/passwd",)],
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_changes_beyond_the_box_are_noted(case, observed, tmp_path):
+    hook, _, notes = observed
+    event = case.partition(" ")[0]
+    place = f"{tmp_path}/box/observer/notes" if "observer" in case else "/elsewhere/a"
+    for count, arguments in enumerate(BEYOND[case], 1):
+        hook(event, tuple(_placed(argument, tmp_path) for argument in arguments))
+        assert notes() == [("write", f"{event} {place}")] * count
+
+
+@pytest.mark.parametrize("event", WITHIN)
+def test_changes_within_the_box_are_not_noted(event, observed, tmp_path):
+    hook, _, notes = observed
+    for arguments in WITHIN[event]:
+        hook(event, tuple(_placed(argument, tmp_path) for argument in arguments))
+    assert notes() == []
+
+
+def _placed(argument, home: Path):
+    """Return an argument with the box's folder put in."""
+    return argument.format(box=home / "box") if isinstance(argument, str) else argument
+
+
+def test_addresses_beyond_the_machine_are_noted(observed):
+    hook, _, notes = observed
+    far, near, local = ("192.0.2.1", 443), ("127.0.0.1", 443), "/run/socket"
+    for event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+        for address in (far, near, ("::1", 1, 0, 0), ("localhost", 1), ("", 1), local, b"/run/s"):
+            hook(event, (None, address))
+    for event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        for host in ("example.org", b"example.org", "localhost", None, ""):
+            hook(event, (host, 443))
+    expected = [f"{event} {far}" for event in ("socket.connect", "socket.sendto", "socket.sendmsg")]
+    for event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        expected += [f"{event} example.org", f"{event} {b'example.org'}"]
+    assert notes() == [("network", text) for text in expected]
+
+
+def test_a_note_is_no_longer_than_a_line(observed):
+    hook, _, notes = observed
+    hook("os.remove", ("/elsewhere/" + "a" * 1000, -1))
+    [(kind, what)] = notes()
+    assert kind == "write" and len(what) == 300 and what.startswith("os.remove /elsewhere/aaa")
+
+
+def test_our_packages_are_hidden_unless_the_folder_has_them(observed, tmp_path, monkeypatch):
+    _, finder, _ = observed
+    monkeypatch.chdir(tmp_path)
+    for name in ("harness", "fast.train", "reference", "tests.support"):
+        with pytest.raises(ModuleNotFoundError, match=f"No module named '{name}'") as caught:
+            finder.find_spec(name)
+        assert caught.value.name == name
+    assert finder.find_spec("fastai") is None
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "harness.py").touch()
+    assert finder.find_spec("fast.train") is finder.find_spec("harness") is None

@@ -2,7 +2,11 @@
 counts; training does not run.
 """
 
+import itertools
+import sys
 from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 from fast.bytes import token_bytes
 from fast.data import Tokens
 from harness import validate
-from harness.validate import byte_table
+from harness.validate import byte_table, caller
 from harness.validate.caller import definitions
 from harness.validate.checks import score
 from harness.validate.submission import Options, Submission
@@ -280,3 +284,135 @@ def test_nothing_is_called_without_run_or_data(asked, tmp_path):
     assert asked(SCRIPT, run=False)["evidence"] == "nothing is executed without --run"
     with pytest.raises(CannotTell, match="--data"):
         score.script_table(Submission(tmp_path, Options(run=True)))
+
+
+# The caller's parts, without the sandbox
+
+
+def two_tables(sp, vocab_size):
+    return ["tables", sp.vocab_size(), vocab_size]
+
+
+def on_a_device(tok, v, dev=None):
+    return ["tables", tok.vocab_size(), v, dev.type]
+
+
+def other_names(path, vocab):
+    return []
+
+
+def one_too_many(sp, vocab_size, device, more):
+    return []
+
+
+def by_keyword(sp, *, vocab_size):
+    return []
+
+
+def any_number(sp, *vocab_size):
+    return []
+
+
+def test_a_builder_is_given_what_its_parameters_are_called(embedded_tokenizer):
+    path = str(embedded_tokenizer.path)
+    assert caller.from_luts(two_tables, path) == ["tables", 1024, 1024]
+    assert caller.from_luts(on_a_device, path) == ["tables", 1024, 1024, "cpu"]
+    for function in (other_names, one_too_many, by_keyword, any_number):
+        with pytest.raises(SystemExit, match=f"{function.__name__}.* is not a signature"):
+            caller.from_luts(function, path)
+
+
+class Table(NamedTuple):
+    """Of a text token, one with a leading space, a control token and one more of text."""
+
+    length_V: np.ndarray = np.array([2, 3, 0, 1])
+    space_V: np.ndarray = np.array([False, True, False, False])
+    control_V: np.ndarray = np.array([False, False, True, False])
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_tables_are_those_that_counts_imply(order):
+    """Wherever the control token and the one with a space stand."""
+    table = Table(*(column[list(order)] for column in Table()))
+    space = {"load_tokenizer": lambda path: Opened(table), "token_bytes": token_bytes}
+    for found, expected in zip(caller.from_counts(space, "path"), table, strict=True):
+        assert np.array_equal(found, expected)
+
+
+class Opened(NamedTuple):
+    """A tokenizer as a script opens it."""
+
+    table: Table
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("build_sentencepiece_luts", LUTS),
+        ("build_luts", LUTS.replace("build_sentencepiece_luts", "build_luts")),
+        ("token_bytes", "from fast.bytes import load_tokenizer, token_bytes\n"),
+    ],
+)
+def test_the_caller_writes_the_tables_of_a_script(
+    name, code, embedded_tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.path", ["before"] + sys.path)
+    (tmp_path / "helper_of_a_script.py").write_text("import numpy as np\n")
+    (tmp_path / "train.py").write_text(f"from helper_of_a_script import np\n{code}", "utf-8")
+    out = tmp_path / "out.json"
+    caller.main(tmp_path / "train.py", name, str(embedded_tokenizer.path), str(tmp_path), out)
+    assert sys.path[:2] == [str(tmp_path), "before"]
+    found = byte_table.read(out.read_bytes(), 1024, name)
+    assert byte_table.differing(found, embedded_tokenizer) == []
+
+
+def test_what_changes_no_list_or_dictionary_is_not_run():
+    """Calls on anything else are training; so is what only the started program does."""
+    code = (
+        "import math\nNUMBERS = [1]\nNAMES = {1}\nTABLE = {}\nTEXT = 'a'\n"
+        "def run(x):\n    NUMBERS.append(x)\n    return x\n"
+        "run(2)\nTEXT.join(map(run, '3'))\nmath.floor(run(4))\nNAMES.add(5)\nTABLE.update(a=6)\n"
+        "if TABLE:\n    NUMBERS.append(7)\nif __name__ == 'taken':\n    NUMBERS.append(8)\n"
+        "LATE: int = 9\nLATE += 1\nimport no_such_package, json\n"
+    )
+    space = definitions(code, "taken")
+    assert (space["NUMBERS"], space["NAMES"], space["TABLE"]) == ([1, 7], {1, 5}, {"a": 6})
+    assert space["LATE"] == 10 and "json" in space and space["__file__"] == "taken.py"
+
+
+# The documents of a text
+
+
+class Pieces:
+    """A tokenizer of byte pieces (0, 1), a control token (2) and text (from 3)."""
+
+    vocab, processor = 6, SimpleNamespace(is_byte=lambda token: token < 2)
+    table = SimpleNamespace(control_V=np.arange(6) == 2)
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([3, 4, 2, 5], [(0, 2), (3, 4)]),
+        ([0, 1, 3, 2, 0, 5, 1], [(2, 3), (4, 6)]),  # cut off at both ends of the text alone
+        ([3, 0, 2, 1, 5], [(0, 2), (3, 5)]),
+        ([0, 1, 0], []),
+        ([2, 2, 3, 2], [(2, 3)]),
+        ([2, 0, 3], [(1, 3)]),
+        ([3, 1, 1], [(0, 1)]),
+    ],
+)
+def test_documents_are_what_lies_between_control_tokens(ids, expected):
+    assert list(byte_table.documents(np.array(ids), Pieces)) == expected
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_a_text_that_is_cut_off_in_mid_character_is_counted_right(embedded_tokenizer, cut):
+    """At either end, wherever in the four bytes of the character."""
+    ids = np.array(embedded_tokenizer.processor.encode("\U0001f701 and words \U0001f701"))
+    edge = np.flatnonzero([embedded_tokenizer.processor.is_byte(token) for token in ids.tolist()])
+    assert len(edge) == 8
+    right = partial(token_bytes, table=embedded_tokenizer.table)
+    for part in (ids[edge[cut] :], ids[: edge[-cut]]):
+        compared = byte_table.miscounted(part, embedded_tokenizer, right)
+        assert compared.wrong == [] and compared.documents == 1 and compared.decoded > 9
