@@ -38,7 +38,6 @@ class Demo:
         check(self.recipe)
         if ranks.rank() == 0:
             run_directory.check(self.out, False, True, self.recipe)
-            self.source.check()
         from harness import report, runs
 
         summary = runs.run(

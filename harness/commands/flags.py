@@ -59,7 +59,7 @@ def check_source(source) -> None:
     from fast.shards import find_layout
     from harness.corpus.documents import TEXT
 
-    source.check_one()
+    source.check()
     for path in source.text:
         paths.check_readable(path, *TEXT)
     if source.data:

@@ -45,7 +45,6 @@ class Train:
         if not self.dry_run and ranks.rank() == 0:
             # Asked again once the data is open: here so that nobody waits for torch to hear it
             run_directory.check(out, self.resume, self.overwrite, self.recipe)
-            self.source.check()
         from harness import report, runs
 
         if self.dry_run:

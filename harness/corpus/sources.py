@@ -24,25 +24,6 @@ class Source:
     text: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")] = ()
 
     def check(self) -> None:
-        """Raise InputError where a path is missing, or two sources are named; reads no file."""
-        if self.data and self.text:
-            raise InputError("--data and --text: expected one of them, found both; drop one")
-        if self.data and not self.data.is_dir():
-            raise InputError(
-                f"data {self.data}: expected a directory of shards, found"
-                f" {'a file' if self.data.exists() else 'nothing'}; check --data"
-            )
-        for flag, what, path in (
-            ("--tokenizer", "a SentencePiece model", self.tokenizer),
-            *(("--text", "a text file", path) for path in self.text),
-        ):
-            if path and not path.exists():
-                raise InputError(
-                    f"{flag.removeprefix('--')} {path}: expected {what}, found nothing; check"
-                    f" {flag}"
-                )
-
-    def check_one(self) -> None:
         """Raise InputError where both data and text are named."""
         if self.data and self.text:
             raise InputError("--data and --text: expected one of them, found both; drop one")

@@ -128,8 +128,11 @@ def test_a_damaged_recipe_is_one_message(tmp_path, text):
         (["--resume", "auto", "--overwrite"], "expected no --overwrite"),
         (["--training.iterations", "0"], "training.iterations must be at least 1"),
         (["--resume", "--data", "gone"], "data gone: expected a directory of shards"),
-        (["--resume", "--text", "gone"], "text gone: expected a text file"),
-        (["--resume", "--tokenizer", "gone"], "tokenizer gone: expected a SentencePiece model"),
+        (["--resume", "--text", "gone"], "gone: expected a readable file"),
+        (
+            ["--resume", "--tokenizer", "gone"],
+            "tokenizer gone: expected a readable SentencePiece model",
+        ),
     ],
     ids=["there", "recipe", "both", "range", "data", "text", "tokenizer"],
 )
@@ -166,20 +169,16 @@ def test_a_run_that_went_on_with_other_logging_is_packed(seeds, corpus, tmp_path
 
 
 def test_a_directory_is_held_by_one_run_and_free_after_it(tmp_path):
-    out = tmp_path / "runs" / "one"
+    out = written(tmp_path / "runs", f"checkpoint/{CHECKPOINT}", "train.log")
     with contextlib.ExitStack() as first:
-        runs.prepare(out, False, first)
-        (out / "train.log").touch()
+        assert runs.prepare(out, True, False, TINY, first) is True
         for resume in (True, False):
             with contextlib.ExitStack() as second:
                 with pytest.raises(InputError, match="another process is training into it"):
-                    runs.prepare(out, resume, second)
-        assert sorted(path.name for path in out.iterdir()) == ["checkpoint", "train.log"]
-    with contextlib.ExitStack() as again:
-        runs.prepare(out, True, again)
+                    runs.prepare(out, resume, not resume, TINY, second)
         assert (out / "train.log").exists()
     with contextlib.ExitStack() as afresh:
-        runs.prepare(out, False, afresh)
+        assert runs.prepare(out, False, True, TINY, afresh) is False
         assert [path.name for path in out.iterdir()] == ["checkpoint"]
 
 
@@ -187,4 +186,4 @@ def test_a_directory_that_cannot_be_made_is_one_message(tmp_path):
     (tmp_path / "file").touch()
     with contextlib.ExitStack() as holding:
         with pytest.raises(InputError, match="cannot create the run directory .*; choose another"):
-            runs.prepare(tmp_path / "file" / "runs", False, holding)
+            runs.prepare(tmp_path / "file" / "runs", False, False, TINY, holding)

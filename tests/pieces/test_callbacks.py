@@ -140,7 +140,14 @@ def test_lines_and_records_hold_the_numbers_of_their_names(tmp_path):
             tokens_per_second=24.0,
             remaining=2,
         ),
-        dict(step=4, val_loss=1.25, val_bpb=2.0, stderr_masks=0.1, stderr_sequences=0.2),
+        dict(
+            step=4,
+            val_loss=1.25,
+            val_bpb=2.0,
+            stderr_masks=0.1,
+            stderr_sequences=0.2,
+            tokens=SCORE.tokens,
+        ),
     ]
     assert shown == [(4, 6, "loss 1.500, 24 tokens/s")]
 
