@@ -16,7 +16,6 @@ from fast import artifact, checkpoint
 from fast.distributed import World
 from fast.train import initial_state
 from harness import parity, run_directory, runs
-from harness.corpus import dataset as corpus_dataset
 from harness.corpus.dataset import Dataset
 from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
@@ -61,7 +60,9 @@ def events(monkeypatch):
     monkeypatch.setattr(runs, "open_dataset", note("opened", dataset()))
     monkeypatch.setattr(runs.distributed, "join", lambda device: World(device=f"{device}:3"))
     monkeypatch.setattr(runs, "_check_parity", note("parity"))
-    monkeypatch.setattr(runs, "prepare", note("folder"))
+    monkeypatch.setattr(
+        runs, "prepare", lambda *given: (done.append(("folder", *given)), given[1])[1]
+    )
     monkeypatch.setattr(runs, "_check_data", note("data"))
     monkeypatch.setattr(runs, "_describe", note("described"))
     monkeypatch.setattr(runs, "restore", note("restored", "a checkpoint"))
@@ -72,29 +73,37 @@ def events(monkeypatch):
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(False, False), (False, True), (True, False)])
-@pytest.mark.parametrize("preflight", ["compiled", "eager", None])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("preflight", [False, True])
 def test_a_run_is_checked_before_anything_is_touched(
-    events, tmp_path, resume, overwrite, preflight
+    events, tmp_path, resume, overwrite, preflight, compiled
 ):
     """What lies there, its data where a run goes on, parity of what will run, on a resumed run
     too, and only then the folder; the device and the mode of the compiler everywhere.
     """
     (events, checked), out = events, tmp_path / "run"
-    given = RUN, Source(tmp_path), out, resume, overwrite, "cuda", True, preflight
+    given = RUN, Source(tmp_path), out, resume, overwrite, "cuda", compiled, preflight
     summary = runs.run(*given, sequences=9)
     assert summary == "a summary"
     assert checked == [dict(out=out, resume=resume, overwrite=overwrite, recipe=RUN)]
     assert [name for name, *_ in events] == [
         "opened",
         *["data"] * resume,
-        *["parity"] * bool(preflight),
-        *["folder", "described", "restored" if resume else "begun", "trained", "shipped"],
+        *["parity"] * preflight,
+        *[
+            "folder",
+            *["data"] * resume,
+            "described",
+            "restored" if resume else "begun",
+            "trained",
+            "shipped",
+        ],
     ]
     assert events[0] == ("opened", Source(tmp_path), tokenizers.VOCAB, 8)
     known = {name: given for name, *given in events}
     if preflight:
-        assert known["parity"] == [RUN, "cuda:3", preflight == "compiled"]
-    assert known["folder"][:2] == [out, resume]
+        assert known["parity"] == [RUN, "cuda:3", compiled]
+    assert known["folder"][:4] == [out, resume, overwrite, RUN]
     assert known["described"][:3] == [out, RUN, Source(tmp_path)]
     assert known["described"][4] is resume
     if resume:
@@ -102,10 +111,10 @@ def test_a_run_is_checked_before_anything_is_touched(
     else:
         assert known["begun"] == [RUN, "cuda:3"]
     state = "a checkpoint" if resume else "a start"
-    recipe, _, folder, begun, resumed, world, compiled = known["trained"]
-    assert (recipe, folder, begun, resumed, compiled) == (RUN, out, state, resume, True)
+    recipe, _, folder, begun, resumed, world, mode = known["trained"]
+    assert (recipe, folder, begun, resumed, mode) == (RUN, out, state, resume, compiled)
     assert world.device == "cuda:3" and known["shipped"][0] is RUN
-    assert known["shipped"][2:] == [out, "the end", list(runs.SCORING[:1]), 9, "cuda:3", True]
+    assert known["shipped"][2:] == [out, "the end", list(runs.SCORING[:1]), 9, "cuda:3", compiled]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -116,7 +125,9 @@ def test_a_preflight_is_that_of_the_run(monkeypatch, compiled):
     runs._check_parity(recipe, "cuda:3", compiled)
     assert {one["piece"].name for one in examined} == set(parity.PIECES) - {"trajectory"}
     assert {one["device"] for one in examined} == {"cuda:3"}
-    assert {one["dtypes"] for one in examined} == {(torch.float16,)}
+    assert {one["dtypes"][0] for one in examined} == {torch.float16}
+    own = {one["piece"].name for one in examined if one["dtypes"][1:] == (torch.bfloat16,)}
+    assert own == set(parity.MUON)
     chosen = {one["piece"].name for one in examined if one["compiled"]}
     assert chosen == ({"masks", "step"} if compiled else set())
 
@@ -139,11 +150,11 @@ def test_a_folder_is_emptied_where_asked_alone(tmp_path):
             run_directory.check(foreign, False, overwrite, RUN)
     assert run_directory.check(run, True, False, RUN) is True
     with contextlib.ExitStack() as holding:
-        runs.prepare(run, True, holding)
+        assert runs.prepare(run, True, False, RUN, holding) is True
     assert sorted(tmp_path.rglob("*")) == before
     assert run_directory.check(run, False, True, RUN) is False
     with contextlib.ExitStack() as holding:
-        runs.prepare(run, False, holding)
+        assert runs.prepare(run, False, True, RUN, holding) is False
     assert sorted(path.name for path in run.rglob("*")) == ["checkpoint"]
 
 
@@ -155,13 +166,13 @@ def plain(recipe) -> dict:
 def test_what_is_written_of_a_run(tmp_path):
     """Its recipe, its data and where that was; gone on with from elsewhere, where it was first."""
     path = tmp_path / "recipe.json"
-    runs._describe(tmp_path, RUN, Source(tmp_path / "here"), dataset(), False)
+    runs._describe(tmp_path, RUN, Source(tmp_path / "here"), dataset().identity(), False)
     written = json.loads(path.read_text())
     assert path.read_text().endswith("}\n")
     first = Source(tmp_path / "here").describe()
     assert written == {"source": first, "recipe": plain(RUN), **dataset().identity()}
     often = replace(RUN, training=replace(RUN.training, log_every=7))
-    runs._describe(tmp_path, often, Source(tmp_path / "there"), dataset(), True)
+    runs._describe(tmp_path, often, Source(tmp_path / "there"), dataset().identity(), True)
     assert json.loads(path.read_text()) == written | {"recipe": plain(often)}
 
 
@@ -179,7 +190,7 @@ def test_a_dataset_is_told_by_both_of_its_splits():
     }
     for name, other in others.items():
         assert {key for key in base if base[key] != other[key]} == {name}
-    whole = np.arange(5, 40).tobytes()
+    whole = np.arange(5, 40).astype("<u2").tobytes()
     assert base["training_sha256"] == hashlib.sha256(whole).hexdigest()
     longer = dataset(validation=range(7, 31)).identity()
     assert {key for key in base if base[key] != longer[key]} == {
@@ -188,23 +199,15 @@ def test_a_dataset_is_told_by_both_of_its_splits():
     }
 
 
-def test_the_first_tokens_of_a_long_split_are_hashed(monkeypatch):
-    monkeypatch.setattr(corpus_dataset, "SAMPLE", 10)
-    found = dataset().identity()
-    for name, first in (("training", 5), ("validation", 7)):
-        expected = hashlib.sha256(np.arange(first, first + 10).tobytes()).hexdigest()
-        assert found[f"{name}_sha256"] == expected
-
-
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_other_data_of_either_split_is_refused_on_resuming(split, tmp_path):
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps({"recipe": asdict(RUN), **dataset().identity()}))
-    runs._check_data(tmp_path, dataset())
+    runs._check_data(tmp_path, dataset().identity())
     name = {"train": "training", "validation": "validation"}[split]
     other = dataset(**{split: [*range(5, 5 + len(getattr(dataset(), split)) - 1), 4]})
     with pytest.raises(InputError, match=f"began with other data .{name}_sha256: "):
-        runs._check_data(tmp_path, other)
+        runs._check_data(tmp_path, other.identity())
 
 
 @pytest.mark.parametrize(

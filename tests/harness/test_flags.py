@@ -98,7 +98,7 @@ CALLS = [
     Call(
         (*TRAIN, "--resume", "--no-compiled"),
         "harness.runs.run",
-        {**RUN, "resume": True, "overwrite": False, "compiled": False, "preflight": "eager"},
+        {**RUN, "resume": True, "overwrite": False, "compiled": False, "preflight": True},
         UNCHECKED,
     ),
     Call(
@@ -127,20 +127,20 @@ CALLS = [
     Call(
         (*TRAIN, "--overwrite", "--no-preflight"),
         "harness.runs.run",
-        {**RUN, "resume": False, "overwrite": True, "compiled": True, "preflight": None},
+        {**RUN, "resume": False, "overwrite": True, "compiled": True, "preflight": False},
     ),
-    Call(TRAIN, "harness.runs.run", {**RUN, "compiled": True, "preflight": "compiled"}),
+    Call(TRAIN, "harness.runs.run", {**RUN, "compiled": True, "preflight": True}),
     Call(("train", "--preset", "tiny"), "harness.runs.run", {"out": Path("runs/tiny")}),
     Call(("train", "--dry-run", "--preset", "tiny"), "harness.runs.plan", {"recipe": TINY}),
     Call(
         ("demo", *TRAIN[1:], "--no-compiled", "--no-preflight"),
         "harness.runs.run",
-        {**RUN, "resume": False, "overwrite": True, "compiled": False, "preflight": None},
+        {**RUN, "resume": False, "overwrite": True, "compiled": False, "preflight": False},
     ),
     Call(
         ("demo", *TRAIN[1:]),
         "harness.runs.run",
-        {**RUN, "compiled": True, "preflight": "eager", "sequences": 256, "scoring": SCORING},
+        {**RUN, "compiled": True, "preflight": True, "sequences": 256, "scoring": SCORING},
     ),
     *(
         Call(

@@ -3,7 +3,6 @@ than its default and than its neighbours'.
 """
 
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,7 +50,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
                     overwrite=False,
                     device="checked cuda:3",
                     compiled=False,
-                    preflight="eager",
+                    preflight=True,
                     sequences=None,
                 ),
             ),
@@ -62,13 +61,13 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
         {
             "harness.runs.run": (
                 {},
-                dict(resume=False, overwrite=True, compiled=True, preflight="compiled"),
+                dict(resume=False, overwrite=True, compiled=True, preflight=True),
             )
         },
     ),
     "train, unchecked": (
         [*RECIPE, "--out", str(C), "--no-preflight"],
-        {"harness.runs.run": ({}, dict(preflight=None, compiled=True, device="checked cpu"))},
+        {"harness.runs.run": ({}, dict(preflight=False, compiled=True, device="checked cpu"))},
     ),
     "demo": (
         [*RECIPE, *FROM, "--out", str(C), "--no-compiled", "--no-preflight", *CUDA],
@@ -83,7 +82,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
                     overwrite=True,
                     device="checked cuda:3",
                     compiled=False,
-                    preflight=None,
+                    preflight=False,
                     scoring=runs.SCORING,
                     sequences=256,
                 ),
@@ -219,7 +218,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     "validate": (
         "/path/a --data /path/b --tokenizer /path/c --run --time-limit 7".split(),
         {
-            "fast.data.find_layout": (None, dict(path=B, tokenizer=C)),
+            "fast.shards.find_layout": (None, dict(path=B, tokenizer=C)),
             "harness.validate.validate": (
                 [],
                 dict(folder=A, data=B, tokenizer=C, run=True, time_limit=7.0, checks=None),
@@ -308,8 +307,21 @@ def reached(*_, **__):
     raise Reached
 
 
+@pytest.fixture
+def unasked(monkeypatch):
+    """Let commands take paths where there is nothing."""
+    monkeypatch.setattr("harness.commands.flags.check", lambda command: None)
+    monkeypatch.setattr("harness.run_directory.check", lambda out, resume, overwrite, recipe: False)
+    for name in ("check_readable", "check_run_directory", "run_or_artifact", "submission_names"):
+        monkeypatch.setattr(f"harness.paths.{name}", lambda *given: None)
+    monkeypatch.setattr("fast.shards.find_layout", lambda path, tokenizer=None: None)
+    monkeypatch.setattr("harness.overview.summaries", lambda runs: [])
+    monkeypatch.setattr("harness.commands.data.find_layout", lambda *given: None)
+    monkeypatch.setattr("harness.commands.data.read_shard", lambda *given: None)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_a_command_is_given_arrives(name, monkeypatch):
+def test_what_a_command_is_given_arrives(name, monkeypatch, unasked):
     """From the words of the command line to the call that does the work."""
     arguments, functions = COMMANDS[name]
     command = name.partition(",")[0].split()
@@ -384,7 +396,7 @@ def test_every_file_is_read_and_split_as_asked(monkeypatch):
     ]
 
 
-def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch):
+def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch, unasked):
     """Flags that maskgolf eval reads back as what was asked for."""
     commands = []
 
@@ -392,7 +404,7 @@ def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch):
         commands.append(command)
         return SimpleNamespace(returncode=0, stdout="{}")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(scoring, "run_without_interrupts", run)
     scored = record(monkeypatch, "harness.scoring.every", reached)
     monkeypatch.setattr("harness.commands.eval.check_device", lambda name: name)
     texts = Source(tokenizer=B, text=(C, D))
