@@ -61,7 +61,7 @@ def query(
     return against_plain(
         _exact_log_probs(params, model)(seen_BL)[:, rows],
         run,
-        lambda at: plain_log_probs(params, seen_BL, model, at)[:, rows],
+        lambda at: plain_log_probs(params, seen_BL, model, at)[:, at.tensor(np.array(rows))],
         masters=True,
     )
 

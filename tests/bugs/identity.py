@@ -6,9 +6,9 @@ from tests.bugs.edits import always, argument, call, constant, name, operator
 DATASET = "tests/harness/test_beginning.py::test_a_dataset_is_told_by_both_of_its_splits"
 
 
-def training_alone(identity):
+def training_alone(items):
     """What tells the training split from another."""
-    return {name: value for name, value in identity().items() if "validation" not in name}
+    return [(name, value) for name, value in items() if "validation" not in name]
 
 
 BUGS = [
@@ -21,22 +21,22 @@ BUGS = [
     ),
     Bug(
         "hash-of-the-first-words",
-        "harness.corpus.dataset.Dataset.identity",
-        name("SAMPLE", by=always(6)),
+        "harness.corpus.dataset.sha256_of",
+        call("read", by=lambda read, start, stop: read(start, min(stop, start + 6))),
         "documents begin alike",
         (DATASET,),
     ),
     Bug(
         "length-not-in-the-identity",
         "harness.corpus.dataset.Dataset.identity",
-        call("len", nth=2, by=always(0)),
+        call("len", by=always(0)),
         "the first tokens are the same where text was added",
         (DATASET,),
     ),
     Bug(
         "validation-exempt-on-resuming",
         "harness.runs._check_data",
-        call("identity", by=training_alone),
+        call("items", by=training_alone),
         "nothing trains on it",
         (
             "tests/harness/test_beginning.py::test_other_data_of_either_split_is_refused_on_resuming",

@@ -368,7 +368,7 @@ def test_a_fresh_score_asks_for_all_that_it_is_given(run_directory, corpus, toke
     def stop(command, **settings):
         raise Reached(command)
 
-    monkeypatch.setattr(scoring.subprocess, "run", stop)
+    monkeypatch.setattr(scoring, "run_without_interrupts", stop)
     source = Source(corpus, tokenizer)
     with pytest.raises(Reached) as caught:
         scoring.score_fresh(run_directory, "chain", "margin", 5, "cpu:0", False, source)

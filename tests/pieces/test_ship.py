@@ -13,7 +13,7 @@ import torch
 
 from fast import artifact, evaluate, transformer
 from fast.bytes import byte_table
-from fast.callbacks import LogLoss, Validate
+from fast.callbacks import LogLoss, Validate, validation_text
 from fast.data import evaluation_windows, write_shard
 from fast.distributed import World
 from fast.ship import log, submission
@@ -97,6 +97,8 @@ def test_what_a_program_begins_with(here, monkeypatch, capsys):
     assert callbacks[1].validate == "a validation" and callbacks[1].training is recipe.training
     parameters = sum(value.numel() for value in transformer.initialize(RUN.model, 0).values())
     lines = log.opening_lines(RUN, "a machine", torch.__version__, parameters, VALIDATION)
+    windows = -(-VALIDATION // RUN.model.length)
+    lines = [*lines, validation_text(windows, windows)]
     assert machines == [dict(device="cuda:1", count=1)]
     assert (here / "logs" / "train_seed7.txt").read_text().splitlines() == lines
     assert capsys.readouterr().out.splitlines() == lines
