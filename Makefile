@@ -31,7 +31,7 @@ demo: $(VENV)/installed
 	$(BIN)/maskgolf demo $(if $(DATA),--data $(DATA))
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
