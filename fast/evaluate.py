@@ -387,16 +387,23 @@ def _check_finite(nats_N):
 
 
 def predictor(
-    params: dict[str, torch.Tensor], recipe: Recipe, device="cpu", compiled: bool = False
+    params: dict[str, torch.Tensor],
+    recipe: Recipe,
+    device="cpu",
+    compiled: bool = False,
+    estimator: str | None = None,
 ) -> RowPredictor | LogProbs:
     """Return log_probs(ids_BL) -> (B, L, V) of a model, weights named or stacked: activations
     in the recipe's compute dtype, log-softmax in float32 or better.
 
     Where the objective allows it, it is a RowPredictor, which answers for single rows as well.
+    estimator "causal": attention looks back and ids are the tokens before those that are asked
+    for, as always of a causal model.
     """
     dtype = getattr(torch, recipe.training.compute_dtype)
     objective = objective_of(recipe.model)
-    if objective.single_rows:
+    causal = objective.is_causal or estimator == "causal"
+    if objective.single_rows and not causal:
         return RowPredictor(params, recipe.model, dtype, device, compiled)
     with torch.no_grad():
         weights = transformer.prepare(
@@ -407,8 +414,9 @@ def predictor(
     table = transformer.table_for(model, model.length, dtype, device)
 
     def log_probs(ids_BL: torch.Tensor) -> torch.Tensor:
-        shown_BL = objective.shown(ids_BL, model)
-        return masking.log_softmax(transformer.forward(weights, shown_BL, model, dtype, table))
+        given_BL = (objective.before if causal else objective.shown)(ids_BL, model)
+        logits_BLV = transformer.forward(weights, given_BL, model, dtype, table, causal=causal)
+        return masking.log_softmax(logits_BLV)
 
     # One graph per window length: the last window of a stream is shorter, and short enough to run
     # as it is.

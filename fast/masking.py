@@ -2,6 +2,7 @@
 at most B L V terms).
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -36,11 +37,28 @@ def rotation(seed: int, step: int) -> float:
     return float(philox.uniforms(philox.words(seed, Stream.TIME, step, [0], 1))[0, 0])
 
 
-def times(seed: int, step: int, rows, epsilon: float) -> np.ndarray:
-    """Return t_B in [epsilon, 1), float64 on the host: an even grid over any aligned power-of-two
-    slice of rows.
+@functools.lru_cache(maxsize=4)
+def _grid(count: int) -> np.ndarray:
+    place = np.empty(count)
+    place[radical_inverse(np.arange(count)).argsort()] = np.arange(count)
+    place /= count
+    place.flags.writeable = False
+    return place
+
+
+def grid(rows, count: int) -> np.ndarray:
+    """Return the points of some of `count` rows on the even grid 0, 1/count, ..., neighbours far
+    apart; radical_inverse() where count is a power of two.
     """
-    return epsilon + (1 - epsilon) * np.modf(rotation(seed, step) + radical_inverse(rows))[0]
+    return _grid(count)[rows]
+
+
+def times(seed: int, step: int, rows, epsilon: float, count: int | None = None) -> np.ndarray:
+    """Return t_B in [epsilon, 1), float64 on the host: an even grid over any aligned power-of-two
+    slice of rows, or, given their count, over all of them.
+    """
+    place_B = radical_inverse(rows) if count is None else grid(rows, count)
+    return epsilon + (1 - epsilon) * np.modf(rotation(seed, step) + place_B)[0]
 
 
 def thresholds(times_B) -> np.ndarray:
@@ -88,11 +106,13 @@ def weights(times_B, max_weight: float) -> np.ndarray:
     return np.minimum(np.reciprocal(np.asarray(times_B, np.float64)), max_weight)
 
 
-def noise(recipe: Recipe, step: int, rows, device="cpu") -> tuple[torch.Tensor, torch.Tensor]:
+def noise(
+    recipe: Recipe, step: int, rows, device="cpu", count: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (thresholds_B int64, weights_B float64) of a step's global rows: times are drawn on
-    the host in float64.
+    the host in float64. count: as in times().
     """
-    times_B = times(recipe.seed, step, rows, recipe.diffusion.epsilon)
+    times_B = times(recipe.seed, step, rows, recipe.diffusion.epsilon, count)
     drawn = thresholds(times_B), weights(times_B, recipe.diffusion.max_weight)
     thresholds_B, weights_B = (torch.from_numpy(values).to(device) for values in drawn)
     return thresholds_B, weights_B

@@ -2,8 +2,9 @@
 those rows do not read is not computed.
 
 Exactly true of the network: what the first block projects is a function of the token alone (a table
-of V + 1 rows, less the rotation by position), and the last block's queries, MLP and head serve only
-the rows that are asked for. Keys behind `visible` are hidden from all.
+of V + 1 rows, less the rotation by position) unless neighbours are mixed, and the last block's
+queries, MLP and head serve only the rows that are asked for. What lies behind `visible` is hidden
+from all.
 
 B rows, L positions, R queried positions, d width, H query heads, G key/value heads, h head width, V
 vocabulary.
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from fast import masking, transformer
+from fast.objective import objective_of
 from reference.recipe import Model
 
 CACHED_TOKENS = (
@@ -96,11 +98,17 @@ class RowPredictor:
             if visible is None
             else (torch.arange(length, device=ids_BL.device) < visible)[None, None, None]
         )
-        x0, x, pushed = self.tables.embedded[ids_BL], None, []
+        ids_BL = objective_of(model).shown(ids_BL, model)
+        x0, pushed = self.tables.embedded[ids_BL], []
+        if model.mixing:
+            if mask_L is not None:
+                x0 = x0 * mask_L[0, 0, 0, :, None]
+            x0 = transformer.mix_neighbours(x0, weights["neighbours"], transformer.offsets(model))
+        x = x0
         for i in range(model.layers):
             prefix = f"blocks.{i}."
             asked = rows_BR if i == model.layers - 1 else None
-            if i == 0:
+            if i == 0 and not model.mixing:
                 x = self.tables.mixed[ids_BL]
                 own = ids_BL if asked is None else ids_BL.gather(1, asked)
                 q, k, v = self.tables.q[own], self.tables.k[ids_BL], self.tables.v[ids_BL]
@@ -173,8 +181,9 @@ class RowPredictor:
 
 
 def _whole(query: RowPredictor, ids_BL: torch.Tensor) -> torch.Tensor:
+    shown_BL = objective_of(query.model).shown(ids_BL, query.model)
     return masking.log_softmax(
-        transformer.forward(query.prepared, ids_BL, query.model, query.dtype, query.rotation)
+        transformer.forward(query.prepared, shown_BL, query.model, query.dtype, query.rotation)
     )
 
 

@@ -6,6 +6,7 @@ import torch
 
 from fast import orders, philox
 from fast.likelihood import LogProbs
+from fast.next_predictor import NextPredictor
 from reference.recipe import Stream
 
 
@@ -34,7 +35,7 @@ def draw(
 
 @torch.no_grad()
 def fill(
-    log_probs: LogProbs,
+    log_probs: LogProbs | NextPredictor,
     ids_BL: torch.Tensor,
     vocab: int,
     order: str,
@@ -45,10 +46,12 @@ def fill(
     first_row: int = 0,
 ) -> torch.Tensor:
     """Return ids_BL with every hidden position (id vocab) drawn given what is revealed; every row
-    hides equally many.
+    hides equally many. A NextPredictor draws from left to right, given what stands before.
     """
     orders.check_order(order)
     row_B = first_row + torch.arange(len(ids_BL), device=ids_BL.device)
+    if isinstance(log_probs, NextPredictor) and order == "left-to-right" and step == 1:
+        return _fill_next(log_probs, ids_BL, row_B, vocab, seed, temperature)
     priority_BL = orders.priorities(order, seed, row_B, ids_BL.shape[1], block)
     hidden = int((ids_BL[0] == vocab).sum())
     for done in range(0, hidden, step):
@@ -64,6 +67,16 @@ def fill(
             temperature,
         )
     return ids_BL
+
+
+def _fill_next(predictor, ids_BL, row_B, vocab, seed, temperature):
+    """Return ids_BL with every hidden position drawn, one after the other."""
+    past, tokens = predictor.begin(len(ids_BL)), []
+    for position, given_B in enumerate(ids_BL.unbind(1)):
+        log_probs_BV = predictor.next(past, tokens[-1] if tokens else None)
+        drawn_B = draw(log_probs_BV, seed, row_B, torch.full_like(row_B, position), temperature)
+        tokens.append(torch.where(given_B == vocab, drawn_B, given_B))
+    return torch.stack(tokens, dim=1)
 
 
 def _pass(log_probs, ids_BL, row_B, priority_BL, vocab, order, seed, count, temperature):

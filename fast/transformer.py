@@ -15,7 +15,7 @@ from fast.objective import objective_of
 from reference.recipe import Model, Stream
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
-ENDS = ("embedding", "skip")  # parameters outside blocks, in front of them and behind
+ENDS = ("embedding", "skip", "neighbours")  # parameters outside blocks; the first in front of them
 BLOCK = (*MATRICES, "query_gain", "attn_scale", "mlp_scale", "mix")
 
 
@@ -37,11 +37,22 @@ def shapes(model: Model) -> dict[str, tuple[int, ...]]:
     blocks = {
         f"blocks.{i}.{kind}": shape for i in range(model.layers) for kind, shape in block.items()
     }
+    mixed = {"neighbours": (len(offsets(model)), d)} if model.mixing else {}
     return {
         "embedding": (model.vocab + objective_of(model).mask_token, d),
         **blocks,
         "skip": (model.layers // 2, d),
+        **mixed,
     }
+
+
+def offsets(model: Model, causal: bool | None = None) -> list[int]:
+    """Return how far before each position its mixed neighbours stand, those behind it negative.
+    causal: as in forward().
+    """
+    looks_back = objective_of(model).is_causal if causal is None else causal
+    signs = (1,) if looks_back else (1, -1)
+    return [sign * far for sign in signs for far in range(1, model.mixing + 1)]
 
 
 def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
@@ -60,7 +71,7 @@ def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
                 * (-2 * torch.log1p(-u[..., 0])).sqrt()
                 * torch.cos(2 * math.pi * u[..., 1])
             )
-        elif kind in ("o", "down"):
+        elif kind in ("o", "down", "neighbours"):
             value = torch.zeros(shape)
         elif kind in MATRICES:
             u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], math.prod(shape))).view(
@@ -76,8 +87,8 @@ def initialize(model: Model, seed: int) -> dict[str, torch.Tensor]:
 
 
 def stack(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return {kind: (layers, ...)} with the tensors of blocks stacked; embedding and skip as they
-    are. One tensor per kind trains. Of a part of the parameters, what is there.
+    """Return {kind: (layers, ...)} with the tensors of blocks stacked, the others as they are. One
+    tensor per kind trains. Of a part of the parameters, what is there.
     """
     layers = 1 + max((int(name.split(".")[1]) for name in params if "." in name), default=-1)
     kinds = dict.fromkeys(name.rpartition(".")[2] for name in params)
@@ -99,8 +110,22 @@ def unstack(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     rows = {kind: params[kind].unbind(0) for kind in kinds}
     layers = len(rows[kinds[0]]) if kinds else 0
     blocks = {f"blocks.{i}.{kind}": rows[kind][i] for i in range(layers) for kind in kinds}
-    first, last = ({name: params[name]} if name in params else {} for name in ENDS)
-    return {**first, **blocks, **last}
+    ends = {name: params[name] for name in ENDS if name in params}
+    first = {name: ends.pop(name) for name in ENDS[:1] if name in ends}
+    return {**first, **blocks, **ends}
+
+
+def mix_neighbours(
+    x_BLd: torch.Tensor, weights_Od: torch.Tensor, offsets: list[int]
+) -> torch.Tensor:
+    """Return x_i + sum over offsets o of w_o * x_{i - o}, zeros outside the window; weights of no
+    offset are not used.
+    """
+    length, most = x_BLd.shape[1], max(map(abs, offsets))
+    padded, mixed = F.pad(x_BLd, (0, 0, most, most)), x_BLd
+    for weight_d, offset in zip(weights_Od, offsets, strict=False):
+        mixed = mixed + weight_d * padded[:, most - offset : most - offset + length]
+    return mixed
 
 
 def _written_for_gpus(device: torch.device) -> bool:
@@ -370,12 +395,13 @@ class _Embed(torch.autograd.Function):
 
 def _prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
     table, head = rmsnorm(params["embedding"], model.norm_eps), params["embedding"][: model.vocab]
-    return {
+    ready = {
         "table": table.to(dtype),
         "blocks": _blocks(params, model, dtype),
         "skip": params["skip"].to(dtype),
         "head": head.to(dtype),
     }
+    return ready | ({"neighbours": params["neighbours"].to(dtype)} if model.mixing else {})
 
 
 def prepare(params: dict[str, torch.Tensor], model: Model, dtype: torch.dtype) -> dict:
@@ -412,7 +438,11 @@ def forward(
     ids_N = ids_BL.flatten()
     # The compiler stores the ids, and does not draw the masks wherever one is read
     ids_N = ids_N.as_strided(ids_N.shape, ids_N.stride())
-    x = x0 = _Embed.apply(params["table"], ids_N)
+    x = _Embed.apply(params["table"], ids_N)
+    if model.mixing:
+        x_BLd = x.view(*ids_BL.shape, -1)
+        x = mix_neighbours(x_BLd, params["neighbours"], offsets(model, causal)).flatten(0, 1)
+    x0 = x
     half, pushed = model.layers // 2, []
     for i, weights in enumerate(params["blocks"]):
         if pushed and i >= half:

@@ -37,7 +37,7 @@ def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) 
     estimate, model, effort = estimate.filled(), job.recipe.model, job.effort
     if compiled is None:
         compiled = compiles(job, device, job.stop - job.first)
-    predict = evaluate.predictor(job.params, job.recipe, device, compiled)
+    predict = evaluate.predictor(job.params, job.recipe, device, compiled, effort.estimator)
     windows = data.evaluation_windows(
         job.dataset.validation, model.length, model.vocab, job.first, job.stop - job.first
     )

@@ -11,7 +11,7 @@ NAMES = (  # in the order of harness/parity's rows
     *("fp8", *(f"quantize-{format}" for format in FORMATS), "container", "bytes"),
     *("nelbo", "nelbo-grid", "causal", *(f"chain-{order}" for order in ORDERS)),
     *("evaluate", "score"),
-    *("query", "chain-queried", "chain-positions", "chain-trailing", "sample"),
+    *("query", "next", "chain-queried", "chain-positions", "chain-trailing", "sample"),
     *("step", "trajectory"),
 )
 

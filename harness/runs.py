@@ -32,7 +32,7 @@ from harness.scoring import score_fresh
 from reference.recipe import InputError, Recipe, check
 
 # What a demo prints
-SCORING = (("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence"))
+SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"), ("chain", "confidence"))
 # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
 # token
 DEMO_WINDOWS = 256
@@ -90,7 +90,7 @@ def plan(recipe: Recipe) -> dict:
     matrices = sum(
         size for name, size in sizes.items() if name.rpartition(".")[2] in transformer.MATRICES
     )
-    attended = objective_of(model).attended * model.length
+    attended = objective_of(model).attended(model) * model.length
     attention = int(2 * model.layers * attended * model.d)  # q k' and p v, per token
     products = matrices + model.vocab * model.d + attention
     code = sum(size.code_bytes(recipe).values())
@@ -169,7 +169,7 @@ def run(
     device="cpu",
     compiled=True,
     preflight=False,
-    scoring=SCORING[:1],
+    scoring=SCORING[:2],
     sequences=None,
 ) -> dict | None:
     """Train, ship and score one run, on the first `sequences` windows of the validation split;

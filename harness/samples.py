@@ -45,8 +45,9 @@ def sample(
         )
     ids_BL = torch.full((count, shape.length), shape.vocab)
     ids_BL[:, : len(opening)] = torch.tensor(opening)
+    predict = model.along(order) if step == 1 else model.log_probs
     drawn_BL = drawing.fill(
-        model.log_probs, ids_BL.to(device), shape.vocab, order, seed, step, block, temperature
+        predict, ids_BL.to(device), shape.vocab, order, seed, step, block, temperature
     ).cpu()
     texts = [
         shards.raw_text(ids_L, model.tokenizer).decode("utf-8", errors="replace")

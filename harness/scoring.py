@@ -161,7 +161,8 @@ def scored(
         "compiled": compiled,
     }
     known = Partial(_identity(job) | settings, partial)
-    predict = evaluate.predictor(job.params, job.recipe, device, compiled)
+    how = device, compiled, job.effort.estimator
+    predict = evaluate.predictor(job.params, job.recipe, *how)
     try:
         _measure(known, predict, job, estimate, device)
     except KeyboardInterrupt:
@@ -320,10 +321,11 @@ def _check_one_text(one: Job, other: Job, first_token: str, exact: bool) -> None
 def effort_of(estimate: Estimate, recipe: Recipe = GOLF, exact: bool = False) -> Effort:
     """Return the Effort that an Estimate means for a model, of the options that its estimator
     reads; InputError for what the model lacks, does not go together or is out of range. exact: by
-    the estimator that gives the cost of every token, along the order if it has one.
+    the estimator that gives the cost of every token along the order.
     """
     objective, order = objective_of(recipe.model), estimate.order
-    estimator = estimate.estimator or (objective.exact if exact else objective.estimator)
+    exactly = objective.exact(order or FIRST_ORDER)
+    estimator = estimate.estimator or (exactly if exact else objective.estimator)
     if estimator not in objective.estimators:
         raise InputError(
             f"--estimator {estimator}: expected {', '.join(objective.estimators)}, as a"
@@ -336,8 +338,8 @@ def effort_of(estimate: Estimate, recipe: Recipe = GOLF, exact: bool = False) ->
         order = None
     if order:
         objective.check_order(order)
-    if not ordered and len(objective.orders) == 1:
-        order = None
+    if estimator == "causal" and order == FIRST_ORDER:
+        order = None  # its only one
     read = read_by(estimate, estimator) - {"order"}
     options = {name: value for name, value in estimate.options().items() if name in read}
     effort = Effort(estimator, order, **options, epsilon=recipe.diffusion.epsilon)

@@ -25,13 +25,23 @@ def rotation(seed, step):
     return float(philox.uniforms(philox.words(seed, Stream.TIME, step, [0], 1))[0, 0])
 
 
-def times(seed, step, rows, epsilon):
+def grid(rows, count):
+    """Return the points of some of `count` rows on the even grid 0, 1/count, ...: in the order of
+    their van der Corput values, so that neighbours lie far apart.
+    """
+    by_value = np.argsort(radical_inverse(np.arange(count)))
+    return np.argsort(by_value)[rows] / count
+
+
+def times(seed, step, rows, epsilon, count=None):
     """Return t_B in [epsilon, 1): epsilon + (1 - epsilon) frac(u + vdc(row)), float64.
 
     Low-discrepancy times: a power-of-two batch is an even grid with one random offset (Kingma et
-    al. 2021, VDM, appendix I.1).
+    al. 2021, VDM, appendix I.1). count: how many rows there are, any number; then grid(row) stands
+    for vdc(row), which is the same for a power of two.
     """
-    return epsilon + (1 - epsilon) * ((rotation(seed, step) + radical_inverse(rows)) % 1.0)
+    place_B = radical_inverse(rows) if count is None else grid(rows, count)
+    return epsilon + (1 - epsilon) * ((rotation(seed, step) + place_B) % 1.0)
 
 
 def thresholds(times_B):

@@ -4,10 +4,22 @@ The only file of this half that asks which objective a model has. To add one: a 
 fast/objective.py, and a line in objective_of().
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from reference import masking
 from reference.recipe import ESTIMATORS
+
+
+class View(NamedTuple):
+    """Some windows as an objective trains on them."""
+
+    chosen_B: Any  # which of the windows
+    inputs_BL: Any  # what the network is given
+    asked_BL: Any  # the tokens that it is asked for
+    weights_B: Any  # the weight of each window
+    looks_back: bool  # attention does
 
 
 class Objective:
@@ -24,28 +36,61 @@ class Objective:
         """Return what the network is given for ids, of which hidden ones are id V."""
         return ids_BL
 
+    def before(self, before_BL, model):
+        """Return what the network is given where attention looks back, from the token before each
+        one.
+        """
+        return before_BL
+
+    def loss(self, network, ids_BL, previous_B, step, rows, recipe):
+        """Return the loss of windows in nats per token; rows are their global row indices."""
+        total = 0
+        for view in self.views(ids_BL, previous_B, step, rows, recipe):
+            logits_BLV, ids = network(view.inputs_BL, causal=view.looks_back), ids_BL[view.chosen_B]
+            if view.looks_back:
+                loss = masking.causal_loss(logits_BLV, ids)
+            else:
+                loss = masking.loss(logits_BLV, ids, view.asked_BL, view.weights_B)
+            total += len(ids) / len(ids_BL) * loss
+        return total
+
 
 class MaskedDiffusion(Objective):
     """Hidden tokens are predicted from all the others (Sahoo et al. 2024, MDLM)."""
+
+    def shown(self, ids_BL, model):
+        """Return what the network is given for ids, of which hidden ones are id V: the ids, or with
+        model.shift the id before each one, V in front of the first.
+        """
+        if not model.shift:
+            return ids_BL
+        return np.concatenate([np.full((len(ids_BL), 1), model.vocab), ids_BL[:, :-1]], axis=1)
+
+    def times(self, step, rows, recipe):
+        """Return the times of some global rows."""
+        return masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
 
     def mask(self, step, rows, thresholds_B, recipe):
         """Return mask_BL: the tokens that training hides."""
         return masking.mask(recipe.seed, step, rows, recipe.model.length, thresholds_B)
 
-    def view(self, ids_BL, previous_B, step, rows, recipe):
-        """Return (inputs_BL, asked_BL, weights_B): what the network is given, the tokens that it is
-        asked for, the weight of each row.
-        """
-        times_B = masking.times(recipe.seed, step, rows, recipe.diffusion.epsilon)
+    def masked_view(self, ids_BL, step, rows, recipe, chosen_B):
+        """Return the View of masked windows."""
+        times_B = self.times(step, rows, recipe)
         mask_BL = self.mask(step, rows, masking.thresholds(times_B), recipe)
         corrupted_BL = masking.corrupt(ids_BL, mask_BL, recipe.model.vocab)
+        inputs_BL = self.shown(corrupted_BL, recipe.model)
         weights_B = masking.weights(times_B, recipe.diffusion.max_weight)
-        return self.shown(corrupted_BL, recipe.model), mask_BL, weights_B
+        return View(chosen_B, inputs_BL, mask_BL, weights_B, looks_back=False)
 
-    def loss(self, network, ids_BL, previous_B, step, rows, recipe):
-        """Return the loss of windows in nats per token; rows are their global row indices."""
-        inputs_BL, asked_BL, weights_B = self.view(ids_BL, previous_B, step, rows, recipe)
-        return masking.loss(network(inputs_BL), ids_BL, asked_BL, weights_B)
+    def views(self, ids_BL, previous_B, step, rows, recipe):
+        """Return the Views of windows: one, of all of them."""
+        return [self.masked_view(ids_BL, step, rows, recipe, np.ones(len(rows), bool))]
+
+
+def causal_view(inputs_BL, chosen_B):
+    """Return the View of windows that are asked for every token."""
+    return View(chosen_B, inputs_BL, np.ones(inputs_BL.shape, bool), np.ones(len(inputs_BL)), True)
 
 
 class Autoregression(Objective):
@@ -56,18 +101,59 @@ class Autoregression(Objective):
     estimator = "causal"
     estimators = ("causal",)
 
-    def view(self, ids_BL, previous_B, step, rows, recipe):
-        """Return (inputs_BL, asked_BL, weights_B): the tokens before, all of them, 1."""
+    def views(self, ids_BL, previous_B, step, rows, recipe):
+        """Return the Views of windows: one, of all of them."""
         before_BL = masking.tokens_before(ids_BL, previous_B)
-        inputs_BL = self.shown(before_BL, recipe.model)
-        return inputs_BL, np.ones(ids_BL.shape, bool), np.ones(len(ids_BL))
+        return [causal_view(self.before(before_BL, recipe.model), np.ones(len(rows), bool))]
 
-    def loss(self, network, ids_BL, previous_B, step, rows, recipe):
-        """Return the loss of windows in nats per token."""
-        inputs_BL, _, _ = self.view(ids_BL, previous_B, step, rows, recipe)
-        return masking.causal_loss(network(inputs_BL), ids_BL)
+
+class DualObjective(MaskedDiffusion):
+    """Some rows of a batch train as masked diffusion, the others as autoregression: one network,
+    two attentions.
+    """
+
+    estimators = (*ESTIMATORS, "causal")
+
+    def before(self, before_BL, model):
+        """Return what the network is given where attention looks back, from the token before each
+        one: with model.shift V stands in front, as for masked windows.
+        """
+        if not model.shift:
+            return before_BL
+        front_B1 = np.full((len(before_BL), 1), model.vocab)
+        return np.concatenate([front_B1, before_BL[:, 1:]], axis=1)
+
+    def causal_rows(self, rows, model):
+        """Return which global rows train causally: spread evenly over the batch."""
+        rows = np.asarray(rows)
+        return np.floor((rows + 1) * model.causal_share) > np.floor(rows * model.causal_share)
+
+    def times(self, step, rows, recipe):
+        """Return the times of some masked rows: an even grid over all masked rows of the batch."""
+        share, count = recipe.model.causal_share, global_rows(recipe)
+        own = np.asarray(rows) - np.floor(np.asarray(rows) * share).astype(int)
+        masked = count - int(np.floor(count * share))
+        return masking.times(recipe.seed, step, own, recipe.diffusion.epsilon, masked)
+
+    def views(self, ids_BL, previous_B, step, rows, recipe):
+        """Return the Views of windows: of the masked ones, of the causal ones, where there are."""
+        causal_B = self.causal_rows(rows, recipe.model)
+        masked_B, rows = ~causal_B, np.asarray(rows)
+        before_BL = masking.tokens_before(ids_BL, previous_B)[causal_B]
+        views = (
+            self.masked_view(ids_BL[masked_B], step, rows[masked_B], recipe, masked_B),
+            causal_view(self.before(before_BL, recipe.model), causal_B),
+        )
+        return [view for view in views if view.chosen_B.any()]
+
+
+def global_rows(recipe):
+    """Return how many windows a step trains on."""
+    return recipe.training.tokens_per_step // recipe.model.length
 
 
 def objective_of(model):
     """Return the objective of a model."""
-    return Autoregression() if model.causal else MaskedDiffusion()
+    if model.causal:
+        return Autoregression()
+    return DualObjective() if model.causal_share else MaskedDiffusion()

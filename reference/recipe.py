@@ -78,7 +78,7 @@ FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
 )
 GROUP = 64  # neighbours along a row that share a scale in the formats "-group"
 # Last name component of tensors that steer others: stored in the small format.
-CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip")
+CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip", "neighbours")
 
 # The artifact file.
 MAGIC = b"MASKGOLF"
@@ -130,6 +130,14 @@ class Model:
     vocab: int = 1024  # V; the mask token is id V
     length: int = 1024  # tokens per row L
     causal: bool = False  # autoregressive baseline: causal mask, no mask token
+    # neighbours on each side whose embeddings are added at the input, by a learned weight per
+    # offset and channel; a causal model looks back only. 0: none
+    mixing: int = 0
+    # a masked model predicts a token at the position before it; a mask token stands in front
+    shift: bool = False
+    # share of a batch's rows that a masked model trains on as a causal one: no masks, attention
+    # looks back only, the next token
+    causal_share: float = 0.0
     rope_base: float = 10000.0  # Su et al. 2021
     softcap: float = 30.0  # logits lie in (-softcap, softcap)
     norm_eps: float = 2.0**-23  # added to the mean square inside rmsnorm
@@ -349,6 +357,7 @@ RANGES = (  # what must hold of one field, the check, the fields
             "optimizer.embedding_lr",
             "optimizer.vector_lr",
             "optimizer.clip",
+            "model.mixing",
             "training.max_wallclock_seconds",
             "training.warmdown",
             "training.checkpoint_every",
@@ -378,6 +387,7 @@ RANGES = (  # what must hold of one field, the check, the fields
             "optimizer.momentum",
             "optimizer.adam_beta1",
             "optimizer.adam_beta2",
+            "model.causal_share",
             "ema.decay",
             "ema.start",
         ),
@@ -430,6 +440,11 @@ def _mismatched(recipe):
             "the head width model.d / model.heads must be even (RoPE rotates pairs)",
             m.d // m.heads,
         )
+    if m.mixing >= m.length:
+        yield "model.mixing must be below model.length", f"{m.mixing} and {m.length}"
+    for name in ("shift", "causal_share"):
+        if m.causal and getattr(m, name):
+            yield f"model.{name} goes with a masked model, not with model.causal", getattr(m, name)
     if m.heads % m.kv_heads:
         yield "model.heads must be divisible by model.kv_heads", f"{m.heads} and {m.kv_heads}"
     sizes = {"tokens_per_step": t.tokens_per_step, "micro_batch_tokens": t.micro_batch_tokens}

@@ -6,7 +6,7 @@ B rows, L positions, d width, H query heads, G key/value heads, h head width, V 
 
 import numpy as np
 
-from reference import philox
+from reference import masking, philox
 from reference.objective import objective_of
 from reference.recipe import Stream
 
@@ -28,7 +28,20 @@ def shapes(model):
             f"blocks.{i}.mlp_scale": (d,),
             f"blocks.{i}.mix": (2, d),
         }
-    return out | {"skip": (model.layers // 2, d)}
+    out["skip"] = (model.layers // 2, d)
+    if model.mixing:
+        out["neighbours"] = (len(offsets(model)), d)
+    return out
+
+
+def offsets(model, causal=None):
+    """Return how far before each position its mixed neighbours stand: 1, 2, ..., and where it sees
+    those behind it -1, -2, ... causal: as in attention().
+    """
+    before = range(1, model.mixing + 1)
+    if objective_of(model).is_causal if causal is None else causal:
+        return [*before]
+    return [*before, *(-offset for offset in before)]
 
 
 def initialize(model, seed):
@@ -48,7 +61,7 @@ def initialize(model, seed):
         elif kind in ("q", "k", "v", "up"):
             u = philox.uniforms(philox.words(seed, Stream.INIT, 0, [index], size)[0])
             params[name] = ((2 * u - 1) / np.sqrt(shape[1])).reshape(shape)
-        elif kind in ("o", "down"):
+        elif kind in ("o", "down", "neighbours"):
             params[name] = np.zeros(shape)
         elif kind == "mix":
             params[name] = np.stack([np.ones(shape[1]), np.zeros(shape[1])])
@@ -71,6 +84,19 @@ def rope(x_BHLh, base):
     cos, sin = np.cos(angle), np.sin(angle)
     x1, x2 = x_BHLh[..., : width // 2], x_BHLh[..., width // 2 :]
     return np.concatenate([x1 * cos + x2 * sin, -x1 * sin + x2 * cos], axis=-1)
+
+
+def mix_neighbours(x_BLd, weights_Od, offsets):
+    """Return x_i + sum over offsets o of w_o * x_{i - o}, zeros outside the window; weights of no
+    offset are not used.
+    """
+    mixed_BLd, length = x_BLd, x_BLd.shape[1]
+    for weight_d, offset in zip(weights_Od, offsets, strict=False):
+        padded = np.pad(x_BLd, ((0, 0), (max(offset, 0), max(-offset, 0)), (0, 0)))
+        mixed_BLd = mixed_BLd + weight_d * (
+            padded[:, :length] if offset > 0 else padded[:, -length:]
+        )
+    return mixed_BLd
 
 
 def softmax(x):
@@ -129,7 +155,10 @@ def forward(params, ids_BL, model, *, causal=None):
     """Return logits_BLV in (-softcap, softcap). The first half of the blocks push, block half + j
     adds skip[j] * pop().
     """
-    x = x0 = rmsnorm(params["embedding"][ids_BL], model.norm_eps)
+    x = rmsnorm(params["embedding"][ids_BL], model.norm_eps)
+    if model.mixing:
+        x = mix_neighbours(x, params["neighbours"], offsets(model, causal))
+    x0 = x
     half, pushed = model.layers // 2, []
     for i in range(model.layers):
         if half <= i < 2 * half:
@@ -139,3 +168,13 @@ def forward(params, ids_BL, model, *, causal=None):
             pushed.append(x)
     head = params["embedding"][: model.vocab]
     return model.softcap * np.tanh(rmsnorm(x, model.norm_eps) @ head.T / model.softcap)
+
+
+def log_probs(params, ids_BL, model, causal=False):
+    """Return log p (B, L, V) of every token of windows whose hidden ones are id V; where attention
+    looks back (causal, or a causal model) ids are the tokens before those.
+    """
+    objective = objective_of(model)
+    causal = causal or objective.is_causal
+    given_BL = (objective.before if causal else objective.shown)(ids_BL, model)
+    return masking.log_softmax(forward(params, given_BL, model, causal=causal))

@@ -273,7 +273,9 @@ def test_a_part_that_imports_another_is_seen():
 
 
 def test_only_the_objectives_ask_whether_a_model_is_causal():
-    """Everything else asks objective_of(model). The importers' own flag has the same name."""
+    """Everything else asks objective_of(model), but for the rule which fields go together. The
+    importers' own flag has the same name.
+    """
     asking = {
         (path.relative_to(ROOT).as_posix(), ast.unparse(node))
         for path in MODULES
@@ -283,6 +285,7 @@ def test_only_the_objectives_ask_whether_a_model_is_causal():
     assert asking == {
         ("reference/objective.py", "model.causal"),
         ("fast/objective.py", "model.causal"),
+        ("reference/recipe.py", "m.causal"),
         ("harness/importers/naming.py", "assume.causal"),
     }
 

@@ -18,6 +18,7 @@ import torch
 from fast import orders
 from fast.codec import require
 from fast.likelihood import LogProbs
+from fast.next_predictor import NextPredictor
 from harness.compression import CodedOrder
 from reference.recipe import InputError
 
@@ -99,7 +100,7 @@ def code(p_BV: np.ndarray, step: Step) -> np.ndarray:
 
 @torch.no_grad()
 def _code_windows(
-    log_probs: LogProbs,
+    log_probs: LogProbs | NextPredictor,
     tokens: int,
     plan: Plan,
     device,
@@ -110,8 +111,10 @@ def _code_windows(
     symbol_B codes the tokens of these indices in the file.
 
     log_probs may have a method rows(ids_BL, rows_BR) -> (B, R, V): an order that is fixed in
-    advance asks for one row of each window.
+    advance asks for one row of each window. A NextPredictor goes from left to right.
     """
+    if isinstance(log_probs, NextPredictor):
+        return _code_next(log_probs, tokens, plan, code_pass, on_pass)
     rows = getattr(log_probs, "rows", None) if plan.order in orders.FIXED else None
     for first, count, length in batches(tokens, plan):
         current_BL = torch.full((count, length), plan.vocab, dtype=torch.int64, device=device)
@@ -132,6 +135,20 @@ def _code_windows(
                 1, chosen_B1, torch.as_tensor(symbol_B, device=device)[:, None]
             )
             masked_BL.scatter_(1, chosen_B1, False)
+            if on_pass:
+                on_pass(count)
+
+
+def _code_next(predictor: NextPredictor, tokens: int, plan: Plan, code_pass, on_pass) -> None:
+    """Reveal every token from left to right, as _code_windows does."""
+    for first, count, length in batches(tokens, plan):
+        past, token_B = predictor.begin(count), None
+        for position in range(length):
+            row_BV = predictor.next(past, token_B)
+            symbol_B = code_pass(
+                row_BV.double().cpu().numpy(), first + length * np.arange(count) + position
+            )
+            token_B = torch.as_tensor(symbol_B, device=predictor.device)
             if on_pass:
                 on_pass(count)
 

@@ -14,6 +14,7 @@ from fast import artifact, evaluate
 from fast.bytes import Tokenizer, load_tokenizer
 from fast.checkpoint import write_atomic
 from fast.likelihood import LogProbs
+from fast.next_predictor import NextPredictor
 from fast.objective import objective_of
 from harness import bounded
 from harness.compression import (
@@ -30,15 +31,19 @@ from harness.progress import bar
 from harness.scoring import locate
 from reference.recipe import InputError, Recipe
 
+NEXT = "left-to-right"  # the order of a NextPredictor
 ROWS = 64  # windows per forward pass
 MAX_THREADS = 64
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A loaded model: its conditionals, recipe, tokenizer, device, and the SHA-256 of its file."""
+    """A loaded model: its conditionals, those of the next token where it was trained on them, its
+    recipe, tokenizer and device, and the SHA-256 of its file.
+    """
 
     log_probs: LogProbs
+    next_token: NextPredictor | None
     recipe: Recipe
     tokenizer: Tokenizer
     device: str
@@ -50,6 +55,12 @@ class Predictor:
         objective_of(model).check_order(order)
         return coder.Plan(model.length, rows, model.vocab, order)
 
+    def along(self, order: str) -> LogProbs | NextPredictor:
+        """Return what predicts along an order: from left to right the attention that looks back,
+        where the model was trained on it.
+        """
+        return self.next_token if self.next_token and order == NEXT else self.log_probs
+
     @property
     def machine(self) -> str:
         """Return the description of the machine that its arithmetic depends on."""
@@ -58,19 +69,6 @@ class Predictor:
     def fingerprint(self) -> Fingerprint:
         """Return what its streams depend on."""
         return fingerprint_of(self.sha256, self.tokenizer.sha256, self.machine)
-
-
-def causal(log_probs: LogProbs, vocab: int, start: int) -> LogProbs:
-    """Return log_probs whose row i predicts token i from the tokens before it, the first one from
-    the token `start`.
-    """
-
-    def shifted(ids_BL: torch.Tensor) -> torch.Tensor:
-        before_BL = torch.cat([torch.full_like(ids_BL[:, :1], start), ids_BL[:, :-1]], dim=1)
-        # The model has no mask id; any other one there changes no earlier row.
-        return log_probs(before_BL.masked_fill(before_BL == vocab, start))
-
-    return shifted
 
 
 def predictor(
@@ -87,10 +85,16 @@ def predictor(
     recipe = replace(
         recipe, training=replace(recipe.training, compute_dtype="float64" if wide else "float32")
     )
-    log_probs = evaluate.predictor(params, recipe, device)
-    if not objective_of(recipe.model).mask_token:
-        log_probs = causal(log_probs, recipe.model.vocab, max(tokenizer.processor.bos_id(), 0))
-    return Predictor(log_probs, recipe, tokenizer, device, sha256)
+    objective, next_token = objective_of(recipe.model), None
+    if "causal" in objective.estimators:
+        start, dtype = (
+            max(tokenizer.processor.bos_id(), 0),
+            torch.float64 if wide else torch.float32,
+        )
+        next_token = NextPredictor(params, recipe.model, dtype, device, start)
+    masked = objective.mask_token
+    log_probs = evaluate.predictor(params, recipe, device) if masked else next_token
+    return Predictor(log_probs, next_token, recipe, tokenizer, device, sha256)
 
 
 def load(run: Path, tokenizer: Path | None = None, device: str = "cpu") -> Predictor:
@@ -145,7 +149,7 @@ def pack(data: bytes, model: Predictor, order: str = "left-to-right") -> tuple[b
     plan, threads = model.plan(ROWS, order), min(torch.get_num_threads(), MAX_THREADS)
     ids, raw = byte_tokens.encode(data, model.tokenizer)
     with _coding("compress", len(ids), threads) as on_pass:
-        words, bits = coder.encode(model.log_probs, ids, plan, model.device, on_pass)
+        words, bits = coder.encode(model.along(order), ids, plan, model.device, on_pass)
     packed = file_format.pack(
         file_format.Stream(
             order,
@@ -181,9 +185,8 @@ def unpack(stream: file_format.Stream, model: Predictor, where: str = "stream") 
     plan = model.plan(stream.rows, stream.order)
     with _coding("decompress", stream.tokens, stream.threads) as on_pass:
         try:
-            ids = coder.decode(
-                model.log_probs, stream.words, stream.tokens, plan, model.device, on_pass
-            )
+            predict = model.along(stream.order)
+            ids = coder.decode(predict, stream.words, stream.tokens, plan, model.device, on_pass)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
     data = byte_tokens.decode(byte_tokens.Content(ids, stream.raw), model.tokenizer)

@@ -15,7 +15,7 @@ from harness.compression.coder import ORDERS
 from harness.compression.fingerprint import Fingerprint
 from reference.recipe import InputError
 
-MAGIC = b"mgz\x01"  # the last byte is the version
+MAGIC = b"mgz\x02"  # the last byte is the version
 FIXED = struct.Struct("<BBB4s4s3s3s4s8s")
 MAX_BYTES = 2**27  # of text, which bounds every allocation
 STORED, LZMA = 0, 1

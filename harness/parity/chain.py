@@ -1,5 +1,5 @@
-"""Pieces query, chain-queried, chain-positions, chain-trailing and sample: what saves passes or
-rows, and drawing along an order.
+"""Pieces query, next, chain-queried, chain-positions, chain-trailing and sample: what saves passes
+or rows, and drawing along an order.
 """
 
 from dataclasses import replace
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 import fast.chain
+import fast.next_predictor
 import fast.row_predictor
 import fast.sample
 import reference.chain
-import reference.masking
 import reference.sample
 import reference.transformer
 from harness.parity.compare import (
@@ -24,7 +24,17 @@ from harness.parity.compare import (
     same,
 )
 from harness.parity.likelihood import APART, STILL, table_model, windows
-from harness.parity.network import GROUPED, MEDIUM, SMALL, TWICE, plain_log_probs, random_params
+from harness.parity.network import (
+    DUAL,
+    GROUPED,
+    MEDIUM,
+    MIXED,
+    SHIFTED,
+    SMALL,
+    TWICE,
+    plain_log_probs,
+    random_params,
+)
 from harness.parity.suite import Piece, table
 from reference.orders import FIXED, ORDERS
 from reference.recipe import Model
@@ -32,9 +42,7 @@ from reference.recipe import Model
 
 def _exact_log_probs(params: dict[str, np.ndarray], model: Model):
     """Return log_probs(ids_BL) of the reference's network."""
-    return lambda ids_BL: reference.masking.log_softmax(
-        reference.transformer.forward(params, ids_BL, model)
-    )
+    return lambda ids_BL: reference.transformer.log_probs(params, ids_BL, model)
 
 
 def _predictor(params: dict[str, np.ndarray], model: Model, at: Setting, compiled: bool = False):
@@ -62,6 +70,29 @@ def query(
         _exact_log_probs(params, model)(seen_BL)[:, rows],
         run,
         lambda at: plain_log_probs(params, seen_BL, model, at)[:, at.tensor(np.array(rows))],
+        masters=True,
+    )
+
+
+def next_token(seed: int, model: Model, count: int) -> Compare:
+    """Log-probabilities of every token of some windows, one position after the other, behind a
+    token that stands in front of all of them.
+    """
+    params, rng = random_params(model, seed), np.random.default_rng(seed)
+    ids_BS = rng.integers(0, model.vocab, (count, model.length))
+    ids_BS[:, 0] = start = int(rng.integers(0, model.vocab))
+
+    def run(at: Setting) -> torch.Tensor:
+        given = at.tensors(params), model, at.dtype, at.device, start
+        predictor = fast.next_predictor.NextPredictor(*given)
+        past = predictor.begin(count)
+        tokens = [None, *at.tensor(ids_BS[:, 1:]).unbind(1)]
+        return torch.stack([predictor.next(past, token_B) for token_B in tokens], dim=1)
+
+    return against_plain(
+        reference.transformer.log_probs(params, ids_BS, model, causal=True),
+        run,
+        lambda at: plain_log_probs(params, ids_BS, model, at, causal=True),
         masters=True,
     )
 
@@ -169,9 +200,26 @@ PIECES = [
             (3, GROUPED, 2, [2, 0], 3),
             (4, MEDIUM, 2, list(range(20)), 20),
             (5, MEDIUM, 2, list(range(0, 33, 2)), None),
+            (6, SHIFTED, 2, [2, 0], 3),
+            (7, replace(MEDIUM, mixing=2, shift=True), 2, list(range(20)), 20),
         ),
         TWICE,
         compiles=1,
+    ),
+    Piece(
+        "next",
+        next_token,
+        table(
+            "seed model count",
+            (0, replace(SMALL, heads=1, kv_heads=1, length=1, causal=True), 1),
+            (1, replace(ONE_LAYER, causal=True), 3),
+            (2, replace(SMALL, layers=5, causal=True), 2),
+            (3, MIXED, 3),
+            (4, replace(DUAL, layers=3), 2),
+            (5, replace(GROUPED, mixing=1, causal_share=0.5), 2),
+            (6, replace(MEDIUM, causal=True), 3),
+        ),
+        TWICE,
     ),
     Piece(
         "chain-queried",
@@ -185,6 +233,8 @@ PIECES = [
             ),
             (9, ONE_LAYER, "entropy", 2, 3, 1, 0, 64),
             (10, GROUPED, "confidence", 2, 1, 1, 0, 64),
+            (11, SHIFTED, "confidence", 2, 1, 1, 0, 64),
+            (12, SHIFTED, "left-to-right", 3, 1, 1, 4, 2),
         ),
     ),
     Piece(
@@ -211,7 +261,11 @@ PIECES = [
         trailing,
         table(
             "seed model masks",
-            *((masks, model, masks) for model in (SMALL, GROUPED) for masks in (0, 1, 3, 9)),
+            *(
+                (masks, model, masks)
+                for model in (SMALL, GROUPED, SHIFTED)
+                for masks in (0, 1, 3, 9)
+            ),
             count=3,
             batch_rows=2,
         ),

@@ -13,6 +13,7 @@ import fast.train
 import fast.transformer
 import reference.gradient
 import reference.masking
+import reference.objective
 import reference.train
 import reference.transformer
 from fast.data import windows_of
@@ -179,26 +180,36 @@ def forward(
     )
 
 
-def plain_log_probs(params: dict, ids_BL: np.ndarray, model: Model, at: Setting) -> torch.Tensor:
+def plain_log_probs(
+    params: dict, ids_BL: np.ndarray, model: Model, at: Setting, causal: bool = False
+) -> torch.Tensor:
     """Return log-probabilities by the plain network in the dtype of a setting."""
-    logits_BLV = plain.forward(at.tensors(params), at.tensor(ids_BL), model, at.dtype)
+    objective = reference.objective.objective_of(model)
+    causal = causal or objective.is_causal
+    given_BL = (objective.before if causal else objective.shown)(ids_BL, model)
+    logits_BLV = plain.forward(at.tensors(params), at.tensor(given_BL), model, at.dtype, causal)
     return logits_BLV.log_softmax(-1)
 
 
-def predictor(seed: int, model: Model, length: int) -> Compare:
-    """Log-probabilities as every score takes them, for whole windows and for a shorter one."""
+def predictor(seed: int, model: Model, length: int, causal: bool = False) -> Compare:
+    """Log-probabilities as every score takes them, for whole windows and for a shorter one; causal:
+    by the attention that looks back.
+    """
     params, ids_BL = random_params(model, seed), random_ids(model, seed, 2, length)
+    estimator = "causal" if causal else None
 
     def run(at: Setting) -> torch.Tensor:
         training = replace(TINY.training, compute_dtype=at.dtype_name)
         recipe = replace(TINY, model=model, training=training)
-        log_probs = fast.evaluate.predictor(at.tensors(params), recipe, at.device, at.compiled)
+        log_probs = fast.evaluate.predictor(
+            at.tensors(params), recipe, at.device, at.compiled, estimator
+        )
         return log_probs(at.tensor(ids_BL))
 
     return against_plain(
-        reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model)),
+        reference.transformer.log_probs(params, ids_BL, model, causal),
         run,
-        partial(plain_log_probs, params, ids_BL, model),
+        partial(plain_log_probs, params, ids_BL, model, causal=causal),
         masters=True,
     )
 
@@ -211,7 +222,8 @@ def gradients(
 
     spare: the head sees masked positions alone, with so many slots left over.
     """
-    training = replace(TINY.training, tokens_per_step=model.length, micro_batch_tokens=model.length)
+    tokens = {"tokens_per_step": (1 + max(rows)) * model.length, "micro_batch_tokens": model.length}
+    training = replace(TINY.training, **tokens)
     recipe = check(replace(TINY, seed=seed, model=model, training=training))
     params, rows_B = random_params(model, seed), np.array(rows)
     ids_BS = np.random.default_rng(seed).integers(0, model.vocab, (len(rows), model.length + 1))
@@ -222,9 +234,8 @@ def gradients(
         return reference.train.batch_loss(params, windows, step, rows, recipe)
 
     value, exact = np.array(loss_of(params)), reference.gradient.gradient(loss_of, params)
-    times_B = reference.masking.times(seed, step, rows, recipe.diffusion.epsilon)
-    thresholds_B = reference.masking.thresholds(times_B)
-    masked = int(reference.masking.mask(seed, step, rows, model.length, thresholds_B).sum())
+    views = reference.objective.objective_of(model).views(*windows, step, rows, recipe)
+    masked = sum(int(view.asked_BL.sum()) for view in views if not view.looks_back)
     capacity = None if spare is None else masked + spare
 
     def sent(setting: Setting) -> tuple[torch.Tensor, ...]:
@@ -239,7 +250,7 @@ def gradients(
 
         leaves = setting.leaves(params)
         at = torch.tensor(step, device=setting.device)
-        drawn = fast.masking.noise(recipe, step, rows_B, setting.device)
+        drawn = objective_of(model).noise(recipe, step, rows_B, setting.device)
         given = sent(setting), at, setting.tensor(rows_B), drawn
         loss = setting.run(fast_loss, leaves, *given)
         grads = plain.gradients_of(loss, leaves)
@@ -263,6 +274,11 @@ def models(**fields) -> list[Model]:
     """
     three = [SMALL, GROUPED, replace(SMALL, heads=1, kv_heads=1, length=1), MEDIUM]
     return [replace(model, causal=causal, **fields) for model in three for causal in (True, False)]
+
+
+# Neighbours at the input, and predictions one position early
+MIXED, SHIFTED = replace(GROUPED, mixing=2, causal=True), replace(GROUPED, mixing=1, shift=True)
+DUAL = replace(TINY.model, mixing=2, shift=True, causal_share=0.5)  # two objectives as well
 
 
 TWICE = "2 x the rms error of a plain run in the same dtype, its sums in another order"
@@ -332,6 +348,8 @@ PIECES = [
             {"seed": 4, "model": replace(SMALL, softcap=3.0), "scale": 20.0},
             {"seed": 5, "model": replace(SMALL, layers=5)},
             {"seed": 6, "model": MEDIUM, "rows": 4},
+            {"seed": 7, "model": MIXED},
+            {"seed": 8, "model": replace(MEDIUM, mixing=2)},
         ],
         TWICE,
         compiles=1,
@@ -347,6 +365,14 @@ PIECES = [
             (3, replace(MEDIUM, causal=True), 33),
             (4, MEDIUM, 20),
             (5, MEDIUM, 33),
+            (6, MIXED, 5),
+            (7, SHIFTED, 3),
+            (8, replace(MEDIUM, mixing=2, shift=True), 33),
+        )
+        + table(
+            "seed model length causal",
+            (9, DUAL, 5, True),
+            (10, replace(MEDIUM, mixing=2, causal_share=0.5), 33, True),
         ),
         TWICE,
         compiles=1,
@@ -364,6 +390,12 @@ PIECES = [
             (5, TINY.model, 3, [0, 1, 2, 3], None),
             (6, SMALL, 4, [0, 1, 2], 0),
             (7, TINY.model, 5, [0, 1, 2, 3], 5),
+            (8, replace(SMALL, causal=True, mixing=2), 3, [1, 0, 2], None),
+            (9, replace(SMALL, shift=True), 3, [1, 0, 2], None),
+            (10, replace(TINY.model, mixing=2, shift=True), 5, [0, 1, 2, 3], 5),
+            (11, replace(SMALL, causal_share=0.3), 2, [6, 3, 4, 2], 1),
+            (12, replace(SMALL, mixing=1, causal_share=0.75), 2, [1, 2, 3], None),
+            (13, DUAL, 4, [0, 1, 2, 3, 4, 5], 3),
         ),
         TWICE,
         compiles=1,

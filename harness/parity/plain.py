@@ -42,7 +42,19 @@ def rotated(x_BLHh: torch.Tensor, base: float) -> torch.Tensor:
     )
 
 
-def attention(x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model) -> torch.Tensor:
+def mixed(x_BLd: torch.Tensor, weights_Od: torch.Tensor, far: int, causal: bool) -> torch.Tensor:
+    """Return x with its neighbours added, the farthest first; causal: only those before."""
+    length, total = x_BLd.shape[1], torch.zeros_like(x_BLd)
+    for offset in range(far, 0, -1):
+        if not causal:
+            total[:, : length - offset] += weights_Od[far + offset - 1] * x_BLd[:, offset:]
+        total[:, offset:] += weights_Od[offset - 1] * x_BLd[:, : length - offset]
+    return total + x_BLd
+
+
+def attention(
+    x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model, causal: bool | None = None
+) -> torch.Tensor:
     """Return the attention output, one query head at a time."""
     (_, L, _), width = x_BLd.shape, model.d // model.heads
     heads = []
@@ -60,7 +72,7 @@ def attention(x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model) -> 
         )
         k = rotated(rounded_norm(k, model.norm_eps)[:, :, None], model.rope_base)[:, :, 0]
         scores = torch.einsum("bih,bjh->bij", q, k) / width**0.5
-        if objective_of(model).is_causal:
+        if objective_of(model).is_causal if causal is None else causal:
             scores = scores.masked_fill(
                 torch.ones(L, L, dtype=torch.bool, device=x_BLd.device).triu(1), -torch.inf
             )
@@ -71,11 +83,15 @@ def attention(x_BLd: torch.Tensor, p: dict[str, torch.Tensor], model: Model) -> 
 
 
 def block(
-    x: torch.Tensor, x0: torch.Tensor, p: dict[str, torch.Tensor], model: Model
+    x: torch.Tensor,
+    x0: torch.Tensor,
+    p: dict[str, torch.Tensor],
+    model: Model,
+    causal: bool | None = None,
 ) -> torch.Tensor:
     """Return x after one block, whose own weights p are already in the compute dtype."""
     x = p["mix"][0] * x + p["mix"][1] * x0
-    x = x + p["attn_scale"] * attention(rounded_norm(x, model.norm_eps), p, model)
+    x = x + p["attn_scale"] * attention(rounded_norm(x, model.norm_eps), p, model, causal)
     hidden = torch.einsum("bld,ud->blu", rounded_norm(x, model.norm_eps), p["up"]).clamp(min=0)
     return x + p["mlp_scale"] * torch.einsum("blu,du->bld", hidden * hidden, p["down"])
 
@@ -90,15 +106,23 @@ def block_weights(params: dict, i: int, dtype: torch.dtype) -> dict[str, torch.T
 
 
 def forward(
-    params: dict[str, torch.Tensor], ids_BL: torch.Tensor, model: Model, dtype: torch.dtype
+    params: dict[str, torch.Tensor],
+    ids_BL: torch.Tensor,
+    model: Model,
+    dtype: torch.dtype,
+    causal: bool | None = None,
 ) -> torch.Tensor:
     """Return logits_BLV in float32 or better, all products in dtype."""
-    x = x0 = rounded_norm(params["embedding"][ids_BL], model.norm_eps).to(dtype)
+    causal = objective_of(model).is_causal if causal is None else causal
+    x = rounded_norm(params["embedding"][ids_BL], model.norm_eps).to(dtype)
+    if model.mixing:
+        x = mixed(x, params["neighbours"].to(dtype), model.mixing, causal)
+    x0 = x
     outputs, half = [], model.layers // 2
     for i in range(model.layers):
         if half <= i < 2 * half:
             x = x + params["skip"][i - half].to(dtype) * outputs[2 * half - 1 - i]
-        x = block(x, x0, block_weights(params, i, dtype), model)
+        x = block(x, x0, block_weights(params, i, dtype), model, causal)
         outputs.append(x)
     logits = torch.einsum(
         "bld,vd->blv", rounded_norm(x, model.norm_eps), params["embedding"][: model.vocab].to(dtype)
@@ -115,13 +139,18 @@ def batch_loss(
     dtype: torch.dtype,
 ) -> torch.Tensor:
     """Return the loss of windows, by forward(): the twin of fast.train.batch_loss."""
-    (ids_BL, _), model = windows, recipe.model
+    (ids_BL, _), model, total = windows, recipe.model, 0
     plainly = (part.cpu().numpy() for part in windows)
-    inputs_BL, asked_BL, weights_B = objective_of(model).view(*plainly, step, rows, recipe)
-    weight_BL, device = asked_BL * weights_B[:, None] / asked_BL.size, ids_BL.device
-    logits_BLV = forward(params, torch.from_numpy(inputs_BL).to(device), model, dtype)
-    nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, ids_BL[..., None])[..., 0]
-    return (nats_BL * torch.from_numpy(weight_BL).to(nats_BL)).flip(0).sum()
+    for view in objective_of(model).views(*plainly, step, rows, recipe):
+        inputs_BL, chosen_B = (
+            torch.from_numpy(part).to(ids_BL.device) for part in (view.inputs_BL, view.chosen_B)
+        )
+        logits_BLV = forward(params, inputs_BL, model, dtype, view.looks_back)
+        asked_BL = ids_BL[chosen_B][..., None]
+        nats_BL = logits_BLV.exp().sum(-1).log() - logits_BLV.gather(-1, asked_BL)[..., 0]
+        weight_BL = view.asked_BL * view.weights_B[:, None] / ids_BL.numel()
+        total = total + (nats_BL * torch.from_numpy(weight_BL).to(nats_BL)).flip(0).sum()
+    return total
 
 
 def gradients_of(loss: torch.Tensor, params: dict) -> dict[str, torch.Tensor]:

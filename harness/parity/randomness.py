@@ -57,11 +57,15 @@ def philox(seed: int, stream: int, step: int, rows: list[int], columns: int) -> 
     return compare
 
 
-def times(seed: int, step: int, rows: list[int], epsilon: float) -> Compare:
-    """Times, thresholds and weights of some global rows of a step."""
+def times(
+    seed: int, step: int, rows: list[int], epsilon: float, count: int | None = None
+) -> Compare:
+    """Times, thresholds and weights of some global rows of a step; count: of all its rows, for an
+    even grid over any number of them.
+    """
 
     def numbers(half) -> list[np.ndarray]:
-        times_B = half.times(seed, step, rows, epsilon)
+        times_B = half.times(seed, step, rows, epsilon, count)
         others = half.thresholds(times_B), half.weights(times_B, MAX_WEIGHT)
         return [half.radical_inverse(rows), times_B, *others]
 
@@ -168,6 +172,12 @@ PIECES = [
             (SEED, LAST, [LAST, 2**31, 4], 0.5),
             (1337, 7, list(range(64)), EPSILON),
             (1337, 7, list(range(64, 128)), 1e-9),
+        )
+        + table(
+            "seed step rows epsilon count",
+            (5, 3, [0, 23, 7, 8], EPSILON, 24),
+            (6, 2, list(range(11)), EPSILON, 11),
+            (7, 1, list(range(16)), EPSILON, 16),
         )
         + random_cases("seed step rows", 12, epsilon=EPSILON),
         bitwise=True,

@@ -217,6 +217,7 @@ PIECES = [
             (0, replace(SMALL, layers=1), 0, 1.0, False),
             (1, replace(SMALL, d=8, causal=True), 600, 0.25, True),
             (2, replace(SMALL, d=8, mlp=2), 7, 1.0, True),
+            (3, replace(SMALL, d=8, mixing=2, shift=True, causal_share=0.5), 7, 1.0, True),
         ),
         "2 x the rms error of a plain step in the same dtype, its sums in another order",
         compiles=1,

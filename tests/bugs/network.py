@@ -539,4 +539,61 @@ BUGS = [
         "the artifact ships the blocks in another order",
         ("tests/pieces/test_transformer.py::test_stack_and_unstack_undo_each_other",),
     ),
+    Bug(
+        "neighbours-from-the-other-side",
+        "fast.transformer.mix_neighbours",
+        operator("-", by=lambda most, offset: most + offset, nth=1),
+        "before and behind change places; a causal model then reads the token it predicts",
+        ("forward", "predictor"),
+    ),
+    Bug(
+        "neighbours-behind-a-causal-position",
+        "fast.transformer.offsets",
+        whole(by=lambda offsets, model, causal=None: offsets(model, False)),
+        "one set of weights under two attentions, and the input forgot which",
+        ("predictor",),
+    ),
+    Bug(
+        "neighbours-of-the-block-too",
+        "fast.transformer.forward",
+        whole(
+            by=lambda forward, params, ids, model, *given, **named: forward(
+                {**params, "neighbours": 2 * params["neighbours"]} if model.mixing else params,
+                ids,
+                model,
+                *given,
+                **named,
+            )
+        ),
+        "added twice",
+        ("forward", "gradients"),
+    ),
+    Bug(
+        "neighbours-that-do-not-exist",
+        "fast.row_predictor.RowPredictor.rows",
+        operator("*", by=left, nth=1),
+        "keys are hidden, the input's neighbours are not",
+        ("query",),
+    ),
+    Bug(
+        "single-rows-without-shift",
+        "fast.row_predictor.RowPredictor.rows",
+        call("shown", by=lambda shown, ids, model: ids),
+        "training shifts what the network sees, one way of scoring does not",
+        ("query", "chain-queried"),
+    ),
+    Bug(
+        "whole-windows-without-shift",
+        "fast.row_predictor._whole",
+        call("shown", by=lambda shown, ids, model: ids),
+        "the other way of scoring does not",
+        ("predictor",),
+    ),
+    Bug(
+        "shift-behind-a-token",
+        "fast.objective.DualObjective.before",
+        whole(by=lambda before, self, before_BL, model: before_BL),
+        "two modes of one network that begin a window differently",
+        ("gradients", "predictor"),
+    ),
 ]

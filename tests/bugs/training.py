@@ -155,4 +155,41 @@ BUGS = [
             "::test_a_stop_saves_first_and_the_last_step_is_never_stopped",
         ),
     ),
+    Bug(
+        "causal-rows-look-ahead",
+        "fast.objective.DualObjective.loss",
+        constant(True, False),
+        "the next token is in plain sight",
+        ("gradients", "step"),
+    ),
+    Bug(
+        "two-objectives-weigh-the-same",
+        "fast.objective.DualObjective.loss",
+        operator("*", by=right, nth=1),
+        "the mean of two means, whatever their rows",
+        ("gradients",),
+    ),
+    Bug(
+        "times-numbered-by-all-rows",
+        "fast.objective.DualObjective.noise",
+        operator("-", by=left, nth=1),
+        "the grid of times has holes where the causal rows stand",
+        ("gradients",),
+    ),
+    Bug(
+        "times-uneven-over-the-masked-rows",
+        "fast.objective.DualObjective.noise",
+        call(
+            "noise", by=lambda noise, recipe, step, rows, device, count: noise(recipe, step, rows)
+        ),
+        "low-discrepancy times of a number of rows that is no power of two",
+        ("gradients",),
+    ),
+    Bug(
+        "slots-for-the-causal-rows-as-well",
+        "fast.objective.DualObjective.capacity",
+        operator("[]", by=left, nth=-1),
+        "rows and their noise differ in number",
+        ("tests/pieces/test_objective.py::test_slots_hold_the_masked_positions_of_masked_rows",),
+    ),
 ]

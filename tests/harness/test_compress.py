@@ -17,7 +17,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fast import artifact, chain, transformer
+from fast import artifact, chain, evaluate, likelihood, transformer
 from fast.bytes import load_tokenizer, token_bytes
 from harness import cli
 from harness.compression import byte_tokens, coder, compress, file_format, fingerprint
@@ -330,6 +330,34 @@ def test_fixed_order_asks_for_single_rows_where_the_model_can(models):
         )
     tokens = len(byte_tokens.encode(TEXT, model.tokenizer).ids)
     assert len(asked) == LENGTH + tokens % LENGTH and {shape[1] for shape in asked} == {1}
+
+
+def test_a_model_of_two_attentions_looks_back_from_left_to_right(tokenizers):
+    """The bits are those of the one pass that eval takes; along any other order the masked network
+    codes.
+    """
+    tokenizer = tokenizers["lossless"]
+    shape = {"vocab": tokenizer.vocab, "length": LENGTH, "causal_share": 0.5}
+    model = replace(TINY.model, **shape, mixing=2, shift=True)
+    recipe, params = replace(TINY, model=model), weights(model)
+    both = compress.predictor(params, recipe, tokenizer, "ab" * 32)
+    groups = windows_of(byte_tokens.encode(TEXT, tokenizer).ids)
+    backward = evaluate.predictor(params, recipe, estimator="causal")
+    nats = {
+        "left-to-right": sum(
+            likelihood.causal_nll(backward, group, np.zeros(len(group), int)).sum()
+            for group in groups
+        ),
+        "confidence": sum(
+            chain.chain(both.log_probs, group, tokenizer.vocab, "confidence", 0, 1, 1).sum()
+            for group in groups
+        ),
+    }
+    for order, exact in nats.items():
+        packed, took = compress.pack(TEXT, both, order)
+        assert took["chain_rule_bits"] == pytest.approx(exact / math.log(2), rel=1e-4)
+        assert back(packed, both) == TEXT
+    assert abs(nats["left-to-right"] / nats["confidence"] - 1) > 0.01
 
 
 def test_causal_model_codes_left_to_right(tokenizers):

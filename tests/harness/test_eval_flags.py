@@ -405,9 +405,9 @@ def test_the_compiler_is_forced_or_chosen_and_told(
 ):
     seen = []
 
-    def plain(params, recipe, device, compiled):
+    def plain(params, recipe, device, compiled, estimator):
         seen.append(compiled)
-        return predictor(params, recipe, device, False)
+        return predictor(params, recipe, device, False, estimator)
 
     monkeypatch.setattr(scoring.evaluate, "predictor", plain)
     monkeypatch.setitem(scoring.COMPILING, "cpu", scoring.Compiling(least, 30.0))

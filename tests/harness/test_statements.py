@@ -292,7 +292,9 @@ def test_what_is_scored_when_an_evaluation_is_interrupted_is_told(monkeypatch, w
     monkeypatch.setattr(scoring, "_identity", lambda job: HEADER)
     monkeypatch.setattr(scoring, "_measure", measure)
     monkeypatch.setattr(scoring.evaluate, "predictor", lambda *_: None)
-    job = SimpleNamespace(params=None, recipe=None, first=2, stop=9, total=20)
+    job = SimpleNamespace(
+        params=None, recipe=None, first=2, stop=9, total=20, effort=Effort("causal", None)
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         scoring.scored(job, scoring.Estimate(), "cpu", False)
     assert isinstance(caught.value, scoring.Stopped) == bool(windows)

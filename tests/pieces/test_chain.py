@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 import fast.chain
 import reference.chain
-import reference.masking
 import reference.transformer
 from fast.bytes import byte_table
 from fast.data import Windows
@@ -53,9 +52,7 @@ def network(model=NETWORK, seed=0, dtype=torch.float64, compiled=False):
     params = random_params(model, np.random.default_rng(seed))
 
     def plain(ids_BL):
-        return reference.masking.log_softmax(
-            reference.transformer.forward(params, ids_BL, model)
-        ).round(9)
+        return reference.transformer.log_probs(params, ids_BL, model).round(9)
 
     return (Rounded if dtype == torch.float64 else RowPredictor)(
         tensors(params, dtype), model, dtype, compiled=compiled
@@ -87,7 +84,7 @@ def test_queried_rows_are_those_of_the_whole_pass(model, rng, data):
     params, ids_BL = random_params(model, rng), random_ids(model, rng, 3)
     rows_BR = rng.integers(0, model.length, (3, data.draw(st.integers(1, model.length + 1))))
     query = RowPredictor(tensors(params), model, torch.float64)
-    whole = reference.masking.log_softmax(reference.transformer.forward(params, ids_BL, model))
+    whole = reference.transformer.log_probs(params, ids_BL, model)
     rows = torch.from_numpy(rows_BR)
     assert_same_algorithm(
         query.rows(torch.from_numpy(ids_BL), rows),
@@ -95,9 +92,7 @@ def test_queried_rows_are_those_of_the_whole_pass(model, rng, data):
     )
     assert_same_algorithm(query(torch.from_numpy(ids_BL)), whole)
     visible = data.draw(st.integers(1, model.length))
-    short = reference.masking.log_softmax(
-        reference.transformer.forward(params, ids_BL[:, :visible], model)
-    )
+    short = reference.transformer.log_probs(params, ids_BL[:, :visible], model)
     found = query.rows(torch.from_numpy(ids_BL), rows % visible, torch.tensor([visible]))
     assert_same_algorithm(found, np.take_along_axis(short, rows_BR[..., None] % visible, axis=1))
 

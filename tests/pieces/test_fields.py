@@ -214,7 +214,7 @@ def _formats(expected: Callable[[str, int], str]) -> Callable[[dict, dict], None
     return how
 
 
-CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip")
+CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip", "neighbours")
 ENTRIES = [
     Entry("preset", "other", ("plan",)),
     Entry("seed", 8, ("initial embedding", "initial matrices", *NOISE, "windows", "validator")),
@@ -248,6 +248,9 @@ ENTRIES = [
         True,
         (*TENSORS, "inputs", "masks", "weights", *RUN[:3], "effort", "initial embedding"),
     ),
+    Entry("model.mixing", 1, (*TENSORS, "formats", "initial rest", *RUN[:3])),
+    Entry("model.shift", True, (*NETWORK[1:], "inputs", *RUN[:3])),  # of ids that are given, none
+    Entry("model.causal_share", 0.5, (*NOISE, *LOOP, "plan")),
     Entry("model.rope_base", 500.0, NETWORK),  # angles of a head of width 2 have no base
     Entry("model.softcap", 2.0, (*NETWORK, *RUN[:3]), _softcap),
     Entry("model.norm_eps", 0.02, (*NETWORK, *RUN[:3])),

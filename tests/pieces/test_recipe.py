@@ -28,6 +28,9 @@ SPEC = {  # SPEC.md, sections 4 to 8
         "vocab": 1024,
         "length": 1024,
         "causal": False,
+        "mixing": 0,
+        "shift": False,
+        "causal_share": 0.0,
         "rope_base": 10000.0,
         "softcap": 30.0,
         "norm_eps": 2.0**-23,
@@ -257,4 +260,4 @@ def test_no_number_is_infinite_or_nan(value):
                 seen += 1
                 with pytest.raises(InputError, match=rf"{name}\.{field.name} must"):
                     check(replace(GOLF, **{name: replace(part, **{field.name: changed})}))
-    assert seen == 23
+    assert seen == 24

@@ -151,7 +151,7 @@ def of_model(half: str, recipe: Recipe) -> dict:
 def of_noise(half: str, recipe: Recipe) -> dict:
     """Return what training shows and asks for at two steps, with the loss of given weights."""
     model, objective = recipe.model, of(half, "objective").objective_of(recipe.model)
-    rows = np.arange(4)
+    rows = np.arange(2 if model.causal_share else 4)  # those of a step, where they share a grid
     ids, before = windows(model, len(rows))
     params = native(half, weights(model))
     if half == "fast":
@@ -160,7 +160,13 @@ def of_noise(half: str, recipe: Recipe) -> dict:
     parts = {name: [] for name in ("inputs", "masks", "weights", "loss")}
     for step in (0, 5):
         if objective.mask_token:
-            view = objective.view(ids, before, step, rows, recipe)
+            if half == "reference":
+                _, *view, _ = objective.views(ids, before, step, rows, recipe)[0]
+            else:
+                *drawn, masked = (*objective.noise(recipe, step, rows), None, None)[:3]
+                chosen = slice(None) if masked is None else masked
+                given = ids[chosen], before[chosen], step, rows[chosen], recipe
+                view = objective.view(*given, drawn)
             for name, value in zip(("inputs", "masks", "weights"), view, strict=True):
                 parts[name].append(array(value))
         loss = of(half, "train").batch_loss(params, (ids, before), step, rows, recipe)

@@ -14,12 +14,18 @@ rngs = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
 @st.composite
-def models(draw, layers=st.integers(1, 5), causal=st.booleans(), length=st.integers(1, 7)) -> Model:
+def models(
+    draw,
+    layers=st.integers(1, 5),
+    causal=st.booleans(),
+    length=st.integers(1, 7),
+    mixing=st.integers(0, 2),
+) -> Model:
     """Return a small model; heads and groups in every proportion, odd numbers of layers, one
     position.
     """
     kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    width = draw(st.sampled_from([2, 4, 6]))
+    width, tokens, looks_back = draw(st.sampled_from([2, 4, 6])), draw(length), draw(causal)
     return Model(
         layers=draw(layers),
         d=kv_heads * group * width,
@@ -27,8 +33,11 @@ def models(draw, layers=st.integers(1, 5), causal=st.booleans(), length=st.integ
         kv_heads=kv_heads,
         mlp=draw(st.integers(1, 3)),
         vocab=draw(st.integers(2, 9)),
-        length=draw(length),
-        causal=draw(causal),
+        length=tokens,
+        causal=looks_back,
+        mixing=min(draw(mixing), tokens - 1),
+        shift=not looks_back and draw(st.booleans()),
+        causal_share=0.0 if looks_back else draw(st.sampled_from([0.0, 0.0, 0.5, 0.75])),
         softcap=draw(st.sampled_from([3.0, 30.0])),
     )
 
