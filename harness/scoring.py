@@ -88,7 +88,7 @@ class Job(NamedTuple):
     params: dict
     recipe: Recipe
     dataset: Dataset
-    identity: dict  # of the dataset
+    identity: dict  # of the tokenizer and the validation split
     effort: Effort
     first: int  # window
     stop: int  # window behind the last one
@@ -123,7 +123,7 @@ def _job(run: Path, source: Source, estimate: Estimate, exact: bool) -> Job:
             f" {run} has {total} windows{f' and --from is {first}' if first else ''}; lower it, or"
             " leave it out to score all"
         )
-    effort, identity = effort_of(estimate, recipe, exact), dataset.identity()
+    effort, identity = effort_of(estimate, recipe, exact), dataset.identity(("validation",))
     place = first, first + count, total
     return Job(run, file, params, recipe, dataset, identity, effort, *place)
 
@@ -356,8 +356,7 @@ def _identity(job: Job) -> dict:
         "artifact_sha256": hashlib.sha256(job.file.read_bytes()).hexdigest(),
         "length": job.recipe.model.length,
     }
-    names = "tokenizer_sha256", "validation_tokens", "validation_sha256"
-    return model | {name: job.identity[name] for name in names} | asdict(job.effort)
+    return model | job.identity | asdict(job.effort)
 
 
 def _measure(known: Partial, predict, job: Job, estimate: Estimate, device: str) -> None:

@@ -121,7 +121,6 @@ class Eval:
         """Return one score, or scores with mean and standard deviation for several runs, or a
         comparison.
         """
-        self.check()
         for run in (*self.runs, *self.against):
             paths.run_or_artifact(run)
         for file in self.merge:

@@ -38,14 +38,15 @@ class Dataset:
     validation: Tokens
     tokenizer: Tokenizer
 
-    def identity(self) -> dict:
+    def identity(self, splits: tuple[str, ...] = ("training", "validation")) -> dict:
         """Return what tells this data from other data, wherever it is stored: the tokenizer's
-        SHA-256, and of both splits the number of tokens and their SHA-256 (sha256_of).
+        SHA-256, and of the splits the number of tokens and their SHA-256 (sha256_of).
         """
         identity = {"tokenizer_sha256": self.tokenizer.sha256}
         for name, tokens in (("training", self.train), ("validation", self.validation)):
-            identity[f"{name}_tokens"] = len(tokens)
-            identity[f"{name}_sha256"] = sha256_of(tokens)
+            if name in splits:
+                identity[f"{name}_tokens"] = len(tokens)
+                identity[f"{name}_sha256"] = sha256_of(tokens)
         return identity
 
 
