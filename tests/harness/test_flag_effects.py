@@ -554,11 +554,11 @@ def test_flags_of_data(home, tokenizer, stranger, twin, tmp_path, capsys):
     assert one["shards"][0]["text"] in TEXT
 
 
-def test_a_tokenizer_of_the_embedded_text(embedded_cache, stranger, monkeypatch):
+def test_a_tokenizer_of_the_embedded_text(tmp_path, stranger, monkeypatch):
     """--tokenizer without --data or --text is not dropped: the text that ships with Python is
     tokens of it.
     """
-    monkeypatch.setenv("MASKGOLF_CACHE", str(embedded_cache))
+    monkeypatch.setenv("MASKGOLF_CACHE", str(tmp_path))
     small = replace(BASE.model, vocab=400)
     dataset = open_dataset(Source(tokenizer=stranger), small.vocab, small.length)
     assert dataset.tokenizer.path.read_bytes() == stranger.read_bytes()
