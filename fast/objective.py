@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from fast import masking
+from fast import masking, schedule
 from reference.recipe import ESTIMATORS, ORDERS, InputError, Model, Recipe
 
 # (ids_BL, pick=None, causal=None) -> logits_BLV, or (C, V) of the positions picked
@@ -184,7 +184,7 @@ class DualObjective(MaskedDiffusion):
         times over all those of the batch; and which of the rows are masked, and causal. The causal
         ones are spread evenly over the batch.
         """
-        rows, share = np.asarray(rows), recipe.model.causal_share
+        rows, share = np.asarray(rows), schedule.causal_share(step, recipe)
         before_B = np.floor(rows * share).astype(np.int64)  # causal rows before each
         causal_B = np.floor((rows + 1) * share) > before_B
         count = recipe.training.tokens_per_step // recipe.model.length

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from reference.recipe import Optimizer, Training
+from reference.recipe import CAUSAL_STAGES, Optimizer, Recipe, Training
 
 FEW = 5  # timed steps below which their median says little
 
@@ -47,3 +47,20 @@ def muon_momentum(step: int, optimizer: Optimizer) -> float:
         return optimizer.momentum
     fraction = step / optimizer.momentum_warmup
     return (1 - fraction) * optimizer.momentum_start + fraction * optimizer.momentum
+
+
+def causal_share(step: int, recipe: Recipe) -> float:
+    """Return the share of a step's rows that train causally: model.causal_share, moved by
+    training.causal_drift from -drift in the first stage of the run to +drift in the last.
+    """
+    share, drift = recipe.model.causal_share, recipe.training.causal_drift
+    stage = min(step * CAUSAL_STAGES // recipe.training.iterations, CAUSAL_STAGES - 1)
+    return share + drift * (2 * stage / (CAUSAL_STAGES - 1) - 1)
+
+
+def causal_stages(recipe: Recipe) -> list[int]:
+    """Return the first step of each stage of the causal share; [0] where it never changes."""
+    if not recipe.training.causal_drift:
+        return [0]
+    stages = range(CAUSAL_STAGES)
+    return sorted({-(-stage * recipe.training.iterations // CAUSAL_STAGES) for stage in stages})

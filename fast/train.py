@@ -315,6 +315,10 @@ class Stepper:
         def update(tensors, grads, loss, controls):
             return _update_(tensors, grads, loss, controls, recipe)
 
+        if compiled:
+            # Rows of two kinds are counted anew in every stage: one more graph each
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+
         def ready(function, options):
             return (
                 torch.compile(function, dynamic=False, fullgraph=True, options=options)
@@ -363,9 +367,14 @@ class Stepper:
         """Read, draw and send the inputs of a step's micro-batches while the device is busy with
         the step before.
         """
+        self._prepared = {
+            (batch, step, rows): self._inputs(batch, step, rows) for rows in self._micro_batches()
+        }
+
+    def _micro_batches(self) -> list[range]:
+        """Return the rows of each micro-batch of this rank."""
         count = self.micro_rows
-        parts = [self.rows[first : first + count] for first in range(0, len(self.rows), count)]
-        self._prepared = {(batch, step, rows): self._inputs(batch, step, rows) for rows in parts}
+        return [self.rows[first : first + count] for first in range(0, len(self.rows), count)]
 
     def _inputs(self, batch: Callable, step: int, rows: range) -> tuple:
         indices, objective = np.array(rows), objective_of(self.recipe.model)
@@ -425,10 +434,23 @@ class Stepper:
         copies["params"] = {
             name: value.requires_grad_() for name, value in copies["params"].items()
         }
-        self._sums(copies["params"], batch, state.step, self.rows[: self.micro_rows])
+        for step, rows in self._shapes(state.step):
+            self._sums(copies["params"], batch, step, rows)
         # Ranks do not compile equally fast, and a sum over them does not wait long
         distributed.wait(self.world)
         self(State(**copies, step=state.step), batch, 1.0, False)
+
+    def _shapes(self, step: int) -> list[tuple[int, range]]:
+        """Return a micro-batch (step, rows) for each shape of inputs that is to come from a step
+        on.
+        """
+        objective, examples = objective_of(self.recipe.model), {}
+        later = [first for first in schedule.causal_stages(self.recipe) if first > step]
+        for coming in (step, *later):
+            for rows in self._micro_batches():
+                noise = objective.noise(self.recipe, coming, np.array(rows))
+                examples.setdefault(tuple(values.shape for values in noise), (coming, rows))
+        return list(examples.values())
 
     def culprit(self, state: State, batch: Callable, step: int) -> str:
         """Return what is not finite at a step whose update was withheld: the loss or the first

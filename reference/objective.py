@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from reference import masking
+from reference import masking, schedule
 from reference.recipe import ESTIMATORS
 
 
@@ -123,21 +123,21 @@ class DualObjective(MaskedDiffusion):
         front_B1 = np.full((len(before_BL), 1), model.vocab)
         return np.concatenate([front_B1, before_BL[:, 1:]], axis=1)
 
-    def causal_rows(self, rows, model):
-        """Return which global rows train causally: spread evenly over the batch."""
-        rows = np.asarray(rows)
-        return np.floor((rows + 1) * model.causal_share) > np.floor(rows * model.causal_share)
+    def causal_rows(self, step, rows, recipe):
+        """Return which global rows of a step train causally: spread evenly over the batch."""
+        rows, share = np.asarray(rows), schedule.causal_share(step, recipe)
+        return np.floor((rows + 1) * share) > np.floor(rows * share)
 
     def times(self, step, rows, recipe):
         """Return the times of some masked rows: an even grid over all masked rows of the batch."""
-        share, count = recipe.model.causal_share, global_rows(recipe)
+        share, count = schedule.causal_share(step, recipe), global_rows(recipe)
         own = np.asarray(rows) - np.floor(np.asarray(rows) * share).astype(int)
         masked = count - int(np.floor(count * share))
         return masking.times(recipe.seed, step, own, recipe.diffusion.epsilon, masked)
 
     def views(self, ids_BL, previous_B, step, rows, recipe):
         """Return the Views of windows: of the masked ones, of the causal ones, where there are."""
-        causal_B = self.causal_rows(rows, recipe.model)
+        causal_B = self.causal_rows(step, rows, recipe)
         masked_B, rows = ~causal_B, np.asarray(rows)
         before_BL = masking.tokens_before(ids_BL, previous_B)[causal_B]
         views = (

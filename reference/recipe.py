@@ -36,6 +36,8 @@ EVALUATION_STEPS = {
     "rotations": range(0xFFFFFFFF, 0x100000000),
 }
 
+CAUSAL_STAGES = 4  # of a run: the share of causal rows is constant in each
+
 GRID = 2**24  # values of a draw's top bits: mask sizes and drawn positions take a share of them
 
 # Evaluation orders; each has its rule in both orders.py.
@@ -194,6 +196,9 @@ class Training:
     # timing
     repeatable: bool = False
     shuffle: bool = False  # permute the windows in every epoch
+    # model.causal_share moves over the iterations, in CAUSAL_STAGES equal stages, from itself minus
+    # this to itself plus this: above 0 masks come first, below 0 causal rows do
+    causal_drift: float = 0.0
     checkpoint_every: int = 1000  # steps; 0 means only at the end or on SIGTERM
     validate_every: int = 4000  # steps; 0 means only at the end
     log_every: int = 50  # steps
@@ -445,6 +450,12 @@ def _mismatched(recipe):
     for name in ("shift", "causal_share"):
         if m.causal and getattr(m, name):
             yield f"model.{name} goes with a masked model, not with model.causal", getattr(m, name)
+    ends = m.causal_share - t.causal_drift, m.causal_share + t.causal_drift
+    if t.causal_drift and not (m.causal_share and 0 <= min(ends) and max(ends) <= 1):
+        yield (
+            "training.causal_drift must keep a model.causal_share above 0 within 0 ... 1",
+            f"{t.causal_drift} and {m.causal_share}",
+        )
     if m.heads % m.kv_heads:
         yield "model.heads must be divisible by model.kv_heads", f"{m.heads} and {m.kv_heads}"
     sizes = {"tokens_per_step": t.tokens_per_step, "micro_batch_tokens": t.micro_batch_tokens}

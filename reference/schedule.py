@@ -5,6 +5,8 @@ nearly at once by both.
 import math
 import statistics
 
+from reference.recipe import CAUSAL_STAGES
+
 FEW = 5  # timed steps below which their median says little
 
 
@@ -49,3 +51,12 @@ def muon_momentum(step, optimizer):
     """Return mu at a step: linear from momentum_start to momentum over momentum_warmup steps."""
     fraction = min(step / optimizer.momentum_warmup, 1.0) if optimizer.momentum_warmup > 0 else 1.0
     return (1 - fraction) * optimizer.momentum_start + fraction * optimizer.momentum
+
+
+def causal_share(step, recipe):
+    """Return the share of a step's rows that train causally: model.causal_share, moved by
+    training.causal_drift from -drift in the first stage of the run to +drift in the last.
+    """
+    stage = min(CAUSAL_STAGES * step // recipe.training.iterations, CAUSAL_STAGES - 1)
+    place = 2 * stage / (CAUSAL_STAGES - 1) - 1  # from -1 to 1
+    return recipe.model.causal_share + place * recipe.training.causal_drift

@@ -30,7 +30,7 @@ from harness.parity.compare import (
     within,
 )
 from harness.parity.suite import Piece, table
-from reference.recipe import GOLF, Training
+from reference.recipe import GOLF, Model, Recipe, Training
 
 OPTIMIZER = GOLF.optimizer
 SCHULZ = (OPTIMIZER.muon_steps, OPTIMIZER.muon_coefficients, OPTIMIZER.muon_eps)
@@ -176,12 +176,24 @@ def ema(seed: int, decay: float, shape: list[int], steps: int) -> Compare:
 
 
 def schedule(
-    seed: int, iterations: int, warmdown: int, cap: float, pace: float, momentum_warmup: int
+    seed: int,
+    iterations: int,
+    warmdown: int,
+    cap: float,
+    pace: float,
+    momentum_warmup: int,
+    causal_drift: float,
 ) -> Compare:
-    """A whole budget, step after step, with noisy step times and a stall: rate, momentum and what
-    is left at every step.
+    """A whole budget, step after step, with noisy step times and a stall: rate, momentum, the share
+    of causal rows and what is left at every step.
     """
-    training = Training(iterations=iterations, warmdown=warmdown, max_wallclock_seconds=cap)
+    training = Training(
+        iterations=iterations,
+        warmdown=warmdown,
+        max_wallclock_seconds=cap,
+        causal_drift=causal_drift,
+    )
+    recipe = Recipe(model=Model(causal_share=0.5), training=training)
     optimizer = replace(OPTIMIZER, momentum_warmup=momentum_warmup)
     durations = pace * (1 + 0.2 * np.random.default_rng(seed).random(iterations))
     durations[:2] *= 20  # the first steps warm up
@@ -193,7 +205,8 @@ def schedule(
             seconds = half.step_seconds(recent)
             remaining = half.remaining_steps(step, elapsed, seconds, training)
             multiplier = half.lr_multiplier(remaining, multiplier, training)
-            numbers.append((seconds, remaining, multiplier, half.muon_momentum(step, optimizer)))
+            momentum, share = half.muon_momentum(step, optimizer), half.causal_share(step, recipe)
+            numbers.append((seconds, remaining, multiplier, momentum, share))
             recent = [*recent[-149:], float(durations[step])]
             elapsed += float(durations[step])
             if remaining == 1:
@@ -290,15 +303,15 @@ PIECES = [
         "schedule",
         schedule,
         table(
-            "seed iterations warmdown cap pace momentum_warmup",
-            (0, 1, 20, 0.0, 0.1, 500),
-            (1, 50, 20, 0.0, 0.1, 10),
-            (2, 300, 40, 1e6, 0.1, 0),
-            (3, 300, 40, 15.0, 0.1, 1),
-            (4, 300, 500, 20.0, 0.1, 500),
-            (5, 200, 0, 5.0, 0.1, 500),
-            (6, 10, 3, 0.5, 1.0, 500),
-            (7, 600, 100, 66.0, 0.1, 500),
+            "seed iterations warmdown cap pace momentum_warmup causal_drift",
+            (0, 1, 20, 0.0, 0.1, 500, 0.0),
+            (1, 50, 20, 0.0, 0.1, 10, 0.25),
+            (2, 300, 40, 1e6, 0.1, 0, -0.5),
+            (3, 300, 40, 15.0, 0.1, 1, 0.1),
+            (4, 300, 500, 20.0, 0.1, 500, 0.5),
+            (5, 200, 0, 5.0, 0.1, 500, 0.0),
+            (6, 10, 3, 0.5, 1.0, 500, -0.1),
+            (7, 600, 100, 66.0, 0.1, 500, 0.3),
         ),
         bitwise=True,
     ),

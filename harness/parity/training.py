@@ -140,11 +140,13 @@ def step(seed: int, model: Model, at: int, multiplier: float, averaging: bool) -
     return compare
 
 
-def trajectory(seed: int, model: Model, iterations: int, warmdown: int) -> Compare:
+def trajectory(
+    seed: int, model: Model, iterations: int, warmdown: int, causal_drift: float
+) -> Compare:
     """A whole run from the initial weights: the loss of every step, the final weights and the final
     shadow.
     """
-    schedule = {"iterations": iterations, "warmdown": warmdown}
+    schedule = {"iterations": iterations, "warmdown": warmdown, "causal_drift": causal_drift}
     recipe = recipe_of(seed, model, **schedule)
     ids = np.random.default_rng(seed).integers(0, model.vocab, (iterations, ROWS, model.length + 1))
     ids[:, :, 2::2] = ids[:, :, 1:-1:2]  # something to learn: tokens come in pairs
@@ -225,7 +227,11 @@ PIECES = [
     Piece(
         "trajectory",
         trajectory,
-        [{"seed": 0, "model": SMALL, "iterations": 50, "warmdown": 20}],
+        table(
+            "seed model iterations warmdown causal_drift",
+            (0, SMALL, 50, 20, 0.0),
+            (1, replace(SMALL, mixing=2, shift=True, causal_share=0.5), 12, 6, 0.5),
+        ),
         f"2 x the largest rms error of {RUNS} plain runs in the same dtype; float64: {ALGORITHM}",
     ),
 ]

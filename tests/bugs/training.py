@@ -192,4 +192,48 @@ BUGS = [
         "rows and their noise differ in number",
         ("tests/pieces/test_objective.py::test_slots_hold_the_masked_positions_of_masked_rows",),
     ),
+    Bug(
+        "causal-share-drifts-the-other-way",
+        "fast.schedule.causal_share",
+        operator("-", by=lambda place, one: one - place, nth=2),
+        "causal rows first where masks were asked for",
+        ("schedule", "trajectory"),
+    ),
+    Bug(
+        "causal-share-stands-still",
+        "fast.objective.DualObjective.noise",
+        call("causal_share", by=lambda causal_share, step, recipe: recipe.model.causal_share),
+        "a schedule that is computed and not read",
+        ("trajectory",),
+    ),
+    Bug(
+        "causal-share-of-the-first-step",
+        "fast.objective.DualObjective.noise",
+        call("causal_share", by=lambda causal_share, step, recipe: causal_share(0, recipe)),
+        "the step is not passed on",
+        ("trajectory",),
+    ),
+    Bug(
+        "causal-share-beyond-the-last-stage",
+        "fast.schedule.causal_share",
+        call("min", by=lambda least, stage, last: stage),
+        "a run that goes on after its iterations has a share above 1",
+        (
+            "tests/pieces/test_schedule.py::test_the_causal_share_moves_in_equal_stages_about_its_mean",
+        ),
+    ),
+    Bug(
+        "warm-up-of-the-first-stage-alone",
+        "fast.train.Stepper._shapes",
+        call("causal_stages", by=lambda causal_stages, recipe: [0]),
+        "the compiler runs in the middle of the training clock",
+        ("tests/pieces/test_train.py::test_warm_up_meets_every_shape_of_inputs_once",),
+    ),
+    Bug(
+        "warm-up-of-the-first-micro-batch-alone",
+        "fast.train.Stepper._shapes",
+        call("_micro_batches", by=lambda micro_batches: micro_batches()[:1]),
+        "micro-batches of another number of causal rows compile later",
+        ("tests/pieces/test_train.py::test_warm_up_meets_every_shape_of_inputs_once",),
+    ),
 ]

@@ -67,6 +67,7 @@ class Entry:
     close: tuple[str, ...] = ()  # parts that rounding alone may change
     fast: tuple[str, ...] = ()  # parts that change in the fast half, and in the reference do not
     free: tuple[str, ...] = ()  # parts of which nothing is said
+    given: tuple[tuple[str, object], ...] = ()  # other fields of the base, without which it is idle
 
 
 def doubled(*names: str) -> Callable[[dict, dict], None]:
@@ -304,6 +305,13 @@ ENTRIES = [
     Entry("training.compute_dtype", "float32", (*LOOP, *SHIPPED), fast=RUN[:3]),
     Entry("training.repeatable", True, ("kernels",)),
     Entry("training.shuffle", False, ("windows", *RUN)),
+    # Of two rows at the first steps of a run: one of them is causal, then none, or both
+    Entry(
+        "training.causal_drift",
+        0.5,
+        (*NOISE, *LOOP),
+        given=(("model.causal_share", 0.5),),
+    ),
     Entry("training.checkpoint_every", 2, ("loop events",), _events("saved", 2, 4)),
     Entry("training.checkpoint_every", 0, ("loop events",), _events("saved", 4)),
     Entry("training.validate_every", 3, ("loop events",), _events("validated", 3, 4)),
@@ -347,12 +355,20 @@ def leaves(part=Recipe, prefix: str = "") -> list[str]:
     return names
 
 
-def changed(name: str, value: object) -> Recipe:
-    """Return the base with another value in one field."""
-    part, _, field = name.rpartition(".")
-    if not part:
-        return check(replace(BASE, **{field: value}))
-    return check(replace(BASE, **{part: replace(getattr(BASE, part), **{field: value})}))
+def changed(*changes: tuple[str, object]) -> Recipe:
+    """Return the base with other values in some fields."""
+    recipe = BASE
+    for name, value in changes:
+        part, _, field = name.rpartition(".")
+        holder = getattr(recipe, part) if part else recipe
+        holder = replace(holder, **{field: value})
+        recipe = replace(recipe, **{part: holder}) if part else holder
+    return check(recipe)
+
+
+def changed_by(entry: Entry) -> Recipe:
+    """Return the base with an entry's value, and what it needs."""
+    return changed(*entry.given, (entry.name, entry.value))
 
 
 def test_every_field_has_an_entry():
@@ -364,7 +380,7 @@ def test_every_field_has_an_entry():
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.name}={entry.value}")
 @halves
 def test_a_field_changes_its_parts_and_no_others(half, entry):
-    before, after = parts(half, BASE), parts(half, changed(entry.name, entry.value))
+    before, after = parts(half, changed(*entry.given)), parts(half, changed_by(entry))
     expected = {*entry.changes, *(entry.fast if half == "fast" else ())} & set(before)
     assert set(entry.changes) <= set(parts("fast", BASE))
     found = {name for name in before if not observed.same(before[name], after[name])}
@@ -378,7 +394,7 @@ def test_a_field_changes_its_parts_and_no_others(half, entry):
     "entry", [Entry("seed", 7, ()), *ENTRIES], ids=lambda e: f"{e.name}={e.value}"
 )
 def test_the_halves_agree_on_what_it_changes_to(entry):
-    recipe = changed(entry.name, entry.value)
+    recipe = changed_by(entry)
     one, other = (parts(half, recipe) for half in HALVES)
     for name in one.keys() - set(entry.fast):
         if name in ("inputs", "masks") or not isinstance(one[name], np.ndarray | float):
@@ -391,13 +407,13 @@ def test_the_halves_agree_on_what_it_changes_to(entry):
 
 def _error(field: str, dtype: str) -> float:
     """Return how far a dtype moves what it computes from float64, relative."""
-    recipe = changed(field, dtype)
+    recipe = changed((field, dtype))
     if field == "training.compute_dtype":
         params = {k: torch.from_numpy(value) for k, value in observed.weights(BASE.model).items()}
         ids = torch.from_numpy(observed.windows(BASE.model, 4)[0])
         exact, rounded = (evaluate.predictor(params, made)(ids) for made in (BASE, recipe))
     else:
-        exact, rounded = (_moved(made) for made in (changed(field, "float64"), recipe))
+        exact, rounded = (_moved(made) for made in (changed((field, "float64")), recipe))
     return rms((rounded - exact).double()) / rms(exact)
 
 
@@ -438,7 +454,7 @@ def test_a_checkpoint_belongs_to_one_value_of_every_field(tmp_path):
     checkpoint.save(tmp_path, {"params": one}, {"step": 3}, BASE)
     assert checkpoint.load(tmp_path, BASE)[1] == {"step": 3}
     for entry in ENTRIES:
-        recipe = changed(entry.name, entry.value)
+        recipe = changed_by(entry)
         if entry.name in SHOWN_ONLY:
             assert checkpoint.load(tmp_path, recipe)
             continue

@@ -143,9 +143,33 @@ def test_causal_rows_are_spread_and_times_of_the_others_are_even(rows, share):
     even = masking.thresholds(epsilon + (1 - epsilon) * times_M)
     assert np.abs(np.sort(thresholds_M) - even).max(initial=0) <= 1
     plainly = plain_objective_of(recipe.model)
-    assert np.array_equal(plainly.causal_rows(every, recipe.model), causal_B)
+    assert np.array_equal(plainly.causal_rows(5, every, recipe), causal_B)
     expected = reference.masking.thresholds(plainly.times(5, every[~causal_B], recipe))
     assert np.array_equal(thresholds_M, expected)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.25, -0.25, 0.5, -0.5])
+def test_each_stage_of_a_run_has_its_own_causal_rows(drift):
+    """From none to all of them at the ends of the largest drift; the masked rows of every step are
+    an even grid of times.
+    """
+    recipe = batch_of(16, 0.5)
+    training = replace(recipe.training, iterations=8, causal_drift=drift)
+    recipe, every = check(replace(recipe, training=training)), np.arange(16)
+    objective, plainly = objective_of(recipe.model), plain_objective_of(recipe.model)
+    counts = []
+    for step in range(8):
+        thresholds_M, _, masked_M, causal_C = objective.noise(recipe, step, every)
+        assert sorted([*masked_M.tolist(), *causal_C.tolist()]) == every.tolist()
+        causal_B = plainly.causal_rows(step, every, recipe)
+        assert np.array_equal(np.isin(every, causal_C), causal_B)
+        assert len(set(thresholds_M.tolist())) == len(masked_M)
+        expected = reference.masking.thresholds(plainly.times(step, every[~causal_B], recipe))
+        assert np.array_equal(thresholds_M, expected)
+        counts.append(len(causal_C))
+    ends = {0.0: [8] * 4, 0.25: [4, 6, 9, 12], 0.5: [0, 5, 10, 16]}
+    stages = ends[abs(drift)][:: -1 if drift < 0 else 1]
+    assert counts == [count for count in stages for _ in range(2)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 64])

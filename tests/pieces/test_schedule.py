@@ -16,7 +16,7 @@ import fast.errors
 import fast.schedule
 import fast.train
 import reference.schedule
-from reference.recipe import GOLF, TINY
+from reference.recipe import GOLF, TINY, InputError, check
 
 FEW = reference.schedule.FEW
 seconds = st.floats(1e-3, 1e3)
@@ -412,3 +412,38 @@ def test_a_finished_run_takes_no_more_steps():
     state, _ = simulate(itertools.repeat(1.0), budget(3, 0.0, 2))
     again, run = simulate(itertools.repeat(1.0), budget(3, 0.0, 2), state=state)
     assert run.multipliers == [] and again.step == 3
+
+
+@given(
+    st.integers(1, 300),
+    st.sampled_from([(0.5, 0.5), (0.5, -0.25), (0.75, 0.1), (0.3, 0.0), (0.01, -0.01)]),
+)
+def test_the_causal_share_moves_in_equal_stages_about_its_mean(iterations, shares):
+    share, drift = shares
+    training = replace(GOLF.training, iterations=iterations, causal_drift=drift)
+    recipe = check(replace(GOLF, model=replace(GOLF.model, causal_share=share), training=training))
+    values = [reference.schedule.causal_share(step, recipe) for step in range(iterations)]
+    assert values == [fast.schedule.causal_share(step, recipe) for step in range(iterations)]
+    assert values == sorted(values, reverse=drift < 0)
+    assert values[0] == share - drift
+    assert fast.schedule.causal_share(iterations + 5, recipe) == share + drift
+    if iterations % 4 == 0:
+        assert np.mean(values) == pytest.approx(share)
+        assert values[:: iterations // 4] == pytest.approx(
+            [share - drift, share - drift / 3, share + drift / 3, share + drift]
+        )
+    begins = [step for step, value in enumerate(values) if step == 0 or value != values[step - 1]]
+    assert [step for step in fast.schedule.causal_stages(recipe) if step < iterations] == begins
+
+
+@pytest.mark.parametrize(
+    ("share", "drift"), [(0.0, 0.1), (0.25, 0.3), (0.25, -0.3), (0.75, 0.5), (0.5, math.nan)]
+)
+def test_a_causal_share_beyond_its_range_is_refused(share, drift):
+    recipe = replace(
+        GOLF,
+        model=replace(GOLF.model, causal_share=share),
+        training=replace(GOLF.training, causal_drift=drift),
+    )
+    with pytest.raises(InputError, match="training.causal_drift must keep"):
+        check(recipe)

@@ -530,6 +530,39 @@ def test_what_is_not_finite_is_named_and_weights_stay(value, words):
             assert torch.equal(getattr(state, group)[name], kept), f"{group}.{name}"
 
 
+@pytest.mark.parametrize("first", [0, 5])
+@pytest.mark.parametrize(("share", "drift"), [(0.0, 0.0), (0.3, 0.0), (0.5, 0.25), (0.5, -0.5)])
+def test_warm_up_meets_every_shape_of_inputs_once(share, drift, first):
+    """Those that a run has still to see: a compiler must not stop the training clock later."""
+    model = replace(SHORT.model, causal_share=share)
+    tokens = 10 * model.length
+    training = replace(
+        SHORT.training,
+        iterations=9,
+        causal_drift=drift,
+        tokens_per_step=tokens,
+        micro_batch_tokens=tokens // 2,
+    )
+    recipe = replace(SHORT, model=model, training=training)
+    stepper = fast.train.Stepper(recipe, compiled=False)
+    seen = []
+
+    def loss(params, windows, step, rows, noise, capacity):
+        seen.append(tuple(values.shape for values in noise))
+        return sum(value.sum() for value in params.values())
+
+    stepper._loss = loss
+    state = fast.train.initial_state(recipe)
+    state.step = first
+    stepper.warm_up(state, batch)
+    warmed, seen[:] = list(seen), []
+    for step in range(first, 9):
+        stepper.gradients(state.params, batch, step)
+    *examples, _, _ = warmed  # its last two are the micro-batches of a whole step
+    assert set(examples) == set(seen)
+    assert len(examples) == len(set(examples))
+
+
 def test_warm_up_changes_nothing():
     state = fast.train.initial_state(SHORT)
     copies = {

@@ -161,14 +161,16 @@ def of_noise(half: str, recipe: Recipe) -> dict:
     for step in (0, 5):
         if objective.mask_token:
             if half == "reference":
-                _, *view, _ = objective.views(ids, before, step, rows, recipe)[0]
+                views = objective.views(ids, before, step, rows, recipe)
+                masked = [view[1:-1] for view in views if not view.looks_back]
             else:
-                *drawn, masked = (*objective.noise(recipe, step, rows), None, None)[:3]
-                chosen = slice(None) if masked is None else masked
+                *drawn, masked_M = (*objective.noise(recipe, step, rows), None, None)[:3]
+                chosen = slice(None) if masked_M is None else masked_M
                 given = ids[chosen], before[chosen], step, rows[chosen], recipe
-                view = objective.view(*given, drawn)
-            for name, value in zip(("inputs", "masks", "weights"), view, strict=True):
-                parts[name].append(array(value))
+                masked = [objective.view(*given, drawn)] if len(rows[chosen]) else []
+            for view in masked:
+                for name, value in zip(("inputs", "masks", "weights"), view, strict=True):
+                    parts[name].append(array(value))
         loss = of(half, "train").batch_loss(params, (ids, before), step, rows, recipe)
         parts["loss"].append(array(loss))
     return {name: np.array(values) for name, values in parts.items()}
