@@ -8,12 +8,15 @@
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
+# make study             objectives and inputs at equal steps, tokens and size: trains what is missing, prints the tables; hours,
+#                        resumable; GROUPS="demo double" DATA=DIR OPTIONS="--jobs 2 --report --plot study.svg"
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
 # make mutate            do the suites notice small wrong changes? two hours or more; PIECES="fp8 harness.validate.scan" judges some
 
 PYTHON ?= python3
 DATA ?=
 PIECES ?=
+GROUPS ?=
 JSON ?= bench.json
 OUT ?= golden
 PRESET ?= golf
@@ -24,7 +27,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lint bench lower wheels venv exhaustive soak golden mutate clean
+.PHONY: demo test lint bench lower wheels venv exhaustive soak golden study mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -56,6 +59,9 @@ soak: $(VENV)/installed-test
 
 golden: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.golden $(OUT)
+
+study: $(VENV)/installed-test
+	$(BIN)/python -m tests.scripts.study $(GROUPS) $(if $(DATA),--data $(DATA)) $(OPTIONS)
 
 mutate: $(VENV)/installed-mutate
 	$(BIN)/python -m tests.scripts.mutate $(PIECES)

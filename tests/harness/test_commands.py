@@ -234,7 +234,7 @@ BAD_RECIPES = {
     ),
     "length": (["--model.length", "7"], "multiple of model.length"),
     "format": (["--quantization.format", "e9m9"], "e9m9"),
-    "preset": (["--preset", "huge"], "expected one of golf, demo, tiny"),
+    "preset": (["--preset", "huge"], "expected one of golf, best, demo, tiny"),
     "device": (["--device", "tpu"], "--device tpu"),
 }
 

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 
 from reference.recipe import (
+    BEST,
     DEMO,
     EVALUATION_STEPS,
     GOLF,
@@ -176,6 +177,13 @@ def test_golf_batch():
     assert (GOLF.training.tokens_per_step, GOLF.training.compute_dtype) == (524_288, "bfloat16")
 
 
+def test_best_is_golf_with_another_objective_and_inputs():
+    """At golf's budget; the demo trains by the same objective."""
+    added = {"mixing": 2, "shift": True, "causal_share": 0.75}
+    assert replace(GOLF, preset="best", model=replace(GOLF.model, **added)) == BEST
+    assert all(getattr(DEMO.model, name) == value for name, value in added.items())
+
+
 def test_small_presets_differ_from_golf_in_size_only():
     kept = ("rope_base", "softcap", "norm_eps", "query_gain", "embedding_std", "causal")
     for preset in (DEMO, TINY):
@@ -260,4 +268,4 @@ def test_no_number_is_infinite_or_nan(value):
                 seen += 1
                 with pytest.raises(InputError, match=rf"{name}\.{field.name} must"):
                     check(replace(GOLF, **{name: replace(part, **{field.name: changed})}))
-    assert seen == 24
+    assert seen == 25
