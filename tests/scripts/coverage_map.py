@@ -10,6 +10,7 @@ unless the changed statement had a part in them.
 import ast
 import hashlib
 import json
+import resource
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,6 +63,12 @@ class Plan(NamedTuple):
         """Return those of some test files that hold its tests."""
         names = {test.partition("::")[0] for test in self.tests}
         return [str(path) for path in paths if any(_is(path, name) for name in names)]
+
+
+def _processor_seconds() -> float:
+    """Return what this process and its ended children have used: not how busy the machine is."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _is(path: Path, name: str) -> bool:
@@ -345,7 +352,6 @@ class Recorder:
         the first test to ask would execute what they keep.
         """
         import sys
-        import time
 
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] in ("fast", "harness"):
@@ -353,26 +359,24 @@ class Recorder:
                     getattr(value, "cache_clear", lambda: None)()
         definitions = item._fixtureinfo.name2fixturedefs
         shared = _shared(definitions[name][-1] for name in item.fixturenames if name in definitions)
-        self.elsewhere, start = 0.0, time.monotonic()
+        self.elsewhere, start = 0.0, _processor_seconds()
         before = self._switch(item.nodeid)
         result = yield
         self._switch(before)
-        seconds = time.monotonic() - start - self.elsewhere
+        seconds = _processor_seconds() - start - self.elsewhere
         self.tests[item.nodeid] = Item(seconds, {}, shared)
         return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef, request):
         """One fixture, if it is wider than a test."""
-        import time
-
         if fixturedef.scope == "function":
             return (yield)
-        key, start, elsewhere = _key(fixturedef), time.monotonic(), self.elsewhere
+        key, start, elsewhere = _key(fixturedef), _processor_seconds(), self.elsewhere
         before = self._switch(key)
         value = yield
         self._switch(before)
-        seconds = time.monotonic() - start
+        seconds = _processor_seconds() - start
         self.elsewhere = elsewhere + seconds
         needs = [
             request._get_active_fixturedef(name)
