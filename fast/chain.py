@@ -192,6 +192,40 @@ def chain(
     return in_batches(cost, ids_NL, length, rows, device, on_pass)
 
 
+def continuation(
+    log_probs: LogProbs | RowPredictor,
+    ids_NL,
+    vocab: int,
+    first_N: np.ndarray,
+    count: int,
+    *,
+    batch_rows: int = 64,
+    device=None,
+    on_pass: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Return nats_NC (float64) of the C = count tokens from position first_N on, left to right:
+    each is predicted from all that stand before it in its window, mask tokens behind it.
+
+    One pass per token. From position 0 to the end these are the passes of `chain`.
+    """
+    ask, (windows, length) = _by_rows(log_probs), ids_NL.shape
+
+    def cost(ids_BL, indices, passed):
+        first_B1 = torch.as_tensor(first_N[indices]).to(ids_BL.device)[:, None]
+        current_BL, nats_BL, index = _start(ids_BL, length, vocab)
+        position_L = torch.arange(length, device=ids_BL.device)
+        current_BL = torch.where(position_L < first_B1, ids_BL, current_BL)
+        # What is charged comes first: behind the end of the window, its beginning
+        sequence_BL = (first_B1 + position_L) % length
+        for _ in range(count):
+            ask.run(_fixed_pass, length, 1)(ids_BL, sequence_BL, current_BL, nats_BL, index)
+            passed()
+        return nats_BL.gather(1, sequence_BL[:, :count])
+
+    rows = min(batch_rows, windows, ask.most_rows(length))
+    return in_batches(cost, ids_NL, count, rows, device, on_pass)
+
+
 def sampled(
     log_probs: LogProbs | RowPredictor,
     ids_NL,

@@ -27,11 +27,21 @@ class Windows(NamedTuple):
 
     def take(self, rows) -> "Windows":
         """Return some of the windows."""
-        return Windows(self.ids_NL[rows], self.previous_N[rows])
+        return type(self)(*(column[rows] for column in self))
 
     def before_NL(self) -> np.ndarray:
         """Return the token before each token (-1 where there is none)."""
         return np.concatenate([self.previous_N[:, None], self.ids_NL[:, :-1]], axis=1)
+
+
+class Continued(NamedTuple):
+    """Windows that may be read on from the C tokens before each (-1: before the stream)."""
+
+    ids_NL: np.ndarray
+    previous_N: np.ndarray
+    context_NC: np.ndarray
+    take = Windows.take
+    before_NL = Windows.before_NL
 
 
 def windows_of(ids_NS: np.ndarray) -> Windows:
@@ -167,10 +177,16 @@ def evaluation_count(tokens: Tokens, length: int) -> int:
 
 
 def evaluation_windows(
-    tokens: Tokens, length: int, vocab: int | None, first: int = 0, count: int | None = None
-) -> list[Windows]:
+    tokens: Tokens,
+    length: int,
+    vocab: int | None,
+    first: int = 0,
+    count: int | None = None,
+    continued: bool = False,
+) -> list[Windows] | list[Continued]:
     """Return windows first..first+count (all from first on) that cover every token once: the full
-    ones, then the shorter tail if any; InputError where there are fewer.
+    ones, then the shorter tail if any; InputError where there are fewer. continued: with the
+    `length` tokens before each.
     """
     full, total = count_windows(tokens, length), evaluation_count(tokens, length)
     stop = total if count is None else first + count
@@ -187,4 +203,9 @@ def evaluation_windows(
     groups = [Windows(ids[: rows * length].reshape(rows, length), previous[:rows])] if rows else []
     if stop > full:
         groups.append(Windows(ids[rows * length :].reshape(1, -1), previous[rows:]))
+    if continued:
+        earlier = tokens.read(begin - length, begin, vocab) if begin else np.full(length, -1)
+        text = np.concatenate([earlier, ids])[: len(previous) * length].reshape(-1, length)
+        contexts = [part for part in (text[:rows], text[rows:]) if len(part)]
+        return [Continued(*group, part) for group, part in zip(groups, contexts, strict=True)]
     return groups

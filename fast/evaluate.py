@@ -18,7 +18,15 @@ from fast.data import Tokens, Windows, evaluation_count, evaluation_windows
 from fast.likelihood import LogProbs
 from fast.objective import objective_of
 from fast.row_predictor import RowPredictor
-from reference.recipe import InputError, Plan, Recipe, Score, ScoreOptions, check_passes
+from reference.recipe import (
+    InputError,
+    Plan,
+    Recipe,
+    Score,
+    ScoreOptions,
+    check_passes,
+    check_stride,
+)
 
 FIRST_TOKENS = ("stream", "control")
 PLAN_WINDOWS = 256  # of the split: what nelbo's plan is fitted to
@@ -34,9 +42,9 @@ class Effort(ScoreOptions):
     epsilon: float = 0.001  # nelbo-grid: smallest time
     forced_below: float = 0.01  # nelbo-grid: position 0 is hidden at times below
 
-    def check(self) -> None:
+    def check(self, length: int | None = None) -> None:
         """Raise InputError for an unknown name, a number out of range or options that do not go
-        together.
+        together, nor with windows of a length.
         """
         if self.estimator not in METHODS:
             raise InputError(
@@ -58,6 +66,7 @@ class Effort(ScoreOptions):
             "block": 1,
             "positions": 2,
             "trailing": 0,
+            "stride": 1,
         }.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -75,7 +84,15 @@ class Effort(ScoreOptions):
                 f"estimator {self.estimator!r}: expected no --{given[0]}, found one; drop it, or"
                 " use --estimator chain"
             )
-        check_passes(self.order, self.step, self.positions, self.trailing)
+        if self.stride is not None and not METHODS[self.estimator].slides:
+            raise InputError(
+                f"estimator {self.estimator!r}: expected no --stride, found one; drop it, or use"
+                " --estimator causal or chain"
+            )
+        order = self.order if ordered else "left-to-right"
+        check_passes(order, self.step, self.positions, self.trailing, self.stride)
+        if length is not None:
+            check_stride(self.stride, length)
         if self.positions is not None:
             chain.check_fixed(self.order)
 
@@ -320,6 +337,7 @@ class Method(NamedTuple):
     estimate: Callable[..., tuple[np.ndarray, np.ndarray]]
     planned: bool = False  # draws by the plan that a pilot fits
     ordered: bool = False  # goes along an order, row by row; takes positions and trailing too
+    slides: bool = False  # takes a stride
 
 
 def _nelbo(log_probs, group, vocab, effort, plan, first_row, settings):
@@ -349,6 +367,10 @@ def _chain_passes(effort: Effort, length: int) -> int:
     return min(effort.positions or length, length)
 
 
+def _causal_passes(effort: Effort, length: int) -> int:
+    return math.ceil(length / (effort.stride or length))
+
+
 def _exact(log_probs, group, vocab, effort, plan, first_row, settings):
     nats_NL = token_nats(log_probs, group, vocab, effort, first_row, **settings)
     return nats_NL.sum(axis=1), np.zeros(len(nats_NL))
@@ -357,8 +379,8 @@ def _exact(log_probs, group, vocab, effort, plan, first_row, settings):
 METHODS = {
     "nelbo": Method(lambda effort, length: effort.draws, _nelbo, planned=True),
     "nelbo-grid": Method(lambda effort, length: effort.points, _nelbo_grid),
-    "chain": Method(_chain_passes, _chain, ordered=True),
-    "causal": Method(lambda effort, length: 1, _exact),
+    "chain": Method(_chain_passes, _chain, ordered=True, slides=True),
+    "causal": Method(_causal_passes, _exact, slides=True),
 }
 
 
@@ -366,8 +388,18 @@ def token_nats(
     log_probs: LogProbs, group: Windows, vocab: int, effort: Effort, first_row: int = 0, **settings
 ) -> np.ndarray:
     """Return nats_NL, the exact cost of every token, by an estimator that knows it: causal or
-    chain.
+    chain. Under a stride the group is Continued.
     """
+    if effort.stride is not None:
+
+        def cost(ids_NW, previous_N, first_N, count):
+            if effort.estimator == "chain":
+                given = ids_NW, vocab, first_N, count
+                return chain.continuation(log_probs, *given, **settings)
+            nats_NW = likelihood.causal_nll(log_probs, ids_NW, previous_N, **settings)
+            return np.take_along_axis(nats_NW, first_N[:, None] + np.arange(count), axis=1)
+
+        return likelihood.sliding(cost, group.ids_NL, group.context_NC, effort.stride)
     if effort.estimator == "causal":
         return likelihood.causal_nll(log_probs, group.ids_NL, group.previous_N, **settings)
     if effort.trailing is not None:

@@ -95,6 +95,29 @@ def causal_nll(
     return in_batches(cost, ids_NL, length, min(batch_rows, count), device, on_pass)
 
 
+def sliding(cost: Callable, ids_NL, context_NC, stride: int) -> np.ndarray:
+    """Return nats_NL (float64) of rows, left to right: every `stride` tokens cost what they do at
+    the end of a window of C tokens, or in the first window of the stream.
+
+    context_NC: the C tokens before each row (-1: before the stream). cost(ids_NW, previous_N,
+    first_N, count) returns nats of `count` tokens of windows from position first_N on. Rows shorter
+    than C are all behind a whole context, or all at the beginning.
+    """
+    (count, row), length = ids_NL.shape, context_NC.shape[1]
+    text_NT = np.concatenate([context_NC, ids_NL], axis=1)
+    missing_N = (context_NC < 0).sum(axis=1)
+    nats_NL = np.empty((count, row))
+    for first in range(0, row, stride):
+        start_N = np.maximum(first + stride, missing_N)
+        windows = [text_T[at : at + length] for text_T, at in zip(text_NT, start_N, strict=True)]
+        previous_N = text_NT[np.arange(count), start_N - 1]
+        last = min(first + stride, row)
+        nats_NL[:, first:last] = cost(
+            np.stack(windows), previous_N, length + first - start_N, last - first
+        )
+    return nats_NL
+
+
 def pilot(
     log_probs: LogProbs,
     ids_NL,

@@ -54,6 +54,9 @@ class Estimate:
     positions: Annotated[int | None, _number("all")] = None
     # chain left-to-right: mask tokens kept behind the queried position.
     trailing: Annotated[int | None, _number("to the end of the window")] = None
+    # causal, chain left-to-right: start a window every so many tokens, a divisor of its length, and
+    # score its last ones alone, so that every token but the first has more context.
+    stride: Annotated[int | None, _number("windows side by side")] = None
     # First window, counted from 0.
     from_: Annotated[int | None, _number(DEFAULTS["from_"], name="from")] = None
     sequences: Annotated[int | None, _number("all")] = None  # how many windows
@@ -82,12 +85,13 @@ class Estimate:
         """Raise InputError for windows that no split has, and for an option that the estimator,
         where one is named, does not read.
         """
-        for name, least in {"from_": 0, "sequences": 1, "batch_rows": 1}.items():
+        for name, least in {"stride": 1, "from_": 0, "sequences": 1, "batch_rows": 1}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 flag = name.strip("_").replace("_", "-")
                 raise InputError(f"--{flag}: expected at least {least}, found {value}; raise it")
-        check_passes(self.order or FIRST_ORDER, self.step or 1, self.positions, self.trailing)
+        numbers = self.step or 1, self.positions, self.trailing, self.stride
+        check_passes(self.order or FIRST_ORDER, *numbers)
         if self.estimator:
             check_read(self, [self.estimator])
 

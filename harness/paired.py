@@ -13,6 +13,7 @@ from fast import data, evaluate, likelihood
 from harness.corpus.sources import Source
 from harness.overview import figure
 from harness.progress import bar
+from harness.report import method_of
 from harness.scoring import Estimate, Job, compiles, compiling, prepare
 from reference.recipe import InputError
 
@@ -38,10 +39,9 @@ def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) 
     if compiled is None:
         compiled = compiles(job, device, job.stop - job.first)
     predict = evaluate.predictor(job.params, job.recipe, device, compiled, effort.estimator)
-    windows = data.evaluation_windows(
-        job.dataset.validation, model.length, model.vocab, job.first, job.stop - job.first
-    )
-    method = f"chain rule, {effort.order}" if effort.order else "autoregressive, one pass"
+    stream = job.dataset.validation, model.length, model.vocab, job.first, job.stop - job.first
+    windows = data.evaluation_windows(*stream, effort.stride is not None)
+    method = method_of(effort.estimator, effort.order, effort.stride)
     bits, sizes, row, done = [], [], job.first, 0
     total = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
     with bar(f"{job.run}: {method}", "passes") as progress:

@@ -104,7 +104,8 @@ class Partial:
 
     def _told(self) -> list[str]:
         """Return the settings that a score tells: those that move it and are not the usual ones."""
-        told = [name for name in ("positions", "trailing") if self.header.get(name) is not None]
+        names = "positions", "trailing", "stride"
+        told = [name for name in names if self.header.get(name) is not None]
         told += ["step"] if self.header.get("step", 1) > 1 else []
         told += ["block"] if self.header["order"] == "block" else []
         told += ["points"] if self.header["estimator"] == "nelbo-grid" else []

@@ -11,8 +11,8 @@ NAMES = (  # in the order of harness/parity's rows
     *("fp8", *(f"quantize-{format}" for format in FORMATS), "container", "bytes"),
     *("nelbo", "nelbo-grid", "causal", *(f"chain-{order}" for order in ORDERS)),
     *("evaluate", "score"),
-    *("query", "next", "chain-queried", "chain-positions", "chain-trailing", "sample"),
-    *("step", "trajectory"),
+    *("query", "next", "chain-queried", "chain-positions", "chain-trailing", "chain-sliding"),
+    *("sample", "step", "trajectory"),
 )
 
 

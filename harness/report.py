@@ -49,14 +49,24 @@ def _short(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def method_of(estimator: str, order: str | None, stride: int | None) -> str:
+    """Return what causal or chain is, in words."""
+    if estimator == "causal":
+        passes = "one pass" if stride is None else f"a window every {stride} tokens"
+        return f"autoregressive, {passes}"
+    slides = "" if stride is None else f", a window every {stride} tokens"
+    return f"chain rule, {order}{slides}"
+
+
 def _score_cells(score: dict) -> tuple[str, ...]:
     """Return the estimator and the cells of BITS_COLUMNS."""
     extra = "".join(f", {score[key]} {key}" for key in SCORE_OPTIONS if key in score)
+    exact = method_of(score["estimator"], score["order"], score.get("stride"))
     names = {
         "nelbo": "NELBO (mean over all orders)",
         "nelbo-grid": f"NELBO by grid (biased upward){extra}",
-        "chain": f"chain rule, {score['order']}{extra}",
-        "causal": "autoregressive, one pass",
+        "chain": f"{exact}{extra}",
+        "causal": exact,
     }
     name = names.get(score["estimator"], score["estimator"])
     return name, *(_bits(score[key]) for key in ("bpb", "stderr_masks", "stderr_sequences"))

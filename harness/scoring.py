@@ -343,7 +343,7 @@ def effort_of(estimate: Estimate, recipe: Recipe = GOLF, exact: bool = False) ->
     read = read_by(estimate, estimator) - {"order"}
     options = {name: value for name, value in estimate.options().items() if name in read}
     effort = Effort(estimator, order, **options, epsilon=recipe.diffusion.epsilon)
-    effort.check()
+    effort.check(recipe.model.length)
     return effort
 
 
@@ -388,7 +388,8 @@ def _measure(known: Partial, predict, job: Job, estimate: Estimate, device: str)
                 "on_progress": progress.update,
             }
             for begin, end in known.missing(job.first, job.stop):
-                windows = data.evaluation_windows(*stream, begin, end - begin)
+                continued = effort.stride is not None
+                windows = data.evaluation_windows(*stream, begin, end - begin, continued)
                 text = predict, windows, dataset.tokenizer.table
                 for part in evaluate.measure(*text, effort, first_row=begin, **settings):
                     known.add(part)

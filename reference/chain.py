@@ -1,5 +1,5 @@
-"""Chain rule along an evaluation order, and on a budget: few positions of an order known in
-advance, or few mask tokens behind the position that is asked for.
+"""Chain rule along an evaluation order, of a few tokens in their context, and on a budget: few
+positions of an order known in advance, or few mask tokens behind the position that is asked for.
 """
 
 import numpy as np
@@ -28,6 +28,20 @@ def chain(log_probs, ids_NL, vocab, order, seed, step, block, first_row=0):
                 nats_NL[n, i] = -log_probs_LV[i, ids_L[i]]
                 masked_L[i] = False
     return nats_NL
+
+
+def continuation(log_probs, ids_NL, vocab, first_N, count):
+    """Return nats_NC of the C = count tokens from position first_N on, left to right: each is
+    predicted from all that stand before it in its window, mask tokens behind it.
+    """
+    nats_NC = np.zeros((len(ids_NL), count))
+    for n, ids_L in enumerate(ids_NL):
+        for k in range(count):
+            asked = first_N[n] + k
+            hidden_L = np.arange(len(ids_L)) >= asked
+            log_probs_LV = log_probs(np.where(hidden_L, vocab, ids_L)[None])[0]
+            nats_NC[n, k] = -log_probs_LV[asked, ids_L[asked]]
+    return nats_NC
 
 
 def check_fixed(order):

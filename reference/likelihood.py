@@ -43,6 +43,27 @@ def causal_nll(log_probs, ids_NL, previous_N):
     return nats_NL
 
 
+def sliding(cost, ids_NL, context_NC, stride):
+    """Return nats_NL of rows, left to right: every `stride` tokens cost what they do at the end of
+    a window of C tokens, or in the first window of the stream.
+
+    context_NC: the C tokens before each row (-1: before the stream). cost(ids_NW, previous_N,
+    first_N, count) returns nats of `count` tokens of windows from position first_N on.
+    """
+    nats_NL, length = np.zeros(ids_NL.shape), context_NC.shape[1]
+    for n, ids_L in enumerate(ids_NL):
+        text_T = np.array([*context_NC[n], *ids_L])
+        for first in range(0, len(ids_L), stride):
+            start = first + stride  # in text_T, as `place` is
+            while text_T[start] < 0:
+                start += 1
+            window_W, place = text_T[start : start + length], length + first
+            count = min(stride, len(ids_L) - first)
+            given = window_W[None], text_T[start - 1 : start], np.array([place - start]), count
+            nats_NL[n, first : first + count] = cost(*given)[0]
+    return nats_NL
+
+
 def pilot(log_probs, ids_NL, vocab, passes, seed, first_row=0):
     """Return the Plan fitted to `passes` draws per fold, their sizes even in log l.
 
@@ -180,6 +201,18 @@ def _chain(log_probs, ids_NL, previous_N, vocab, effort, row):
 
 def _causal(log_probs, ids_NL, previous_N, vocab, effort, row):
     return causal_nll(log_probs, ids_NL, previous_N).sum(axis=1), np.zeros(len(ids_NL))
+
+
+def strided(log_probs, ids_NL, context_NC, vocab, effort):
+    """Return nats_NL of rows under effort.stride, by causal or chain left-to-right."""
+
+    def cost(ids_NW, previous_N, first_N, count):
+        if effort.estimator == "chain":
+            return chain.continuation(log_probs, ids_NW, vocab, first_N, count)
+        nats_NW = causal_nll(log_probs, ids_NW, previous_N)
+        return np.array([nats_NW[n, i : i + count] for n, i in enumerate(first_N)])
+
+    return sliding(cost, ids_NL, context_NC, effort.stride)
 
 
 # (nats_N, variance_N) of windows by each estimator: their totals, and how far other masks would

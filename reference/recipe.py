@@ -61,10 +61,15 @@ ESTIMATORS: tuple[str, ...] = get_args(Estimator)
 ESTIMATOR_OPTIONS: dict[str, tuple[str, ...]] = {
     "nelbo": ("draws", "seed"),
     "nelbo-grid": ("points", "seed"),
-    "chain": ("order", "step", "block", "positions", "trailing", "seed"),
+    "chain": ("order", "step", "block", "positions", "trailing", "stride", "seed"),
+    "causal": ("stride",),
 }
-# What an order depends on, of block and the seed; nothing without a row.
-ORDER_OPTIONS: dict[str, tuple[str, ...]] = {"random": ("seed",), "block": ("block",)}
+# What an order depends on, of block, stride and the seed; nothing without a row.
+ORDER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "left-to-right": ("stride",),
+    "random": ("seed",),
+    "block": ("block",),
+}
 
 FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "float32",
@@ -249,21 +254,42 @@ class ScoreOptions:
     positions: int | None = None
     # chain left-to-right: mask tokens kept behind the queried position (None: to the end).
     trailing: int | None = None
+    # causal, chain left-to-right: a window starts every so many tokens, a divisor of its length,
+    # and costs its last ones alone (None: windows side by side).
+    stride: int | None = None
 
 
-def check_passes(order: str | None, step: int, positions: int | None, trailing: int | None):
+def check_passes(
+    order: str | None,
+    step: int,
+    positions: int | None,
+    trailing: int | None,
+    stride: int | None = None,
+):
     """Raise InputError where options of chain do not go together: each says what a pass asks
     for.
     """
     values = {"positions": positions, "trailing": trailing, "step": None if step == 1 else step}
+    values["stride"] = stride
     given = [name for name, value in values.items() if value is not None]
     if len(given) > 1:
         raise InputError(
             f"--{given[0]}: expected one position per pass and one such option, found --{given[1]}"
             f" {values[given[1]]} as well; drop one"
         )
-    if trailing is not None and order != "left-to-right":
-        raise InputError(f"--trailing: expected order left-to-right, found {order!r}; drop one")
+    for name in ("trailing", "stride"):
+        if values[name] is not None and order != "left-to-right":
+            raise InputError(f"--{name}: expected order left-to-right, found {order!r}; drop one")
+
+
+def check_stride(stride: int | None, length: int):
+    """Raise InputError where a stride does not divide the tokens of a window."""
+    if stride is not None and length % stride:
+        divisors = [str(part) for part in range(1, length + 1) if length % part == 0]
+        raise InputError(
+            f"--stride: expected a divisor of the window length {length}, found {stride}; choose"
+            f" one of {', '.join(divisors)}"
+        )
 
 
 # The public run's recipe, with a warmdown

@@ -212,7 +212,7 @@ MAY_IMPORT = {
     "lower": "bench",
     "runs": "compression corpus packaging parity progress run_directory scoring",
     "scoring": "corpus errors estimate partial paths progress report",
-    "paired": "corpus overview progress scoring",
+    "paired": "corpus overview progress report scoring",
     "samples": "compression corpus",
     "compression": "bounded corpus paths progress scoring",
     "packaging": "corpus overview paths scoring validate",

@@ -1,5 +1,5 @@
-"""Pieces query, next, chain-queried, chain-positions, chain-trailing and sample: what saves passes
-or rows, and drawing along an order.
+"""Pieces query, next, chain-queried, chain-positions, chain-trailing, chain-sliding and sample:
+what saves passes or rows, sliding context, and drawing along an order.
 """
 
 from dataclasses import replace
@@ -9,10 +9,13 @@ import numpy as np
 import torch
 
 import fast.chain
+import fast.data
+import fast.evaluate
 import fast.next_predictor
 import fast.row_predictor
 import fast.sample
 import reference.chain
+import reference.likelihood
 import reference.sample
 import reference.transformer
 from harness.parity.compare import (
@@ -37,7 +40,7 @@ from harness.parity.network import (
 )
 from harness.parity.suite import Piece, table
 from reference.orders import FIXED, ORDERS
-from reference.recipe import Model
+from reference.recipe import TINY, Model
 
 
 def _exact_log_probs(params: dict[str, np.ndarray], model: Model):
@@ -121,6 +124,40 @@ def trailing(seed: int, model: Model, count: int, masks: int, batch_rows: int) -
     given = windows(seed, model.vocab, model.length, count), model.vocab, masks
     chains = reference.chain.trailing, fast.chain.trailing
     return _by_network(seed, model, batch_rows, chains, given)
+
+
+def sliding(
+    seed: int, model: Model, estimator: str, stride: int, rows: int, tail: int, batch_rows: int
+) -> Compare:
+    """What every token of a stream costs where windows slide: full rows, then a shorter one."""
+    params, (V, L) = random_params(model, seed), (model.vocab, model.length)
+    ids = np.random.default_rng(seed).integers(0, V, rows * L + tail)
+    text = np.concatenate([np.full(L, -1), ids])
+    groups = [(ids[: rows * L].reshape(rows, L), text[: rows * L].reshape(rows, L))]
+    if tail:
+        groups.append((ids[None, rows * L :], text[None, rows * L : -tail]))
+    causal = estimator == "causal"
+    order = None if causal else "left-to-right"
+    effort = fast.evaluate.Effort(estimator, order, stride=stride)
+
+    def log_probs(ids_BL: np.ndarray) -> np.ndarray:
+        return reference.transformer.log_probs(params, ids_BL, model, causal)
+
+    exact = [reference.likelihood.strided(log_probs, *group, V, effort) for group in groups]
+
+    def compare(at: Setting) -> list[Difference]:
+        training = replace(TINY.training, compute_dtype=at.dtype_name)
+        recipe = replace(TINY, model=model, training=training)
+        given = at.tensors(params), recipe, at.device, at.compiled, estimator
+        predict, where = fast.evaluate.predictor(*given), {"device": at.device}
+        windows = [fast.data.Continued(ids, context[:, -1], context) for ids, context in groups]
+        costs = [
+            fast.evaluate.token_nats(predict, group, V, effort, batch_rows=batch_rows, **where)
+            for group in windows
+        ]
+        return [relative(*pair) for pair in zip(costs, exact, strict=True)]
+
+    return compare
 
 
 def _by_network(seed: int, model: Model, batch_rows: int, chains: tuple, given: tuple) -> Compare:
@@ -267,6 +304,26 @@ PIECES = [
                 for masks in (0, 1, 3, 9)
             ),
             count=3,
+            batch_rows=2,
+        ),
+    ),
+    Piece(
+        "chain-sliding",
+        sliding,
+        table(
+            "seed model estimator stride rows tail",
+            (0, SMALL, "chain", 1, 3, 0),
+            (1, SMALL, "chain", 2, 1, 3),
+            (2, SHIFTED, "chain", 1, 3, 2),
+            (3, GROUPED, "chain", 5, 3, 1),
+            (4, MIXED, "causal", 1, 3, 2),
+            (5, MIXED, "causal", 5, 2, 0),
+            (6, replace(SMALL, causal=True), "causal", 2, 4, 3),
+            *(
+                (7 + stride, DUAL, estimator, stride, 3, 5)
+                for estimator in ("chain", "causal")
+                for stride in (2, 4)
+            ),
             batch_rows=2,
         ),
     ),

@@ -17,6 +17,7 @@ from tests.bugs.edits import (
     without,
 )
 
+SLIDING = "tests/pieces/test_sliding.py"
 ELSEWHERE = "tests/pieces/test_device.py::test_every_estimate_is_made_there"
 
 
@@ -173,6 +174,20 @@ BUGS = [
         operator("+", by=lambda behind, masks: behind + masks - int(masks > 0), nth=2),
         "off by one, unseen at 0 masks",
         ("chain-trailing",),
+    ),
+    Bug(
+        "continuation-shown-its-first-token",
+        "fast.chain.continuation",
+        operator("<", to="<="),
+        "peeking: the first of the charged tokens stands in its own context",
+        ("chain-sliding", f"{SLIDING}::test_a_continuation_is_shown_all_that_stands_before_it"),
+    ),
+    Bug(
+        "continuation-without-context",
+        "fast.chain.continuation",
+        call("where", by=lambda where, known, ids, current: current),
+        "what slid in stays hidden: less context than side by side",
+        ("chain-sliding", f"{SLIDING}::test_a_continuation_is_shown_all_that_stands_before_it"),
     ),
     Bug(
         "sample-temperature-upside-down",

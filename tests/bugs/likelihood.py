@@ -50,7 +50,22 @@ class Late:
         return rows(seen, asked)
 
 
+def end_alone(sliding, cost, ids_NL, context_NC, stride):
+    """Costs of rows, of those that begin the text the last ones alone."""
+    nats_NL, late_N = sliding(cost, ids_NL, context_NC, stride), context_NC[:, -1] >= 0
+    return np.where(late_N[:, None] | (np.arange(ids_NL.shape[1]) >= stride), nats_NL, 0.0)
+
+
+def bytes_of_context(bytes_of, windows, table, first_token):
+    """Bytes of text of windows and of what stands before them."""
+    sizes_NL = bytes_of(windows, table, first_token)
+    if len(windows) == 3:
+        sizes_NL[:, 0] += table.length_V[windows.context_NC.clip(0)].sum(axis=1)
+    return sizes_NL
+
+
 PEEKING = Peeking()
+SLIDING = "tests/pieces/test_sliding.py"
 BUGS = [
     Bug(
         "confidence-of-the-target",
@@ -282,6 +297,62 @@ BUGS = [
         call("tokens_before", by=lambda before, ids, previous: before(ids, previous * 0)),
         "every window starts afresh",
         ("causal",),
+    ),
+    Bug(
+        "sliding-context-one-short",
+        "fast.likelihood.sliding",
+        operator("+", by=lambda first, stride: first + stride + 1, nth=1),
+        "off by one: still a code, of a little less context than is told",
+        ("chain-sliding",),
+    ),
+    Bug(
+        "sliding-first-window-charged-at-its-end-alone",
+        "fast.likelihood.sliding",
+        whole(by=end_alone),
+        "the text's first tokens are free",
+        ("chain-sliding", f"{SLIDING}::test_probabilities_of_all_texts_sum_to_one"),
+    ),
+    Bug(
+        "sliding-tokens-charged-twice",
+        "fast.likelihood.sliding",
+        operator("-", by=lambda place, start_N: np.maximum(place - start_N - 1, 0), nth=2),
+        "the last token of a window is charged by the next one, and its own cost is left out",
+        ("chain-sliding", f"{SLIDING}::test_every_token_is_charged_once_at_the_end_of_its_window"),
+    ),
+    Bug(
+        "sliding-previous-token-forgotten",
+        "fast.likelihood.sliding",
+        operator("-", by=left, nth=1),
+        "the window's first token is shown twice, that before it never",
+        ("chain-sliding", f"{SLIDING}::test_every_token_is_charged_once_at_the_end_of_its_window"),
+    ),
+    Bug(
+        "sliding-into-what-is-no-text",
+        "fast.likelihood.sliding",
+        call("maximum", by=lambda maximum, start, missing_N: missing_N * 0 + start),
+        "the first window holds what stands for no token",
+        (f"{SLIDING}::test_every_token_is_charged_once_at_the_end_of_its_window",),
+    ),
+    Bug(
+        "sliding-bytes-of-context-counted",
+        "fast.evaluate.bytes_of",
+        whole(by=bytes_of_context),
+        "bits of the charged tokens over bytes of all that are seen: half the score",
+        (f"{SLIDING}::test_rows_keep_their_bytes_and_numbers_in_any_range",),
+    ),
+    Bug(
+        "stride-dropped",
+        "fast.evaluate.token_nats",
+        operator("is not", by=always(False), nth=1),
+        "windows side by side, told as if they slid",
+        ("chain-sliding", f"{SLIDING}::test_more_context_helps_a_model_that_copies"),
+    ),
+    Bug(
+        "strided-passes-counted-as-one",
+        "fast.evaluate._causal_passes",
+        operator("or", to="and"),
+        "speed and the choice to compile are those of one pass per window",
+        (f"{SLIDING}::test_rows_keep_their_bytes_and_numbers_in_any_range",),
     ),
     Bug(
         "bits-from-the-mean-of-ratios",

@@ -342,6 +342,13 @@ BUGS = [
         ("tests/pieces/test_data.py::test_evaluation_crosses_shard_borders",),
     ),
     Bug(
+        "context-forgotten-where-a-range-begins",
+        "fast.data.evaluation_windows",
+        call("read", nth=3, by=lambda read, *given: np.full_like(read(*given), -1)),
+        "the first row of every range but the split's is scored as if a text began there",
+        ("tests/pieces/test_data.py::test_context_of_a_row_is_the_row_before_it",),
+    ),
+    Bug(
         "submission-ships-live-weights",
         "fast.ship.submission.run",
         name("shadow", to="params"),

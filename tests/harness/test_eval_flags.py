@@ -12,7 +12,7 @@ import torch
 import reference.bytes
 from fast import artifact, transformer
 from fast.bytes import byte_table, load_tokenizer
-from fast.data import Tokens, Windows, evaluation_windows, find_layout
+from fast.data import Continued, Tokens, evaluation_windows, find_layout
 from fast.evaluate import METHODS, Effort, evaluate, predictor
 from harness import cli, scoring
 from harness.bench import gate
@@ -32,6 +32,7 @@ GIVEN = {  # each flag with a value, many of them the default: given all the sam
     "--block": ["32"],
     "--positions": ["4"],
     "--trailing": ["0"],
+    "--stride": ["4"],
     "--from": ["0"],
     "--sequences": ["4"],
     "--first-token": ["stream"],
@@ -51,13 +52,13 @@ GIVEN = {  # each flag with a value, many of them the default: given all the sam
 COMPARED = ["a", "b", "--compare"]
 UNCOMPARED = "--estimator --draws --points --positions --trailing --partial --against".split()
 UNREAD = {  # options that the estimator named does not read, whatever the model
-    "nelbo": "--order --points --step --block --positions --trailing",
-    "nelbo-grid": "--order --draws --step --block --positions --trailing",
+    "nelbo": "--order --points --step --block --positions --trailing --stride",
+    "nelbo-grid": "--order --draws --step --block --positions --trailing --stride",
     "chain": "--draws --points --block --seed",
-    "chain --order random": "--draws --points --block",
-    "chain --order block": "--draws --points --seed",
-    "chain --order confidence": "--draws --points --block --seed",
-    "chain --positions 4": "--draws --points --block",
+    "chain --order random": "--draws --points --block --stride",
+    "chain --order block": "--draws --points --seed --stride",
+    "chain --order confidence": "--draws --points --block --seed --stride",
+    "chain --positions 4": "--draws --points --block --stride",
     "causal": "--order --draws --points --step --block --positions --trailing --seed",
 }
 CASES = {
@@ -71,6 +72,17 @@ CASES = {
     "--trailing --step": ["a", "--trailing", "3", "--step", "2", "found --step 2 as well"],
     "--positions --step": ["a", "--positions", "3", "--step", "2", "found --step 2 as well"],
     "--positions --trailing": ["a", "--positions", "3", "--trailing", "2", "--trailing 2 as well"],
+    "--stride --order": [
+        "a",
+        "--order",
+        "random",
+        "--stride",
+        "4",
+        "--stride: expected order left",
+    ],
+    "--stride --step": ["a", "--stride", "4", "--step", "2", "found --stride 4 as well"],
+    "--stride --trailing": ["a", "--stride", "4", "--trailing", "2", "found --stride 4 as well"],
+    "--stride 0": ["a", "--stride", "0", "--stride: expected at least 1, found 0"],
     "one RUN --compare": ["a", "--compare", "two runs"],
     "no RUN --compare": ["--compare", "two runs"],
     "--plot": ["a", "b", "--plot", "p.png"],
@@ -145,6 +157,7 @@ OPTIONS = {  # two values each; None is what is given to none
     "block": (1, 3),
     "positions": (None, 3),
     "trailing": (None, 0),
+    "stride": (None, 2),
     "seed": (0, 1),
     "order": ("left-to-right", "right-to-left"),
 }
@@ -162,7 +175,8 @@ def test_an_option_is_read_where_another_value_gives_another_score(way, name):
     estimator, order, positions = way
     if name == "positions" and positions:
         return
-    group = Windows(np.random.default_rng(0).integers(0, 3, (3, 4)), np.full(3, -1))
+    ids_NL, context_NC = np.random.default_rng(0).integers(0, 3, (2, 3, 4))
+    group = Continued(ids_NL, context_NC[:, -1], context_NC)
     effort = Effort(estimator, order, draws=2, points=4, positions=positions)
     scores = set()
     for value in OPTIONS[name]:
@@ -197,6 +211,13 @@ def test_options_of_the_command_are_those_of_a_score():
 @pytest.mark.parametrize(
     ("given", "causal", "said"),
     [
+        (
+            {"estimator": "chain", "stride": 48},
+            False,
+            "divisor of the window length 1024, found 48",
+        ),
+        ({"estimator": "chain", "stride": 2048}, False, "choose one of 1, 2, 4, .* 512, 1024$"),
+        ({"stride": 6}, True, "--stride: expected a divisor"),
         ({"estimator": "nelbo"}, True, "--estimator nelbo: expected causal"),
         ({"estimator": "chain"}, True, "--estimator chain: expected causal"),
         ({"estimator": "nelbo-grid"}, True, "--estimator nelbo-grid: expected causal"),
@@ -266,7 +287,10 @@ def test_options_that_the_models_own_estimator_does_not_read(
     run_directory, causal, corpus, unscored, capsys
 ):
     """Refused where no run reads them, before anything is scored."""
-    for option in (["--points", "8"], ["--step", "2"], ["--block", "4"], ["--trailing", "0"]):
+    for option in (
+        *(["--points", "8"], ["--step", "2"], ["--block", "4"], ["--trailing", "0"]),
+        ["--stride", "4"],
+    ):
         assert option[0] in refused(capsys, "eval", run_directory, *option)
     for option in (["--draws", "8"], ["--seed", "1"], ["--positions", "4"]):
         assert option[0] in refused(capsys, "eval", causal, "--data", corpus, *option)

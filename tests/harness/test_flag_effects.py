@@ -168,6 +168,12 @@ EFFECTS = [
         lambda a, b: b["positions"] == 3 and b["stderr_masks"] > 0 and passes(3)(a, b),
     ),
     Effect("trailing", CHAIN, ("--trailing", "2"), passes(8)),
+    Effect(
+        "stride",
+        CHAIN,
+        ("--stride", "2"),
+        lambda a, b: b["stride"] == 2 and "stride" not in a and passes(8)(a, b),
+    ),
     Effect("seed", NINE, ("--seed", "5"), moved),
     Effect("seed", GRID, ("--seed", "5"), moved),
     Effect("seed", (*CHAIN, "--order", "random"), ("--seed", "5"), moved),
@@ -268,6 +274,7 @@ def test_partial_and_merge_of_eval(score, tmp_path):
         (CHAIN, ("--step", "2")),
         (CHAIN, ("--positions", "3")),
         (CHAIN, ("--trailing", "2")),
+        (CHAIN, ("--stride", "2")),
         ((*CHAIN, "--order", "block", "--block", "2"), ("--block", "3")),
     ],
     ids=lambda words: " ".join(words),
@@ -302,6 +309,7 @@ def compare(seeds, tmp_path_factory) -> Callable[..., dict]:
 COMPARED = [
     (NINE, ("--order", "confidence")),
     (NINE, ("--step", "3")),
+    (NINE, ("--stride", "2")),
     ((*NINE, "--order", "block", "--block", "2"), ("--block", "3")),
     ((*NINE, "--order", "random"), ("--seed", "5")),
     (NINE, ("--from", "2")),
@@ -318,7 +326,9 @@ def test_a_flag_of_compare_changes_both_scores(base, more, compare):
 
 def test_compare_counts_what_eval_counts(compare, seeds, tmp_path):
     """The same windows, orders and bytes as the score of each run alone."""
-    for words in ((), ("--first-token", "control"), ("--from", "3"), ("--order", "margin")):
+    for words in ((), ("--first-token", "control"), ("--from", "3"), ("--order", "margin")) + (
+        ("--from", "3", "--stride", "2"),
+    ):
         words = with_more(NINE, words)
         whole = compare(*words)
         for name, run in zip("ab", seeds, strict=True):

@@ -48,6 +48,7 @@ ESTIMATES = [
         ("--estimator", "chain", "--order", "random", "--positions", "4", "--seed", "10"),
     ),
     ({"estimator": "chain", "trailing": 6}, ("--estimator", "chain", "--trailing", "6")),
+    ({"estimator": "causal", "stride": 6}, ("--estimator", "causal", "--stride", "6")),
 ]
 # A device of every machine whose name is not the default
 DEVICE = ("--device", "cpu:0")

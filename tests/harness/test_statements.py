@@ -213,6 +213,8 @@ def test_a_score_of_one_window_has_no_error_over_windows():
     [
         ({}, set()),
         ({"positions": None, "trailing": None, "step": 1, "block": 4, "points": 9}, set()),
+        ({"estimator": "causal", "stride": 4}, {"stride"}),
+        ({"stride": None}, set()),
         ({"positions": 0, "trailing": 0, "step": 2}, {"positions", "trailing", "step"}),
         ({"estimator": "chain", "order": "block", "block": 4, "points": 9}, {"block"}),
         ({"estimator": "nelbo-grid", "points": 9, "block": 4}, {"points"}),
@@ -220,7 +222,7 @@ def test_a_score_of_one_window_has_no_error_over_windows():
 )
 def test_a_score_tells_the_settings_that_move_it(header, told):
     found = known([4, 5], **header).score()
-    names = {"positions", "trailing", "step", "block", "points"} & found.keys()
+    names = {"positions", "trailing", "stride", "step", "block", "points"} & found.keys()
     assert names == told and all(found[name] == header[name] for name in told)
 
 

@@ -167,6 +167,24 @@ def test_evaluation_covers_every_token_once_with_its_true_previous(length, extra
     assert evaluation_count(tokens, length) == len(rows)
 
 
+@given(length=st.integers(1, 6), extra=st.integers(0, 40), data=st.data())
+def test_context_of_a_row_is_the_row_before_it(length, extra, data):
+    """In any range, and beside the same windows; of the split's first there is none."""
+    tokens = Memory(np.arange(length + extra))
+    total = evaluation_count(tokens, length)
+    first = data.draw(st.integers(0, total - 1))
+    window_range = first, data.draw(st.integers(1, total - first))
+    plain = evaluation_windows(tokens, length, None, *window_range)
+    groups = evaluation_windows(tokens, length, None, *window_range, continued=True)
+    row = first
+    for group, same in zip(groups, plain, strict=True):
+        assert np.array_equal(group.ids_NL, same.ids_NL)
+        assert np.array_equal(group.previous_N, same.previous_N)
+        expected = np.arange((row - 1) * length, (row + len(group.ids_NL) - 1) * length)
+        assert np.array_equal(group.context_NC, expected.clip(min=-1).reshape(-1, length))
+        row += len(group.ids_NL)
+
+
 def test_evaluation_crosses_shard_borders(stream):
     tokens = stream([5, 6, 7], [8], [9, 10, 11, 12])
     full, tail = evaluation_windows(tokens, 3, 13)

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fast import artifact, evaluate, masking, train, transformer
 from fast.bytes import ByteTable
-from fast.data import Windows, windows_of
+from fast.data import Continued, windows_of
 from fast.evaluate import Effort
 from fast.objective import objective_of
 from fast.orders import ORDERS
@@ -29,6 +29,7 @@ EFFORTS = (
     Effort("chain", "confidence", step=3),
     Effort("chain", "random", positions=4),
     Effort("chain", "left-to-right", trailing=2),
+    Effort("chain", "left-to-right", stride=4),
 )
 PLAIN = partial(sdpa_kernel, SDPBackend.MATH)  # the attention that the second device has, too
 # The slowest pieces: the estimates and the training below run the same code
@@ -108,7 +109,8 @@ def test_every_estimate_is_made_there(queried):
     """Predictor, estimators and orders, by queried rows or by whole forward passes."""
     model, rng = RECIPE.model, np.random.default_rng(0)
     ids_NL = rng.integers(0, model.vocab, (6, model.length))
-    windows = Windows(ids_NL, np.concatenate([[-1], ids_NL[:-1, -1]]))
+    context_NC = np.concatenate([np.full((1, model.length), -1), ids_NL[:-1]])
+    windows = Continued(ids_NL, context_NC[:, -1], context_NC)
     table = ByteTable(
         np.full(model.vocab, 2), np.zeros(model.vocab, bool), np.zeros(model.vocab, bool)
     )

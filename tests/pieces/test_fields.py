@@ -14,7 +14,7 @@ import fast.train
 import reference.likelihood
 from fast import checkpoint, evaluate
 from fast.bytes import ByteTable
-from fast.data import Windows
+from fast.data import Continued
 from fast.evaluate import Effort
 from reference.recipe import InputError, Recipe, check
 from tests.support import observed
@@ -483,9 +483,11 @@ EFFORTS = [  # a base, a field of it and another value
     (Effort("chain", "left-to-right"), "positions", 2),
     (Effort("chain", "left-to-right", positions=2), "seed", 5),
     (Effort("chain", "left-to-right"), "trailing", 1),
+    (Effort("chain", "left-to-right"), "stride", 1),
 ]
 TABLE = TableModel(3, 5, seed=2)
-TEXT = Windows(TABLE.windows(4), np.full(4, -1))
+CONTEXT = TABLE.windows(4, seed=3)
+TEXT = Continued(TABLE.windows(4), CONTEXT[:, -1], CONTEXT)
 FIRST_ROW = 3
 
 
@@ -502,8 +504,12 @@ def of_any_length(ids_BL):
 def nats(half: str, effort: Effort, plans=None) -> np.ndarray:
     """Return the totals of the windows of a text by one half."""
     if half == "reference":
+        if effort.stride:
+            text = TEXT.ids_NL, TEXT.context_NC
+            return reference.likelihood.strided(of_any_length, *text, TABLE.vocab, effort).sum(1)
         estimate = reference.likelihood.METHODS[effort.estimator]
-        return estimate(of_any_length, *TEXT, TABLE.vocab, effort, FIRST_ROW)[0]
+        text = TEXT.ids_NL, TEXT.previous_N
+        return estimate(of_any_length, *text, TABLE.vocab, effort, FIRST_ROW)[0]
     table = ByteTable(np.ones(TABLE.vocab, int), *np.zeros((2, TABLE.vocab), bool))
     settings = {"first_row": FIRST_ROW, "plans": plans}
     measured = evaluate.measure(of_any_length, [TEXT], table, effort, **settings)

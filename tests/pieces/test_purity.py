@@ -97,6 +97,15 @@ def along(order: str) -> Callable:
     return lambda ids_NL: chain.chain(log_probs, ids_NL, 5, order, 7, 3, 2, batch_rows=2)
 
 
+def sliding(ids_NL, context_NC):
+    """Windows that slide by two tokens."""
+
+    def cost(ids_NW, previous_N, first_N, count):
+        return chain.continuation(log_probs, ids_NW, 5, first_N, count, batch_rows=2)
+
+    return likelihood.sliding(cost, ids_NL, context_NC, 2)
+
+
 CALLS: dict[str, tuple[Callable, list]] = (
     {
         "philox4x32": (
@@ -212,6 +221,7 @@ CALLS: dict[str, tuple[Callable, list]] = (
             ),
             [ids().numpy()],
         ),
+        "sliding": (sliding, [ids().numpy(), 4 - ids().numpy()]),
         "mask_variance": (likelihood.mask_variance, [np.square(normal(4, 5).numpy())]),
         "cumulative_counts": (sizes.cumulative_counts, [np.array([3.0, 1.0, 0.0, 2.0])]),
         "draw_sizes": (
@@ -372,6 +382,7 @@ ON_HOST = (  # by the start of the name
     "pilot",
     "nelbo",
     "chain",
+    "sliding",
     "mask_variance",
     "cumulative_counts",
     "fit",
