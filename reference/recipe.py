@@ -461,6 +461,21 @@ def _out_of_range(recipe):
                 yield f"{name} {rule}", value
 
 
+def _mismatched_objectives(recipe):
+    """Yield (rule, found) for each field that does not fit what the model is trained for."""
+    model, drift = recipe.model, recipe.training.causal_drift
+    for name in ("shift", "causal_share"):
+        if model.causal and getattr(model, name):
+            found = getattr(model, name)
+            yield f"model.{name} goes with a masked model, not with model.causal", found
+    ends = model.causal_share - drift, model.causal_share + drift
+    if drift and not (model.causal_share and 0 <= min(ends) and max(ends) <= 1):
+        yield (
+            "training.causal_drift must keep a model.causal_share above 0 within 0 ... 1",
+            f"{drift} and {model.causal_share}",
+        )
+
+
 def _mismatched(recipe):
     """Yield (rule, found) for each pair of fields that do not fit together, where both are at least
     1.
@@ -481,15 +496,7 @@ def _mismatched(recipe):
         )
     if m.mixing >= m.length:
         yield "model.mixing must be below model.length", f"{m.mixing} and {m.length}"
-    for name in ("shift", "causal_share"):
-        if m.causal and getattr(m, name):
-            yield f"model.{name} goes with a masked model, not with model.causal", getattr(m, name)
-    ends = m.causal_share - t.causal_drift, m.causal_share + t.causal_drift
-    if t.causal_drift and not (m.causal_share and 0 <= min(ends) and max(ends) <= 1):
-        yield (
-            "training.causal_drift must keep a model.causal_share above 0 within 0 ... 1",
-            f"{t.causal_drift} and {m.causal_share}",
-        )
+    yield from _mismatched_objectives(recipe)
     if m.heads % m.kv_heads:
         yield "model.heads must be divisible by model.kv_heads", f"{m.heads} and {m.kv_heads}"
     sizes = {"tokens_per_step": t.tokens_per_step, "micro_batch_tokens": t.micro_batch_tokens}
