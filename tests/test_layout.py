@@ -285,7 +285,7 @@ def test_only_the_objectives_ask_whether_a_model_is_causal():
     assert asking == {
         ("reference/objective.py", "model.causal"),
         ("fast/objective.py", "model.causal"),
-        ("reference/recipe.py", "m.causal"),
+        ("reference/recipe.py", "model.causal"),
         ("harness/importers/naming.py", "assume.causal"),
     }
 
