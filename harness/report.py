@@ -53,7 +53,7 @@ def method_of(estimator: str, order: str | None, stride: int | None) -> str:
     """Return what causal or chain is, in words."""
     if estimator == "causal":
         passes = "one pass" if stride is None else f"a window every {stride} tokens"
-        return f"autoregressive, {passes}"
+        return f"causal attention, {passes}"
     slides = "" if stride is None else f", a window every {stride} tokens"
     return f"chain rule, {order}{slides}"
 

@@ -102,7 +102,7 @@ def test_a_score_is_printed_under_its_own_headings(capsys):
         ),
         ({"estimator": "chain", "order": "block", "block": 7}, "chain rule, block, 7 block"),
         ({"estimator": "chain", "order": "margin", "step": 3}, "chain rule, margin, 3 step"),
-        ({"estimator": "causal", "order": "left-to-right"}, "autoregressive, one pass"),
+        ({"estimator": "causal", "order": "left-to-right"}, "causal attention, one pass"),
         ({"estimator": "nelbo-grid", "points": 64}, "NELBO by grid (biased upward), 64 points"),
     ],
 )

@@ -50,7 +50,7 @@ def test_two_runs_are_compared_by_the_pass_of_each(run, run_directory, tmp_path)
     compared = scored(file, run, run_directory, "--compare")
     score = scored(file, run, "--estimator", "causal")
     assert compared["whole"]["a"] == pytest.approx(score["bpb"], rel=1e-6)
-    assert compared["runs"]["a"]["method"] == "autoregressive, one pass"
+    assert compared["runs"]["a"]["method"] == "causal attention, one pass"
     assert compared["runs"]["b"]["method"] == "chain rule, left-to-right"
     along = scored(file, run, run_directory, "--compare", "--order", "random")
     assert along["runs"]["a"]["method"] == "chain rule, random"
