@@ -19,7 +19,7 @@ from harness.bench.components import Production, orthogonalizations
 from harness.bench.gate import hold
 from harness.bench.measure import on_machine, paired
 from harness.parity import plain
-from reference.recipe import InputError, Recipe, check
+from reference.recipe import GOLF, InputError, Recipe, check
 
 CHECKED_TOKENS = 4096  # per pass in float64, whose activations take four times the memory
 # Adam's first step is the sign of the gradient, which rounding turns over where it is near 0.
@@ -48,6 +48,13 @@ def with_tokens(recipe: Recipe, tokens: int) -> Recipe:
     return check(replace(recipe, training=training))
 
 
+def as_public(recipe: Recipe) -> Recipe:
+    """Return the recipe with golf's objective and inputs, the ones that public scripts have."""
+    plainly = {name: getattr(GOLF.model, name) for name in ("mixing", "shift", "causal_share")}
+    training = replace(recipe.training, causal_drift=0.0)
+    return replace(recipe, model=replace(recipe.model, **plainly), training=training)
+
+
 def windows(recipe: Recipe) -> Callable:
     """Return batch(step, rows) of random ids, the same at every step."""
     model = recipe.model
@@ -65,8 +72,9 @@ def step(
     only: tuple[str, ...] = (),
 ) -> list[dict]:
     """Return the rows of `bench step`; CheckFailed where the sides do not compute the same. only:
-    some of PARTS, none means all.
+    some of PARTS, none means all. Against public scripts the recipe is taken as_public.
     """
+    recipe = as_public(recipe) if "public" in against else recipe
     parts = only or PARTS
     updating = bool(UPDATING & set(parts))
     quick = Production(recipe, windows(recipe), device, compiled, rate=1.0)

@@ -55,8 +55,8 @@ class Bench:
     repetitions: int = 200
     # likelihood: windows of the validation split that each estimate covers.
     windows: int = 8
-    # step: whose step.
-    preset: Literal["demo", "golf", "tiny"] = "demo"
+    # step: whose step; against public with golf's objective and inputs, which public scripts have.
+    preset: Literal["demo", "best", "golf", "tiny"] = "demo"
     # step: tokens per step (0: the preset's).
     tokens: int = 0
     # step: the baseline. plain is eager; public is compiled as public scripts compile it.

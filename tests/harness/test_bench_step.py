@@ -172,6 +172,18 @@ def test_without_the_update_no_step_is_taken(monkeypatch):
     assert [row["name"] for row in rows] == [*ROWS[2:4], ROWS[8]]
 
 
+@pytest.mark.parametrize("against", ["plain", "public"])
+def test_a_model_of_two_objectives_is_timed(against):
+    """Against public scripts by golf's objective and inputs, which they have: step() fails where
+    the sides do not compute the same.
+    """
+    given = {"mixing": 1, "shift": True, "causal_share": 0.5}
+    both = replace(TINY, model=replace(TINY.model, **given))
+    [row] = step.step(both, 1, "cpu", False, (against,), ("forward-backward",))
+    assert row["ratio"] > 0
+    assert step.as_public(both) == TINY
+
+
 def test_baselines_run_as_public_scripts_do(monkeypatch):
     """Production is held to sums in a fixed order wherever it is timed, the baselines nowhere."""
     seen = set()
