@@ -503,3 +503,15 @@ def test_a_masked_model_is_asked_for_rows_and_a_causal_one_is_not():
     assert not isinstance(
         predictor({**params, "embedding": params["embedding"][:-1]}, causal), RowPredictor
     )
+
+
+def test_windows_are_counted_from_0_unless_asked():
+    """Their number draws the order."""
+    model = TableModel(3, 4)
+    given = model.torch, model.windows(5), 3, "random", 1
+    for cost in (
+        lambda **row: fast.chain.chain(*given, 1, 1, **row),
+        lambda **row: fast.chain.sampled(*given, 2, **row),
+    ):
+        assert np.array_equal(cost(), cost(first_row=0))
+        assert not np.array_equal(cost(), cost(first_row=1))

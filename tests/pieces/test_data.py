@@ -16,6 +16,7 @@ import reference.philox
 from fast.data import (
     HEADER_BYTES,
     Tokens,
+    Windows,
     batch,
     count_windows,
     evaluation_count,
@@ -379,3 +380,10 @@ def test_layouts_that_are_none(tmp_path):
     os.rename(tmp_path / "file", tmp_path / "other.bin")
     with pytest.raises(InputError, match="rename them"):
         find_layout(tmp_path)
+
+
+def test_before_each_token_of_a_window_is_the_one_before():
+    """The first one's is the stream's."""
+    windows = Windows(np.array([[1, 2, 3, 4], [5, 6, 7, 8]]), np.array([-1, 4]))
+    assert windows.before_NL().tolist() == [[-1, 1, 2, 3], [4, 5, 6, 7]]
+    assert Windows(np.array([[1]]), np.array([9])).before_NL().tolist() == [[9]]

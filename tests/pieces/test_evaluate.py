@@ -2,6 +2,7 @@
 
 import math
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +21,13 @@ from fast.evaluate import (
     evaluate,
     measure,
     pilot_passes,
+    predictor,
     window_bytes,
 )
 from fast.orders import ORDERS
-from reference.recipe import InputError
+from fast.row_predictor import RowPredictor
+from fast.train import initial_state
+from reference.recipe import TINY, InputError
 from tests.support.halves import EXACT
 from tests.support.table_model import TableModel
 
@@ -322,3 +326,78 @@ def test_gradients_are_never_kept():
             draws=2,
         )
     assert counts.tracked == 0
+
+
+def test_what_an_effort_is_unless_asked():
+    effort = Effort()
+    assert (effort.estimator, effort.order, effort.seed) == ("nelbo", None, 0)
+    assert (effort.epsilon, effort.forced_below) == (0.001, 0.01)
+    assert {name: method[2:] for name, method in METHODS.items()} == {
+        "nelbo": (True, False, False),  # planned, ordered, slides
+        "nelbo-grid": (False, False, False),
+        "chain": (False, True, True),
+        "causal": (False, False, True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("least", "order"),
+    [
+        ({"draws": 2, "points": 2}, None),
+        ({"step": 1, "block": 1}, "block"),
+        ({"positions": 2}, "random"),
+        ({"trailing": 0}, "left-to-right"),
+    ],
+)
+def test_the_least_of_each_number_is_allowed(least, order):
+    estimator = "chain" if order else "nelbo"
+    Effort(estimator, order, **least).check()
+    for name, value in least.items():
+        with pytest.raises(InputError, match=f"{name} of at least {value}, found {value - 1}"):
+            Effort(estimator, order, **{name: value - 1}).check()
+    if not order:
+        for name, value in (("positions", 2), ("trailing", 0)):
+            with pytest.raises(InputError, match=f"expected no --{name}, found one"):
+                Effort(estimator, None, **{name: value}).check()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_whole_windows_alone_go_through_the_compiled_network(compiled, monkeypatch):
+    """One graph for the one length; a shorter last window runs as it is."""
+    asked, taken = [], []
+
+    def compile_(function, **options):
+        asked.append(options)
+        return lambda ids_BL: taken.append(tuple(ids_BL.shape)) or function(ids_BL)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    recipe = replace(TINY, model=replace(TINY.model, causal=True))
+    params = initial_state(recipe).params
+    predict = predictor(params, recipe, compiled=compiled)
+    whole, short = torch.zeros(2, 8, dtype=torch.int64), torch.zeros(3, 5, dtype=torch.int64)
+    vocab = recipe.model.vocab
+    assert predict(whole).shape == (2, 8, vocab) and predict(short).shape == (3, 5, vocab)
+    assert not predict(whole).requires_grad
+    assert asked == [{"dynamic": False}] * compiled and taken == [(2, 8)] * 2 * compiled
+
+
+def test_attention_looks_back_where_the_causal_estimator_is_asked_for():
+    """By its whole name; every other estimator takes the network that answers for single rows."""
+    params = initial_state(TINY).params
+    for estimator in (None, "nelbo", "nelbo-grid", "chain", "aaa"):
+        assert isinstance(predictor(params, TINY, estimator=estimator), RowPredictor)
+    assert not isinstance(predictor(params, TINY, estimator="causal"), RowPredictor)
+
+
+def test_chains_take_no_more_rows_than_fit(monkeypatch):
+    asked = []
+    monkeypatch.setattr(RowPredictor, "most_rows", lambda self, length: asked.append(length) or 2)
+    predict, table = (
+        predictor(initial_state(TINY).params, TINY),
+        byte_table(["a"] * 12, ["normal"] * 12),
+    )
+    group = Windows(np.arange(20).reshape(5, 4) % 12, np.full(5, -1))
+    for effort, sizes in ((Effort("chain", "random"), [2, 2, 1]), (Effort("nelbo-grid"), [3, 2])):
+        parts = measure(predict, [group], table, effort, batch_rows=3)
+        assert [len(part.rows_N) for part in parts] == sizes
+    assert set(asked) == {4}

@@ -149,7 +149,9 @@ def test_rank_0_decides_on_the_steps_and_any_rank_on_a_signal(threads):
         world.received_signal = received[world.rank]
         return distributed.decide((5, 9, 2)[world.rank], world), world.agreed_signal
 
-    assert threads(3).run(decided) == [(5, signal.SIGTERM)] * 3
+    agreed = threads(3).run(decided)
+    assert agreed == [(5, signal.SIGTERM)] * 3
+    assert {type(value) for values in agreed for value in values} == {int}
     assert threads(3).run(lambda world: decided(world, (0, 0, 0))) == [(5, 0)] * 3
 
 

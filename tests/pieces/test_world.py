@@ -43,6 +43,7 @@ def test_a_process_alone_exchanges_nothing():
     [
         ({}, (0, 1, 0)),
         ({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}, (0, 1, 0)),
+        ({"RANK": "5", "WORLD_SIZE": "1", "LOCAL_RANK": "3"}, (0, 1, 0)),
         ({"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, (5, 8, 1)),
     ],
 )

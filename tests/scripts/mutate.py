@@ -49,6 +49,8 @@ COMMANDS = tuple(
     for name in (
         "commands",
         "runs",
+        "run_parts",
+        "score_parts",
         "run_directory",
         "paired",
         "eval_flags",
