@@ -93,7 +93,7 @@ def test_initial_weights_are_what_the_specification_says():
     assert abs((embedding**4).mean() / 0.005**4 - 3) < 6 * math.sqrt(96 / embedding.size)
     for name, value in params.items():
         kind = name.split(".")[-1]
-        if kind in ("o", "down"):
+        if kind in ("o", "down", "neighbours"):
             assert not value.any()
         elif kind in ("q", "k", "v", "up"):
             edge = 1 / math.sqrt(value.shape[1])

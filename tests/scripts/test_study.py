@@ -71,9 +71,11 @@ def commands(monkeypatch, tmp_path, embedded_cache):
             return {"bpb": bpb, "estimator": words[words.index("--estimator") + 1]}
         run = tmp_path / "out" / words[words.index("--out") + 1]
         run.mkdir(parents=True)
-        causal = "--model.causal" in words
+        given = dict(zip(words, words[1:], strict=False))
+        causal = given.get("--model.causal") == "true"
+        share = float(given.get("--model.causal_share", study.DEMO.model.causal_share))
         known = [] if causal else ["nelbo"]
-        known += ["causal"] if causal or "--model.causal_share" in words else []
+        known += ["causal"] if causal or share else []
         return {
             "parameters": 7,
             "steps": 8,
