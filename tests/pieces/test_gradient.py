@@ -65,6 +65,8 @@ def test_every_parameter_of_tiny(causal):
 )
 @settings(max_examples=10)
 def test_every_parameter_of_any_model(model, seed, step, first):
+    """On two rows of a batch."""
+    first %= TINY.training.tokens_per_step // model.length - 1
     assert_gradients_agree(replace(TINY, model=model), seed, step, np.arange(first, first + 2))
 
 
