@@ -12,12 +12,9 @@ def radical_inverse(index):
     """Return the base-2 van der Corput value of each index: its bits mirrored behind the point,
     float64 in [0, 1).
     """
-    return np.array(
-        [
-            sum(((int(i) >> bit) & 1) * 2.0 ** -(bit + 1) for bit in range(32))
-            for i in np.atleast_1d(index)
-        ]
-    )
+    place = np.arange(32)
+    bits = np.atleast_1d(index)[:, None].astype(np.int64) >> place & 1
+    return (bits * 2.0 ** -(place + 1)).sum(axis=1)
 
 
 def rotation(seed, step):

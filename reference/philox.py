@@ -2,6 +2,8 @@
 easy as 1, 2, 3", section 4.3).
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -36,15 +38,21 @@ def words(seed, stream, step, rows, columns):
     (seed low, seed high). rows are global row indices, so a rank or a micro-batch draws what the
     whole batch would.
     """
-    rows = np.asarray(rows, np.int64)
-    blocks = -(-columns // 4)
+    return _words(seed, int(stream), int(step), tuple(map(int, rows)), columns)
+
+
+@lru_cache(maxsize=2)  # the derivatives of a loss ask for the same times and mask at every weight
+def _words(seed, stream, step, rows, columns):
+    rows, blocks = np.array(rows, np.int64), -(-columns // 4)
     counter = np.zeros((len(rows), blocks, 4), np.uint64)
     counter[..., 0] = np.arange(blocks)
     counter[..., 1] = rows[:, None]
     counter[..., 2] = step
-    counter[..., 3] = int(stream)
+    counter[..., 3] = stream
     key = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], np.uint64)
-    return philox4x32(counter, key).reshape(len(rows), 4 * blocks)[:, :columns]
+    drawn = philox4x32(counter, key).reshape(len(rows), 4 * blocks)[:, :columns]
+    drawn.flags.writeable = False
+    return drawn
 
 
 def uniforms(words):
