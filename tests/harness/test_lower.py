@@ -16,8 +16,11 @@ from harness.lower import __main__ as command
 from harness.lower import counts, gemm, judge, parts, ptx, result, roofline, trace, traffic
 from harness.lower.inductor import Launch
 from harness.lower.ptx import Kernel
-from reference.recipe import GOLF, TINY
+from reference.recipe import PRESETS, TINY
 
+# The golf preset's shapes; every layer after these is one more of the same
+GOLF = PRESETS["golf"]
+GOLF = replace(GOLF, model=replace(GOLF.model, layers=4))
 GRAPHS = ("forward", "backward", "update", *trace.PASSES)
 
 
@@ -29,7 +32,9 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def golf():
-    """Return {phase: Graph} of the golf preset's training step and of the whole forward pass."""
+    """Return {phase: Graph} of a training step at the golf preset's shapes and of the whole forward
+    pass.
+    """
     return traced(GOLF, ("training", "nelbo"))
 
 

@@ -611,3 +611,17 @@ def test_a_step_on_the_host_keeps_its_memory(monkeypatch):
     assert kept == []
     fast.train.Stepper(TINY, "cpu", False)
     assert kept == [True]
+
+
+def test_compiled_steps_may_have_a_graph_for_every_shape():
+    """Dynamo's limit is raised, never lowered, and by compiled steps alone: the stages of a causal
+    share give a micro-batch more shapes than it allows.
+    """
+    with torch._dynamo.config.patch(recompile_limit=8):
+        fast.train.Stepper(TINY, compiled=False)
+        assert torch._dynamo.config.recompile_limit == 8
+        fast.train.Stepper(TINY)
+        assert torch._dynamo.config.recompile_limit == 64
+    with torch._dynamo.config.patch(recompile_limit=100):
+        fast.train.Stepper(TINY)
+        assert torch._dynamo.config.recompile_limit == 100
