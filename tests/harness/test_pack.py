@@ -97,6 +97,8 @@ def test_folder_holds_the_submission(packed):
 def test_json_has_every_field_and_its_type(packed):
     content = described(packed)
     assert {name: type(content.get(name)) for name in FIELDS} == FIELDS
+    text = (packed / "submission.json").read_text()
+    assert text == json.dumps(content, indent=2) + "\n"
 
 
 def test_scores_are_those_of_the_artifact_files(packed, seeds):
