@@ -1,5 +1,5 @@
 """Parity: bitwise. Philox4x32-10 in int64 arithmetic, which every torch backend has and Inductor
-fuses into the masking kernel.
+fuses into the masking kernel; no product overflows, which compiled C++ leaves undefined.
 """
 
 import torch
@@ -10,16 +10,17 @@ LOW = 0xFFFFFFFF
 
 
 def _high_low(multiplier, value):
-    """Return the two 32-bit halves of multiplier * value: the wrapped int64 product holds the same
-    64 bits.
+    """Return the two 32-bit halves of multiplier * value, from products with 16 bits of the
+    multiplier.
     """
-    product = multiplier * value
-    return (product >> 32) & LOW, product & LOW
+    bottom = (multiplier & 0xFFFF) * value
+    top = (multiplier >> 16) * value + (bottom >> 16)
+    return top >> 16, (top & 0xFFFF) << 16 | bottom & 0xFFFF
 
 
 def _rounds(c0, c1, c2, c3, k0, k1):
-    # Inductor folds products of an arange into int32 index arithmetic, where the multipliers do not
-    # fit; it does not look through ^.
+    # Inductor folds products of an arange into int32 index arithmetic, where large ones do not fit;
+    # it does not look through ^.
     c0, c2 = c0 ^ 0, c2 ^ 0
     for _ in range(10):
         high0, low0 = _high_low(MULTIPLIERS[0], c0)

@@ -285,6 +285,15 @@ def test_preflight_passes_and_says_so():
     assert {row.dtype for row in rows} == {"float64", "float32"}
 
 
+@pytest.mark.slow
+def test_a_compiled_step_of_both_objectives_is_as_accurate_as_a_plain_one():
+    """The last input of the piece, on micro-batches of one masked and one causal row."""
+    piece = parity.PIECES["step"]
+    assert piece.compiles == 1 and 0 < piece.cases[-1]["model"].causal_share < 1
+    [row] = parity.examine(piece, compiled=True, levels=("compiled",), shrink=False)
+    assert row.passed and row.inputs == 1, row
+
+
 def test_preflight_names_what_is_wrong(monkeypatch):
     monkeypatch.setattr(fast.ema, "ema_update", halved)
     monkeypatch.setattr(parity, "PIECES", {name: parity.PIECES[name] for name in ("rope", "ema")})

@@ -168,3 +168,20 @@ def test_uniformity(stream):
     assert ((counts - expected) ** 2 / expected).sum() < 63 + 6 * np.sqrt(2 * 63)
     lag = np.corrcoef(u[:, :-1].ravel(), u[:, 1:].ravel())[0, 1]
     assert abs(lag) < 6 / np.sqrt(u.size)
+
+
+@given(st.sampled_from(fast.philox.MULTIPLIERS), u32)
+def test_no_product_overflows(multiplier, value):
+    """Compiled C++ leaves open what a signed overflow gives; NumPy's scalars raise."""
+    with np.errstate(over="raise"):
+        high, low = fast.philox._high_low(multiplier, np.int64(value))
+    assert (int(high) << 32) + int(low) == multiplier * value
+
+
+@pytest.mark.slow
+def test_a_single_block_compiles_to_the_same_words():
+    """One row of one block is computed by scalar code, all others by vectors."""
+    compiled = torch.compile(fast.philox.words, dynamic=False, fullgraph=True)
+    rows = torch.tensor([5])
+    given = 2**40 + 3, Stream.MASK, torch.tensor(7), rows, 4
+    assert torch.equal(compiled(*given), fast.philox.words(*given))
