@@ -35,7 +35,7 @@ from reference.recipe import InputError, Recipe, check
 SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"), ("chain", "confidence"))
 # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
 # token
-DEMO_WINDOWS = 256
+DEMO_WINDOWS = 128
 
 
 def hold(out: Path, holding: contextlib.ExitStack) -> None:
