@@ -42,6 +42,18 @@ BUGS = [
         ("philox",),
     ),
     Bug(
+        "product-that-overflows",
+        "fast.philox._high_low",
+        whole(
+            by=lambda halves, multiplier, value: (
+                (multiplier * value) >> 32 & LOW,
+                multiplier * value & LOW,
+            )
+        ),
+        "PyTorch's own kernels wrap, compiled C++ leaves an overflow undefined",
+        ("tests/pieces/test_philox.py::test_no_product_overflows",),
+    ),
+    Bug(
         "seed-of-32-bits",
         "fast.philox.words",
         operator(">>", by=lambda seed, bits: 0),
