@@ -141,7 +141,7 @@ CALLS = [
     Call(
         ("demo", *TRAIN[1:]),
         "harness.runs.run",
-        {**RUN, "compiled": True, "preflight": True, "sequences": 256, "scoring": SCORING},
+        {**RUN, "compiled": True, "preflight": True, "sequences": 128, "scoring": SCORING},
     ),
     *(
         Call(

@@ -84,7 +84,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
                     compiled=False,
                     preflight=False,
                     scoring=runs.SCORING,
-                    sequences=256,
+                    sequences=128,
                 ),
             )
         },
