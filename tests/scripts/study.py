@@ -33,7 +33,7 @@ from harness.corpus import prepare
 from reference.recipe import DEMO, Recipe, check
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "tests" / "benchmarks" / "results" / "study.json"
+RESULTS = ROOT / "tests" / "benchmarks" / "study.json"
 BOUNDARY = 1  # the token in front of every document
 HELD_OUT = 60_000  # tokens of training text to choose by, at least
 CHAIN_WINDOWS = 64  # scored one position per pass, which takes a pass per token
@@ -197,6 +197,14 @@ def left_to_right(run: Path, *words, threads: int) -> dict:
     return harness("eval", run, *how, *words, threads=threads)
 
 
+def without_paths(scores: dict) -> dict:
+    """Return scores less where their runs lie."""
+    return {
+        name: {field: value for field, value in score.items() if field != "run"}
+        for name, score in scores.items()
+    }
+
+
 def train(cell: Cell, data: Path, run: Path, threads: int) -> dict:
     """Train a cell and return its numbers by the choice split."""
     where = "--data", data, "--out", run, "--resume", "auto", "--no-preflight"
@@ -205,7 +213,8 @@ def train(cell: Cell, data: Path, run: Path, threads: int) -> dict:
     if not cell.recipe().model.causal:
         scores["chain"] = left_to_right(run, threads=threads)
     kept = ("parameters", "steps", "seconds", "artifact_bytes", "hardware", "pytorch_version")
-    return asdict(cell) | {name: summary[name] for name in kept} | {"choice": scores}
+    numbers = {name: summary[name] for name in kept}
+    return asdict(cell) | numbers | {"choice": without_paths(scores)}
 
 
 def validate(cell: Cell, data: Path, run: Path, threads: int) -> dict:
@@ -216,7 +225,7 @@ def validate(cell: Cell, data: Path, run: Path, threads: int) -> dict:
         scores["chain"] = left_to_right(run, *source, threads=threads)
     if model.causal or model.causal_share:
         scores["causal"] = harness("eval", run, "--estimator", "causal", *source, threads=threads)
-    return scores
+    return without_paths(scores)
 
 
 class Results:

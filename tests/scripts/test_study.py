@@ -68,7 +68,8 @@ def commands(monkeypatch, tmp_path, embedded_cache):
         split = "choice" if "choice" in data else "validation"
         bpb = SCORES[split] + len(asked) / 1000
         if command == "eval":
-            return {"bpb": bpb, "estimator": words[words.index("--estimator") + 1]}
+            asked_for = words[words.index("--estimator") + 1]
+            return {"bpb": bpb, "estimator": asked_for, "run": words[0]}
         run = tmp_path / "out" / words[words.index("--out") + 1]
         run.mkdir(parents=True)
         given = dict(zip(words, words[1:], strict=False))
@@ -83,7 +84,7 @@ def commands(monkeypatch, tmp_path, embedded_cache):
             "artifact_bytes": 10,
             "hardware": "none",
             "pytorch_version": "2",
-            "scores": [{"estimator": name, "bpb": bpb} for name in known],
+            "scores": [{"estimator": name, "bpb": bpb, "run": str(run)} for name in known],
         }
 
     monkeypatch.setattr(study, "harness", harness)
@@ -131,6 +132,7 @@ def test_a_report_scores_the_validation_split_of_what_was_chosen_by(commands, tm
         assert all(2 < score["bpb"] < 3 for score in numbers["validation"].values())
         assert all(3 < score["bpb"] < 4 for score in numbers["choice"].values())
     assert "validation split" in capsys.readouterr().out
+    assert str(tmp_path) not in (tmp_path / "study.json").read_text()
     asked = len(commands)
     run(tmp_path, "--report")
     assert len(commands) == asked
