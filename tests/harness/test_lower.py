@@ -16,11 +16,11 @@ from harness.lower import __main__ as command
 from harness.lower import counts, gemm, judge, parts, ptx, result, roofline, trace, traffic
 from harness.lower.inductor import Launch
 from harness.lower.ptx import Kernel
-from reference.recipe import PRESETS, TINY
+from reference.recipe import GOLF as PUBLIC
+from reference.recipe import TINY
 
 # The golf preset's shapes; every layer after these is one more of the same
-GOLF = PRESETS["golf"]
-GOLF = replace(GOLF, model=replace(GOLF.model, layers=4))
+GOLF = replace(PUBLIC, model=replace(PUBLIC.model, layers=4))
 GRAPHS = ("forward", "backward", "update", *trace.PASSES)
 
 

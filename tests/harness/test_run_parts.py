@@ -20,6 +20,7 @@ from fast.errors import PeerLost, TrainingError
 from harness import runs
 from harness.corpus.sources import Source
 from reference.recipe import PRESETS, TINY, InputError
+from tests.support.stand_ins import Bar
 
 SOURCE = Source(data=Path("somewhere"))
 TOKENIZER = SimpleNamespace(table="table", sha256="abc", vocab=12)
@@ -186,22 +187,11 @@ def test_estimators_that_the_model_does_not_know_are_left_out(asked, scored, run
 # Training
 
 
-class Progress:
-    """A bar that keeps what it said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
-
-    update = None
-
-
 @pytest.fixture
 def train_of(calls, monkeypatch, tmp_path):
     """Return a function that trains on a rank with stand-ins, and what it said."""
-    progress = Progress()
+    progress = Bar()
+    progress.update = "update"
 
     @contextlib.contextmanager
     def bar(title, unit, quiet):
@@ -256,7 +246,7 @@ def test_rank_0_trains_with_its_callbacks(train_of, calls):
     assert calls.of("stop_on_all_ranks") == [(world,)]
     assert calls.of("bar") == [(f"train {TINY.preset}", "steps", False)]
     [(out, recipe, log, metrics, validate, stop, update)] = calls.of("run_callbacks")
-    assert (out, recipe, validate, stop, update) == (folder, TINY, "validate", "stop", None)
+    assert (out, recipe, validate, stop, update) == (folder, TINY, "validate", "stop", "update")
     assert log.path == folder / "train.log" and metrics.path == folder / "metrics.jsonl"
     assert calls.of("Stepper") == [(TINY, "device", False, world)] and not calls.of("warm")
     assert calls.of("train") == [("batch", TINY, state, stepper, "callbacks", ("world", world))]
@@ -467,7 +457,7 @@ def test_data_that_changed_is_told_whole(tmp_path):
 
 
 def test_parity_is_said_and_shows_its_pieces(monkeypatch, calls):
-    progress = Progress()
+    progress = Bar()
 
     @contextlib.contextmanager
     def bar(*arguments):

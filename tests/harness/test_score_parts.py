@@ -20,47 +20,25 @@ from harness import paired, scoring
 from harness.corpus.sources import Source
 from harness.scoring import Estimate, Job
 from reference.recipe import TINY, InputError
+from tests.support.stand_ins import Bar, Split
 
 LENGTH = TINY.model.length
 TOKENIZER = SimpleNamespace(sha256="t" * 64, table="table")
 
 
-class Tokens:
-    """A validation split of so many tokens."""
-
-    def __init__(self, count):
-        self.count = count
-
-    def __len__(self):
-        return self.count
-
-
 def job(first=2, stop=9, total=20, effort=None, tokens=160, recipe=TINY, **identity) -> Job:
     """Return windows 2 to 8 of 20, on a text of a hundred tokens."""
     known = {"tokenizer_sha256": "a" * 64, "validation_tokens": 100, "validation_sha256": "b" * 64}
-    dataset = SimpleNamespace(validation=Tokens(tokens), tokenizer=TOKENIZER)
+    dataset = SimpleNamespace(validation=Split(range(tokens)), tokenizer=TOKENIZER)
     effort = effort or Effort("nelbo")
     place = Path("run"), Path("file"), {"a": 1}
     return Job(*place, recipe, dataset, known | identity, effort, first, stop, total)
 
 
-class Shown:
-    """A bar that keeps what it said."""
-
-    def __init__(self):
-        self.said, self.updates = [], []
-
-    def say(self, text):
-        self.said.append(text)
-
-    def update(self, done, total):
-        self.updates.append((done, total))
-
-
 @pytest.fixture
 def shown(monkeypatch):
     """Return the bar that scoring and comparing show, and its titles."""
-    made, titles = Shown(), []
+    made, titles = Bar(), []
 
     @contextlib.contextmanager
     def bar(*title):

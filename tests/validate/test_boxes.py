@@ -23,6 +23,7 @@ from harness.validate.sandbox import Ran
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell, Finding
 from tests.support.checks import registered
+from tests.support.stand_ins import Split
 
 LINE = "val_loss:2.5 val_bpb:1.25 stderr_masks:0.5 x tokens:40 bytes:80"
 
@@ -151,7 +152,7 @@ def boxed(tmp_path, monkeypatch):
     recipe = SimpleNamespace(model=shape, training=SimpleNamespace(tokens_per_step=24))
     opened = SimpleNamespace(recipe=recipe)
     tokenizer = SimpleNamespace(path=tmp_path / "pieces", vocab=7)
-    given = Text(Tokens(np.arange(500, 590)), Tokens(np.arange(100)), tokenizer)
+    given = Text(Split(np.arange(500, 590)), Split(np.arange(100)), tokenizer)
     monkeypatch.setattr(execution, "Box", boxes)
     monkeypatch.setattr(execution, "ready", lambda submission: None)
     monkeypatch.setattr(execution, "model", lambda submission: opened)
@@ -162,19 +163,6 @@ def boxed(tmp_path, monkeypatch):
     options = SimpleNamespace(time_limit=9.0, progress=silent())
     made = SimpleNamespace(ours=True, artifact="final_model.mgolf", code=code, options=options)
     return made, boxes
-
-
-class Tokens:
-    """Tokens of a split."""
-
-    def __init__(self, ids):
-        self.ids = ids
-
-    def __len__(self):
-        return len(self.ids)
-
-    def read(self, start, count):
-        return self.ids[start : start + count]
 
 
 @pytest.mark.parametrize("artifact", [None, b"another"])
@@ -272,7 +260,7 @@ def test_a_script_of_somebody_else_is_given_a_million_tokens_a_step(boxed, monke
     assert asked == [(2 * 1024, "validation"), (2 * (1 << 20) + 1, "train")]
     assert boxes.variables["VOCAB_SIZE"] == "7"
     asked.clear()
-    longer = given._replace(validation=Tokens(np.arange(70 * 1024)))
+    longer = given._replace(validation=Split(np.arange(70 * 1024)))
     monkeypatch.setattr(execution, "text", lambda submission: longer)
     execution.trained_again(made)
     assert asked[0] == (64 * 1024, "validation")  # no more than 64 windows
@@ -283,7 +271,7 @@ def test_no_more_than_256_windows_are_scored(count, windows, boxed, monkeypatch)
     made, _ = boxed
     _, given = execution.model_and_text(made)
     opened = execution.model(made)
-    longer = given._replace(validation=Tokens(np.arange(count)))
+    longer = given._replace(validation=Split(np.arange(count)))
     monkeypatch.setattr(execution, "model_and_text", lambda submission: (opened, longer))
     monkeypatch.setattr(
         execution, "default_effort", lambda recipe: SimpleNamespace(passes=lambda length: 4)

@@ -23,6 +23,7 @@ from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell, Check, Finding
 from reference.recipe import InputError
 from tests.support.checks import registered
+from tests.support.stand_ins import Bar
 
 
 def made(home, files: dict[str, str | bytes]) -> Submission:
@@ -917,18 +918,6 @@ def test_logs_are_called_logs_or_texts(tmp_path):
 # Rows of a validation
 
 
-class Shown:
-    """A progress bar that keeps what was started."""
-
-    title = ""
-
-    def __init__(self):
-        self.started = []
-
-    def start(self, title):
-        self.started.append(title)
-
-
 def asking(name: str, run, group: str = "folder") -> Check:
     return Check(name, group, run, "what", "caught", "fix")
 
@@ -942,7 +931,7 @@ def test_rows_come_in_the_order_of_the_checks_and_progress_says_which(tmp_path):
         asking("a", refuse, "log"),
         asking("c", lambda s: verdict.passed(f"{s.root.name} {s.options.progress is shown}")),
     )
-    shown = Shown()
+    shown = Bar()
     rows = validate.validate(tmp_path, checks=checks, progress=shown)
     assert shown.started == ["validate: b", "validate: a", "validate: c"]
     assert rows == [

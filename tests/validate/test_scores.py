@@ -21,6 +21,7 @@ from harness.validate.submission import Options, Submission
 from harness.validate.training_log import parse
 from harness.validate.verdict import CannotTell, Finding
 from tests.support.checks import registered
+from tests.support.stand_ins import Split
 
 
 @pytest.fixture
@@ -303,34 +304,21 @@ def test_an_evaluation_may_drop_a_window(tokens, whole, same):
     assert score.same_text(tokens, whole) is same
 
 
-class Tokens:
-    """Validation tokens."""
-
-    def __init__(self, ids):
-        self.ids = np.array(ids, np.uint16)
-
-    def __len__(self):
-        return len(self.ids)
-
-    def read(self, start, stop):
-        return self.ids[start:stop]
-
-
 def test_bytes_are_counted_after_the_token_before(monkeypatch):
     """A leading space does not count after a control token, nor at the start."""
     tokenizer = SimpleNamespace(
         table=table_of(["<s>", "\u2581ab", "c"], ["control", "normal", "normal"]), vocab=3
     )
     ids = [1, 1, 0, 1, 2, 1] * 1_000_000
-    monkeypatch.setattr(score, "text", lambda submission: Text(None, Tokens(ids[:6]), tokenizer))
+    monkeypatch.setattr(score, "text", lambda submission: Text(None, Split(ids[:6]), tokenizer))
     sizes = score.sizes.__wrapped__
     assert sizes(None) == (6, 2 + 3 + 0 + 2 + 1 + 3, 3)
-    monkeypatch.setattr(score, "text", lambda submission: Text(None, Tokens(ids), tokenizer))
+    monkeypatch.setattr(score, "text", lambda submission: Text(None, Split(ids), tokenizer))
     assert sizes(None) == (6_000_000, 1_000_000 * 12 - 1, 3)  # in two reads
     monkeypatch.setattr(score, "MOST_TOKENS", 5_999_999)
     with pytest.raises(CannotTell, match="has 6,000,000 tokens, more than the 5,999,999 that are"):
         sizes(None)
-    monkeypatch.setattr(score, "text", lambda submission: Text(None, Tokens([1, 3, 0]), tokenizer))
+    monkeypatch.setattr(score, "text", lambda submission: Text(None, Split([1, 3, 0]), tokenizer))
     with pytest.raises(CannotTell, match="holds id 3, the tokenizer given has 3 pieces$"):
         sizes(None)
 
