@@ -32,7 +32,7 @@ from harness.scoring import score_fresh
 from reference.recipe import InputError, Recipe, check
 
 # What a demo prints
-SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"), ("chain", "confidence"))
+SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"))
 # the demo scores no more than this, and compresses the same text: exact chain rules take a pass per
 # token
 DEMO_WINDOWS = 128

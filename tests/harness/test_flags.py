@@ -84,7 +84,7 @@ TRAIN = ("train", *SOURCE_WORDS, "--out", "OUT", *DEVICE)
 RUN = {"source": SOURCE, "out": Path("OUT"), "device": "cpu:0"}
 SAMPLING = ("--order", "block", "--step", "2", "--block", "5", "--temperature", "0.25")
 
-SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"), ("chain", "confidence"))
+SCORING = (("nelbo", None), ("causal", None), ("chain", "left-to-right"))
 
 CALLS = [
     *(

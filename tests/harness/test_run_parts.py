@@ -174,7 +174,7 @@ def test_another_rank_trains_and_does_no_more(sent, rank, run_of, calls):
 @pytest.mark.parametrize(
     ("asked", "scored"),
     [
-        (runs.SCORING, [("nelbo", None), ("chain", "left-to-right"), ("chain", "confidence")]),
+        (runs.SCORING, [("nelbo", None), ("chain", "left-to-right")]),
         ([("causal", None)], [(None, None)]),
         ([], [(None, None)]),
     ],
@@ -579,5 +579,5 @@ def test_baselines_are_of_the_text_that_is_scored(sequences, count, calls):
 
 def test_a_demo_is_scored_by_every_estimator_on_a_few_windows():
     assert runs.DEMO_WINDOWS == 128 and set(PRESETS) >= {"demo", "tiny", "golf"}
-    names = [("nelbo", None), ("causal", None), ("chain", "left-to-right"), ("chain", "confidence")]
+    names = [("nelbo", None), ("causal", None), ("chain", "left-to-right")]
     assert list(runs.SCORING) == names

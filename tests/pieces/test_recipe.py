@@ -179,7 +179,7 @@ def test_golf_batch():
 
 def test_best_is_golf_with_another_objective_and_inputs():
     """At golf's budget; the demo trains by the same objective."""
-    added = {"mixing": 2, "shift": True, "causal_share": 0.75}
+    added = {"mixing": 2, "shift": True, "causal_share": 0.875}
     assert replace(GOLF, preset="best", model=replace(GOLF.model, **added)) == BEST
     assert all(getattr(DEMO.model, name) == value for name, value in added.items())
 
