@@ -39,7 +39,9 @@ def write(
     """
     params = transformer.unstack(params)
     formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
-    data = container.pack(params, formats, {**(extra or {}), "recipe": asdict(recipe)}, codec)
+    header = {**(extra or {}), "recipe": asdict(recipe)}
+    dials = dict.fromkeys(params, recipe.quantization.dial)
+    data = container.pack(params, formats, header, codec, dials)
     write_atomic(Path(path), data)
     return len(data)
 

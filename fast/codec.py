@@ -1,12 +1,13 @@
 """Parity: bitwise (zlib and lzma give the reference's bytes). Lossless codecs for the payload of an
 artifact.
 
-A codec is a pair compress(raw, boundaries) -> bytes and decompress(data, raw_bytes, boundaries) ->
-bytes, where boundaries are the ends of the tensors in raw. A decoder makes at most raw_bytes + 1
-bytes and raises InputError unless it makes exactly raw_bytes.
+A codec is a pair compress(raw, sections) -> bytes and decompress(data, raw_bytes, sections) -> bytes,
+where the Sections says where tensors end in raw. A decoder makes at most raw_bytes + 1 bytes and
+raises InputError unless it makes exactly raw_bytes.
 """
 
 import lzma
+import math
 import zlib
 from collections.abc import Callable
 from importlib import import_module
@@ -15,20 +16,40 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference.recipe import LZMA_MEMORY, InputError
+from reference.recipe import EIGHTHS, LZMA_MEMORY, InputError
 
 STRIDES = (1, 2, 4)  # an entropy model per byte position in elements of one, two or four bytes
 # counts are scaled to about this sum: all sums are exact in float32, so that every machine builds
 # the same model
 TOTAL = 1 << 18
 PIECE = 1 << 22  # symbols coded at a time, which bounds the memory for their int32 form
+# Stands where a stride would: the tensor's integers are coded by the spread of their columns
+BY_COLUMN = 3
+# A class of columns holds those whose root mean square lies within a quarter of an octave
+CLASSES = 64
+FIRST_OCTAVE = -2  # of the first class of columns that hold anything
+REACH = 6  # root mean squares from 0 to the largest integer that has a symbol of its own
+
+
+class Sections(NamedTuple):
+    """Where each tensor ends in the raw bytes; and, where it holds integers (the format uniform: an
+    int16 for each row, then an int16 for each value), how many columns it has, else 0.
+    """
+
+    ends: list[int]
+    columns: list[int] | None = None
+
+    def split(self, raw: np.ndarray) -> list[tuple[np.ndarray, int]]:
+        """(bytes, columns) of each tensor, as views."""
+        columns = self.columns or [0] * len(self.ends)
+        return list(zip(np.split(raw, self.ends[:-1]), columns, strict=True))
 
 
 class Codec(NamedTuple):
     """One codec, and the package it needs beyond the standard library."""
 
-    compress: Callable[[bytes, list[int]], bytes]
-    decompress: Callable[[bytes, int, list[int]], bytes]
+    compress: Callable[[bytes, Sections], bytes]
+    decompress: Callable[[bytes, int, Sections], bytes]
     package: str = ""
 
 
@@ -64,26 +85,26 @@ def read_stream(decoder: object, data: bytes, raw_bytes: int, codec: str) -> byt
     return exactly(raw, raw_bytes, decoder.eof and not decoder.unused_data, codec)
 
 
-def decompress_zlib(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
+def decompress_zlib(data: bytes, raw_bytes: int, sections: Sections) -> bytes:
     """Inverse of zlib.compress."""
     return read_stream(zlib.decompressobj(), data, raw_bytes, "zlib")
 
 
-def decompress_lzma(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
+def decompress_lzma(data: bytes, raw_bytes: int, sections: Sections) -> bytes:
     """Inverse of lzma.compress."""
     return read_stream(
         lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=LZMA_MEMORY), data, raw_bytes, "lzma"
     )
 
 
-def compress_lz4(raw: bytes, boundaries: list[int]) -> bytes:
+def compress_lz4(raw: bytes, sections: Sections) -> bytes:
     """lz4 block at the highest level: large, and the fastest to open."""
     return require("lz4.block", "lz4").compress(
         raw, mode="high_compression", compression=12, store_size=False
     )
 
 
-def decompress_lz4(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
+def decompress_lz4(data: bytes, raw_bytes: int, sections: Sections) -> bytes:
     """Inverse of compress_lz4."""
     block = require("lz4.block", "lz4")
     try:
@@ -105,8 +126,8 @@ WEIGHTS = weight_of(np.arange(256))
 
 
 def table_of(counts: np.ndarray) -> np.ndarray:
-    """One-byte codes (256,) of the scaled counts, nearest below; a symbol that occurs keeps at
-    least weight 1.
+    """One-byte codes of the scaled counts, nearest below; a symbol that occurs keeps at least
+    weight 1.
     """
     scaled = np.where(counts > 0, np.maximum(counts * TOTAL // max(int(counts.sum()), 1), 1), 0)
     return (np.searchsorted(WEIGHTS, scaled, side="right") - 1).astype(np.uint8)
@@ -154,19 +175,95 @@ def choose_stride(piece: np.ndarray) -> tuple[int, list[np.ndarray]]:
     return choice
 
 
-def compress_entropy(raw: bytes, boundaries: list[int]) -> bytes:
-    """Asymmetric numeral systems (Duda 2013) over byte statistics: stride and tables (or plain
-    bytes) of each tensor, then the words.
+def class_of(integers_RC: np.ndarray) -> np.ndarray:
+    """The class of each column: 0 where it holds zeros alone, else 1 and up by quarters of an
+    octave of its root mean square.
+    """
+    squares_C = np.square(integers_RC, dtype=np.int64).sum(axis=0)
+    fraction_C, exponent_C = np.frexp(squares_C / max(len(integers_RC), 1))
+    # A half octave of the mean square is a quarter of its root
+    quarter_C = 2 * (exponent_C - 1) + (2 * fraction_C >= EIGHTHS[4])
+    inside_C = np.clip(quarter_C - 4 * FIRST_OCTAVE, 0, CLASSES - 2)
+    return np.where(squares_C > 0, 1 + inside_C, 0).astype(np.uint8)
+
+
+def reach_of(kind: int) -> int:
+    """The largest integer that has a symbol of its own in a class of columns."""
+    octave, quarter = divmod(kind, 4)  # where the class ends
+    return min(math.ceil(REACH * EIGHTHS[2 * quarter] * 2.0 ** (octave + FIRST_OCTAVE)), 2**15)
+
+
+def symbols_of(integers: np.ndarray, reach: int) -> np.ndarray:
+    """Symbols of integers: 0 to 2 reach, and 2 reach + 1 for all that lie beyond."""
+    integers = integers.astype(np.int64)
+    return np.where(np.abs(integers) > reach, 2 * reach + 1, integers + reach)
+
+
+class Grid(NamedTuple):
+    """A tensor of integers, in the parts that are coded: the bytes of its rows' exponents, the
+    class of each column, the integers (R, C).
+    """
+
+    exponents: np.ndarray
+    classes_C: np.ndarray
+    integers_RC: np.ndarray
+
+
+def _grid_of(piece: np.ndarray, columns: int) -> Grid:
+    rows = len(piece) // (2 * columns + 2)
+    integers_RC = piece[2 * rows :].view("<i2").reshape(rows, columns)
+    return Grid(piece[: 2 * rows], class_of(integers_RC), integers_RC)
+
+
+def _by_class(grids: list[Grid]) -> dict[int, np.ndarray]:
+    """The integers of all columns of a class, tensor after tensor and row after row."""
+    kinds = sorted({int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0})
+    return {
+        kind: np.concatenate(
+            [grid.integers_RC[:, grid.classes_C == kind].reshape(-1) for grid in grids]
+        )
+        for kind in kinds
+    }
+
+
+def _encode_bytes(piece: np.ndarray) -> tuple[bytes, list]:
+    """(head, [(symbols, table)]) of some bytes: stride and tables, or the bytes as they are."""
+    stride, tables = choose_stride(piece)
+    head = bytes([stride]) + (b"".join(map(table_bytes, tables)) if stride else piece.tobytes())
+    return head, [(piece[phase::stride], table) for phase, table in enumerate(tables)]
+
+
+def compress_entropy(raw: bytes, sections: Sections) -> bytes:
+    """Asymmetric numeral systems (Duda 2013): stride and tables (or plain bytes) of each tensor,
+    then the words.
+
+    Bytes are coded by their counts in their tensor. Grid are coded by their counts in all
+    columns of like spread, whatever their tensor: what the trained weights of a column have in
+    common is how large they are. Behind the heads of the tensors stand the tables of those classes,
+    and the integers too large for them.
     """
     constriction = require("constriction", "entropy")
-    pieces = np.split(np.frombuffer(raw, np.uint8), boundaries[:-1])
-    head, jobs = [], []
-    for piece in pieces:
-        stride, tables = choose_stride(piece)
-        head.append(
-            bytes([stride]) + (b"".join(map(table_bytes, tables)) if stride else piece.tobytes())
-        )
-        jobs += [(piece[phase::stride], table) for phase, table in enumerate(tables)]
+    head, jobs, grids = [], [], []
+    for piece, columns in sections.split(np.frombuffer(raw, np.uint8)):
+        parts = [piece]
+        if columns and len(piece):
+            grids.append(_grid_of(piece, columns))
+            head.append(bytes([BY_COLUMN]))
+            parts = grids[-1][:2]
+        for part in parts:
+            start, pairs = _encode_bytes(part)
+            head.append(start)
+            jobs += pairs
+    classes = _by_class(grids)
+    if grids:
+        head.append(np.packbits(np.isin(np.arange(CLASSES), list(classes))).tobytes())
+    for kind, integers in classes.items():
+        reach = reach_of(kind)
+        symbols = symbols_of(integers, reach)
+        table = table_of(np.bincount(symbols, minlength=2 * reach + 2))
+        beyond = integers[symbols > 2 * reach]
+        head += [table_bytes(table), len(beyond).to_bytes(4, "little"), beyond.tobytes()]
+        jobs.append((symbols, table))
     coder = constriction.stream.stack.AnsCoder()
     for symbols, table in reversed(jobs):  # the coder is a stack: what goes in last comes out first
         model, rank = model_of(table), np.cumsum(table > 0) - 1
@@ -189,39 +286,93 @@ class Reader:
         self.place += count
         return np.frombuffer(self.data, np.uint8, count, self.place - count)
 
-    def table(self) -> np.ndarray:
-        """The next table, as one-byte codes (256,)."""
-        present = np.unpackbits(self.take(32)).astype(bool)
-        codes = np.zeros(256, np.uint8)
+    def table(self, symbols: int = 256) -> np.ndarray:
+        """The next table, as one-byte codes of so many symbols."""
+        present = np.unpackbits(self.take(-(-symbols // 8)), count=symbols).astype(bool)
+        codes = np.zeros(symbols, np.uint8)
         codes[present] = self.take(int(present.sum()))
         if not present.any() or (codes[present] == 0).any() or WEIGHTS[codes].sum() > 2 * TOTAL:
             raise damaged("entropy", "a table of counts", "one that no encoder writes")
         return codes
 
-
-def decompress_entropy(data: bytes, raw_bytes: int, boundaries: list[int]) -> bytes:
-    """Inverse of compress_entropy."""
-    constriction = require("constriction", "entropy")
-    raw, reader, jobs = np.empty(raw_bytes, np.uint8), Reader(data), []
-    for piece in np.split(raw, boundaries[:-1]):  # views of raw
-        stride = int(reader.take(1)[0])
+    def bytes_jobs(self, piece: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Inverse of the head of _encode_bytes: fills plain bytes in, returns (where symbols go,
+        table) of coded ones.
+        """
+        stride = int(self.take(1)[0])
         if stride == 0:
-            piece[:] = reader.take(len(piece))
+            piece[:] = self.take(len(piece))
         elif stride not in STRIDES or stride > len(piece):
             raise damaged("entropy", f"a stride of {STRIDES}", stride)
-        jobs += [(piece[phase::stride], reader.table()) for phase in range(stride)]
-    words = data[reader.place :]
-    try:
-        if len(words) % 4:
-            raise ValueError(f"{len(words)} bytes of code words")
-        coder = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
-    except ValueError as error:
-        raise damaged("entropy", "whole code words", error) from error
+        return [(piece[phase::stride], self.table()) for phase in range(stride)]
+
+    def coder(self) -> object:
+        """The decoder of all that is left: the code words."""
+        words, stream = self.data[self.place :], require("constriction", "entropy").stream
+        try:
+            if len(words) % 4:
+                raise ValueError(f"{len(words)} bytes of code words")
+            return stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
+        except ValueError as error:
+            raise damaged("entropy", "whole code words", error) from error
+
+
+def _decode(coder: object, out: np.ndarray, table: np.ndarray) -> None:
+    """Fill symbols in."""
+    model, present = model_of(table), np.flatnonzero(table).astype(out.dtype)
+    for start in range(0, len(out), PIECE):
+        part = out[start : start + PIECE]
+        part[:] = present[0] if model is None else present[coder.decode(model, len(part))]
+
+
+def _decode_class(coder: object, grids: list[Grid], kind: int, table, beyond) -> None:
+    """Fill the integers of all columns of a class in; `beyond` are those without a symbol."""
+    reach = reach_of(kind)
+    counts = [int((grid.classes_C == kind).sum()) for grid in grids]
+    sizes = [
+        len(grid.integers_RC) * count for grid, count in zip(grids, counts, strict=True)
+    ]
+    symbols = np.empty(sum(sizes), np.int32)
+    _decode(coder, symbols, table)
+    large = symbols > 2 * reach
+    if large.sum() != len(beyond):
+        raise damaged("entropy", f"{large.sum()} large integers", len(beyond))
+    symbols -= reach
+    symbols[large] = beyond
+    for grid, part in zip(grids, np.split(symbols, np.cumsum(sizes)[:-1]), strict=True):
+        grid.integers_RC[:, grid.classes_C == kind] = part.reshape(len(grid.integers_RC), -1)
+
+
+def decompress_entropy(data: bytes, raw_bytes: int, sections: Sections) -> bytes:
+    """Inverse of compress_entropy."""
+    raw, reader, jobs, grids = np.empty(raw_bytes, np.uint8), Reader(data), [], []
+    for piece, columns in sections.split(raw):  # views of raw
+        parts = [piece]
+        if columns and len(piece):
+            if reader.take(1)[0] != BY_COLUMN:
+                raise damaged("entropy", "integers", "bytes")
+            rows = len(piece) // (2 * columns + 2)
+            integers_RC = piece[2 * rows :].view("<i2").reshape(rows, columns)
+            grids.append(Grid(piece[: 2 * rows], np.empty(columns, np.uint8), integers_RC))
+            parts = grids[-1][:2]
+        for part in parts:
+            jobs += reader.bytes_jobs(part)
+    present = np.unpackbits(reader.take(CLASSES // 8)) if grids else np.zeros(0)
+    classes = []
+    for kind in map(int, np.flatnonzero(present)):
+        table = reader.table(2 * reach_of(kind) + 2)
+        count = int.from_bytes(reader.take(4).tobytes(), "little")
+        classes.append((kind, table, reader.take(2 * count).view("<i2")))
+    coder = reader.coder()
     for symbols, table in jobs:
-        model, present = model_of(table), np.flatnonzero(table).astype(np.uint8)
-        for start in range(0, len(symbols), PIECE):
-            part = symbols[start : start + PIECE]
-            part[:] = present[0] if model is None else present[coder.decode(model, len(part))]
+        _decode(coder, symbols, table)
+    found = {int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0}
+    if found != {kind for kind, *_ in classes}:
+        raise damaged("entropy", "a table for every class of columns", "others")
+    for grid in grids:
+        grid.integers_RC[:, grid.classes_C == 0] = 0
+    for kind, table, beyond in classes:
+        _decode_class(coder, grids, kind, table, beyond)
     if not coder.is_empty():
         raise damaged("entropy", "no code words left", "some")
     return raw.tobytes()
@@ -229,11 +380,11 @@ def decompress_entropy(data: bytes, raw_bytes: int, boundaries: list[int]) -> by
 
 CODECS = {
     "none": Codec(
-        lambda raw, boundaries: bytes(raw),
-        lambda data, raw_bytes, boundaries: exactly(data, raw_bytes, True, "none"),
+        lambda raw, sections: bytes(raw),
+        lambda data, raw_bytes, sections: exactly(data, raw_bytes, True, "none"),
     ),
-    "zlib": Codec(lambda raw, boundaries: zlib.compress(raw, 9), decompress_zlib),
-    "lzma": Codec(lambda raw, boundaries: lzma.compress(raw, preset=6), decompress_lzma),
+    "zlib": Codec(lambda raw, sections: zlib.compress(raw, 9), decompress_zlib),
+    "lzma": Codec(lambda raw, sections: lzma.compress(raw, preset=6), decompress_lzma),
     "lz4": Codec(compress_lz4, decompress_lz4, "lz4.block"),
     "entropy": Codec(compress_entropy, decompress_entropy, "constriction"),
 }
@@ -261,15 +412,20 @@ def get_codec(codec: str) -> Codec:
     return CODECS[codec]
 
 
-def compress(raw: bytes, boundaries: list[int], codec: str = "best") -> tuple[bytes, str]:
+def compress(
+    raw: bytes, boundaries: list[int], codec: str = "best", columns: list[int] | None = None
+) -> tuple[bytes, str]:
     """Compressed bytes and the codec that made them: the one asked for, or the smallest of all
-    available ("best"; ties go to the first).
+    available ("best"; ties go to the first). boundaries, columns: as in Sections.
     """
+    sections = Sections(boundaries, columns)
     names = available() if codec == "best" else [codec]
-    results = [(get_codec(name).compress(raw, boundaries), name) for name in names]
+    results = [(get_codec(name).compress(raw, sections), name) for name in names]
     return min(results, key=lambda pair: len(pair[0]))
 
 
-def decompress(data: bytes, raw_bytes: int, boundaries: list[int], codec: str) -> bytes:
+def decompress(
+    data: bytes, raw_bytes: int, boundaries: list[int], codec: str, columns: list[int] | None = None
+) -> bytes:
     """Inverse of compress."""
-    return get_codec(codec).decompress(data, raw_bytes, boundaries)
+    return get_codec(codec).decompress(data, raw_bytes, Sections(boundaries, columns))

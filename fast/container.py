@@ -96,11 +96,23 @@ def boundaries(table: list[dict]) -> list[int]:
     return [row["offset"] + row["bytes"] for row in table]
 
 
+def columns(table: list[dict]) -> list[int]:
+    """Of each tensor the columns of its integers, where its format has them, else 0."""
+    return [
+        quantize.rows_and_columns(row["shape"])[1] if row["format"] == "uniform" else 0
+        for row in table
+    ]
+
+
 def pack(
-    tensors: dict[str, torch.Tensor], formats: dict[str, str], header: dict, codec: str = "best"
+    tensors: dict[str, torch.Tensor],
+    formats: dict[str, str],
+    header: dict,
+    codec: str = "best",
+    dials: dict[str, int] | None = None,
 ) -> bytes:
     """A container of the tensors (name -> tensor) in the named formats, with the caller's header
-    fields. Same input, same bytes.
+    fields. Same input, same bytes. dials: of tensors in the format uniform, where not the default.
     """
     if not tensors or not all(isinstance(name, str) and name for name in tensors):
         raise InputError("container: expected at least one tensor, each with a name")
@@ -111,10 +123,13 @@ def pack(
         )
     table = tensor_table({name: tuple(values.shape) for name, values in tensors.items()}, formats)
     check_table(table, sum(row["bytes"] for row in table))
+    dials = {name: quantize.Quantization.dial for name in tensors} | (dials or {})
     raw = b"".join(
-        quantize.to_bytes(tensors[row["name"]], row["format"], row["name"]) for row in table
+        quantize.to_bytes(tensors[name], row["format"], name, dials[name])
+        for row in table
+        for name in [row["name"]]
     )
-    payload, name = codecs.compress(raw, boundaries(table), codec)
+    payload, name = codecs.compress(raw, boundaries(table), codec, columns(table))
     own = {
         "codec": name,
         "raw_bytes": len(raw),
@@ -255,7 +270,11 @@ def unpack(data: bytes, where: str = "container") -> tuple[dict, dict[str, torch
         if not isinstance(header["codec"], str):
             raise InputError(f"codec: expected a name, found {header['codec']!r:.200}")
         raw = codecs.decompress(
-            payload, header["raw_bytes"], boundaries(header["tensors"]), header["codec"]
+            payload,
+            header["raw_bytes"],
+            boundaries(header["tensors"]),
+            header["codec"],
+            columns(header["tensors"]),
         )
         tensors = {}
         for row in header["tensors"]:

@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from fast import fp8
-from reference.recipe import CONTROL, FORMATS, GROUP, InputError, Quantization
+from reference.recipe import CONTROL, EIGHTHS, FORMATS, GROUP, InputError, Quantization
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT16_MAX = 65504.0
 SMALLEST_SCALE = 2.0**-24  # smallest positive float16
+LARGEST_CODE = 2**15 - 1  # of Steps
+# uniform: how many exponents a row's own step may lie from that of its root mean square, which
+# rounding moves by a quarter at most, as steps are at most half of it
+NEAR = 5
 
 
 def rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -95,6 +99,62 @@ def _ternary_scales(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Te
     # torch goes through float32 and rounds twice.
     rounded = scale.numpy().astype(np.float16).astype(np.float64)
     return torch.from_numpy(rounded).clamp(min=SMALLEST_SCALE)
+
+
+def _step_sizes(exponents: torch.Tensor) -> torch.Tensor:
+    """2^(e/8) as float64, 0 or infinity beyond its range."""
+    eighths = torch.tensor(EIGHTHS, dtype=torch.float64)
+    exponents = exponents.to(torch.int64)
+    return eighths[exponents % 8] * _power_of_two((exponents // 8).clamp(-1023, 1024))
+
+
+def _mean_exponents(values_RC: torch.Tensor) -> torch.Tensor:
+    """The e whose 2^(e/8) is nearest to the root mean square of each row, on a logarithmic scale;
+    0 for zeros.
+
+    Squares are added pair by pair, the second half of the row to the first, in a row of zeros that
+    fill it up to a power of two.
+    """
+    columns = values_RC.shape[1]
+    width = 1 << (columns - 1).bit_length()
+    sums_RC = torch.nn.functional.pad(values_RC.square(), (0, width - columns))
+    while sums_RC.shape[1] > 1:
+        left_RC, right_RC = sums_RC.tensor_split(2, dim=1)
+        sums_RC = left_RC + right_RC
+    mean_R = sums_RC[:, 0] / columns
+    fraction_R, exponent_R = torch.frexp(mean_R)
+    eighths = torch.tensor(EIGHTHS, dtype=torch.float64)
+    below_R = torch.searchsorted(eighths, 2 * fraction_R, right=True) - 1
+    eighth_R = 8 * (exponent_R.to(torch.int64) - 1) + below_R  # of the square, rounded down
+    return torch.where(mean_R > 0, (eighth_R + 1).div(2, rounding_mode="floor"), 0)
+
+
+def _step_exponents(groups_RGW: torch.Tensor, dial: float, name: str) -> torch.Tensor:
+    """The e of each row, whose step is 2^(e/8): nearest to its root mean square over 2^(dial/8). A
+    row whose values are all multiples of a step near that, rounded to float32, takes that step: so
+    encoding twice changes no value.
+    """
+    values_RC = groups_RGW[:, 0]
+    middle_R = _mean_exponents(values_RC) - int(dial)
+    exponent_R, found_R = middle_R.clone(), torch.zeros_like(middle_R, dtype=torch.bool)
+    for offset in sorted(range(-NEAR, NEAR + 1), key=abs):
+        open_R = torch.nonzero(~found_R)[:, 0]
+        # A few columns rule most rows out
+        for part_RC in (values_RC[:, :8], values_RC):
+            steps_R1 = _step_sizes(middle_R[open_R] + offset)[:, None]
+            codes_RC = (part_RC[open_R] / steps_R1).round()
+            again_RC = (codes_RC * steps_R1).to(torch.float32).double()
+            fits_R = (again_RC == part_RC[open_R]).all(dim=1)
+            open_R = open_R[fits_R & (codes_RC.abs() <= LARGEST_CODE).all(dim=1)]
+        exponent_R[open_R] += offset
+        found_R[open_R] = True
+    largest_R = (values_RC.abs().amax(dim=1) / _step_sizes(exponent_R)).round()
+    if largest_R.max() > LARGEST_CODE:
+        raise InputError(
+            f"{name}: expected values up to {LARGEST_CODE} steps, found {largest_R.max():.0f}; use"
+            " float32 or a smaller dial"
+        )
+    return exponent_R.masked_fill(largest_R == 0, 0)[:, None]
 
 
 def _words(bits: int) -> tuple[int, int, torch.dtype]:
@@ -187,6 +247,20 @@ class Integers(NamedTuple):
         return unpack_codes(data, self.bits, count, name).double() - self.offset
 
 
+class Steps(NamedTuple):
+    """Code: integers of any size that fits 16 bits, little-endian. The dial stands for top."""
+
+    bits: int = 16
+    largest: float = FLOAT32_MAX / 2  # rounded up it must stay a float32
+    top: None = None
+
+    def encode(self, units: torch.Tensor) -> bytes:
+        return units.round().numpy().astype("<i2").tobytes()
+
+    def decode(self, data: bytes, count: int, name: str) -> torch.Tensor:
+        return torch.from_numpy(np.frombuffer(data, "<i2").astype(np.float64))
+
+
 class Scale(NamedTuple):
     """What the values of a row, or of each group of `width` in a row, are divided by."""
 
@@ -228,7 +302,7 @@ class Format(NamedTuple):
     bits of a value; and `top`, to which a covering scale brings the largest value of a group.
     """
 
-    code: Floats | SmallFloats | Integers
+    code: Floats | SmallFloats | Integers | Steps
     scale: Scale | None = None
 
 
@@ -236,6 +310,7 @@ EXPONENT = Scale("i1", None, _row_exponents, _power_of_two)
 COVERING_ROW = Scale("<f2", None, _covering_scales, torch.Tensor.double)
 COVERING_GROUP = Scale("<f2", GROUP, _covering_scales, torch.Tensor.double)
 TERNARY_GROUP = Scale("<f2", GROUP, _ternary_scales, torch.Tensor.double)
+STEP_ROW = Scale("<i2", None, _step_exponents, _step_sizes)
 DESCRIPTIONS = {
     "float32": Format(Floats(32, "<f4", FLOAT32_MAX)),
     "float16": Format(Floats(16, "<f2", FLOAT16_MAX)),
@@ -247,6 +322,7 @@ DESCRIPTIONS = {
     "int4-group": Format(Integers(4, 7, 8), COVERING_GROUP),
     "e2m1-group": Format(SmallFloats(4, "e2m1", 6.0), COVERING_GROUP),
     "ternary-group": Format(Integers(0, 1, 1), TERNARY_GROUP),
+    "uniform": Format(Steps(), STEP_ROW),
 }
 
 
@@ -278,9 +354,11 @@ def check_values(values: torch.Tensor, format: str, name: str) -> torch.Tensor:
     return values
 
 
-def to_bytes(values: torch.Tensor, format: str, name: str = "tensor") -> bytes:
+def to_bytes(
+    values: torch.Tensor, format: str, name: str = "tensor", dial: int = Quantization.dial
+) -> bytes:
     """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
-    see check_values.
+    see check_values. dial: of the format uniform.
     """
     code, scale = _look_up(format)
     if values.numel() == 0:
@@ -288,7 +366,8 @@ def to_bytes(values: torch.Tensor, format: str, name: str = "tensor") -> bytes:
     values_RC = check_values(values, format, name).reshape(rows_and_columns(values.shape))
     stored, units = b"", values_RC.reshape(-1)
     if scale:
-        stored, units = scale.divide(values_RC, code.top, name)
+        top = dial if code.top is None else code.top
+        stored, units = scale.divide(values_RC, top, name)
     return stored + code.encode(units)
 
 

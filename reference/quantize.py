@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from reference import fp8
-from reference.recipe import CONTROL, FORMATS, GROUP, InputError, Quantization
+from reference.recipe import CONTROL, EIGHTHS, FORMATS, GROUP, InputError, Quantization
 
 
 class Format(NamedTuple):
     """How one value is written, in how many bits, and what shares a scale."""
 
-    code: str  # "float", "fp8", "int" or "ternary"
+    code: str  # "float", "fp8", "int", "ternary" or "steps" (int16)
     bits: int  # of one code; 0 for ternary, which puts five codes in a byte
-    scale: str  # "", "row exponent" (int8), "row" or "group" (float16)
+    scale: str  # "", "row exponent" (int8), "row" or "group" (float16), "row step" (int16)
     kind: str = ""  # of float: NumPy's or fp8.py's name
     top: int = 0  # what a float16 scale brings the largest value to: the largest code
 
@@ -32,12 +32,18 @@ DESCRIPTIONS = {
     "int4-group": Format("int", 4, "group", top=7),
     "e2m1-group": Format("fp8", 4, "group", "e2m1", top=6),
     "ternary-group": Format("ternary", 0, "group", top=1),
+    "uniform": Format("steps", 16, "row step"),
 }
 # Of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
 EXPONENTS = np.arange(-128, 120)
 # Every positive finite float16
 HALVES = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Of uniform: a step is 2^(e/8), and codes have 16 bits
+LARGEST_CODE = 2**15 - 1
+# How many exponents a row's own step may lie from that of its root mean square: rounding moves that
+# by a quarter at most, as steps are at most half of it
+NEAR = 5
 
 
 def _look_up(format: str) -> Format:
@@ -64,6 +70,7 @@ def encoded_bytes(shape: tuple[int, ...], format: str) -> int:
         "": 0,
         "row exponent": rows,
         "row": 2 * rows,
+        "row step": 2 * rows,
         "group": 2 * rows * -(-columns // GROUP),
     }
     return scales[description.scale] + codes
@@ -130,6 +137,58 @@ def _ternary_scales(groups_RGW: np.ndarray, name: str) -> np.ndarray:
     return HALVES[np.where(below % 2 == 1, below, above)]
 
 
+def step_sizes(exponents: np.ndarray) -> np.ndarray:
+    """2^(e/8), 0 or infinity beyond the range of float64."""
+    exponents = np.asarray(exponents, np.int64)
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.array(EIGHTHS)[exponents % 8], exponents // 8)
+
+
+def mean_exponents(values_RC: np.ndarray) -> np.ndarray:
+    """The e whose 2^(e/8) is nearest to the root mean square of each row, on a logarithmic scale;
+    0 for zeros.
+
+    Squares are added pair by pair, the second half of the row to the first, in a row of zeros that
+    fill it up to a power of two.
+    """
+    rows, columns = values_RC.shape
+    width = 1
+    while width < columns:
+        width *= 2
+    sums_RC = np.zeros((rows, width))
+    sums_RC[:, :columns] = values_RC * values_RC
+    while width > 1:
+        width //= 2
+        sums_RC = sums_RC[:, :width] + sums_RC[:, width:]
+    mean_R = sums_RC[:, 0] / columns
+    fraction_R, exponent_R = np.frexp(mean_R)
+    below_R = np.searchsorted(EIGHTHS, 2 * fraction_R, "right") - 1
+    eighth_R = 8 * (exponent_R - 1) + below_R  # of the square, rounded down
+    return np.where(mean_R > 0, (eighth_R + 1) // 2, 0)
+
+
+def step_exponents(values_RC: np.ndarray, dial: int, name: str) -> np.ndarray:
+    """The e of each row, whose step is 2^(e/8): nearest to its root mean square over 2^(dial/8). A
+    row whose values are all multiples of a step near that, rounded to float32, takes that step: so
+    encoding twice changes no value.
+    """
+    middle_R = mean_exponents(values_RC) - dial
+    exponent_R, found_R = middle_R, np.zeros(len(middle_R), bool)
+    for offset in sorted(range(-NEAR, NEAR + 1), key=abs):
+        steps_R1 = step_sizes(middle_R + offset)[:, None]
+        codes_RC = np.rint(values_RC / steps_R1)
+        same_RC = (codes_RC * steps_R1).astype(np.float32) == values_RC
+        fits_R = (same_RC & (np.abs(codes_RC) <= LARGEST_CODE)).all(axis=1) & ~found_R
+        exponent_R, found_R = np.where(fits_R, middle_R + offset, exponent_R), found_R | fits_R
+    largest_R = np.rint(np.abs(values_RC).max(axis=1) / step_sizes(exponent_R))
+    if largest_R.max() > LARGEST_CODE:
+        raise InputError(
+            f"{name}: expected values up to {LARGEST_CODE} steps, found {largest_R.max():.0f}; use"
+            " float32 or a smaller dial"
+        )
+    return np.where(largest_R == 0, 0, exponent_R)
+
+
 def pack_codes(codes: np.ndarray, bits: int) -> bytes:
     """Unsigned codes (n,) as one little-endian stream of bits, or five base-3 digits a byte when
     bits is 0.
@@ -170,6 +229,8 @@ def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
         )
     form = _look_up(format)
     limit = float(np.finfo(form.kind).max) if form.code == "float" else np.inf
+    if form.code == "steps":  # rounded up a value must stay a float32
+        limit = FLOAT32_MAX / 2
     if np.abs(values).max() > limit:
         raise InputError(
             f"{name}: expected magnitudes up to {limit} ({format}), found {np.abs(values).max()};"
@@ -178,9 +239,11 @@ def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
     return values
 
 
-def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
+def to_bytes(
+    values: np.ndarray, format: str, name: str = "tensor", dial: int = Quantization.dial
+) -> bytes:
     """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
-    see check_values.
+    see check_values. dial: of the format uniform.
     """
     form = _look_up(format)
     rows, columns = rows_and_columns(np.shape(values))
@@ -196,6 +259,9 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
     elif form.scale == "row exponent":
         exponents_R = _row_exponents(np.abs(values_RC).max(axis=1))
         scales_RG, head = 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
+    elif form.scale == "row step":
+        exponents_R = step_exponents(values_RC, dial, name)
+        scales_RG, head = step_sizes(exponents_R)[:, None], exponents_R.astype("<i2").tobytes()
     else:
         scales_RG = (
             _ternary_scales(groups_RGW, name)
@@ -206,6 +272,8 @@ def to_bytes(values: np.ndarray, format: str, name: str = "tensor") -> bytes:
     units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].ravel()
     if form.code == "fp8":
         return head + pack_codes(fp8.encode(units, form.kind), form.bits)
+    if form.code == "steps":
+        return head + np.rint(units).astype("<i2").tobytes()
     integers = np.clip(np.rint(units), -form.top, form.top)
     offset = 1 << (form.bits - 1) if form.bits else 1
     return head + pack_codes((integers + offset).astype(np.uint8), form.bits)
@@ -232,7 +300,10 @@ def from_bytes(
     if form.scale == "row exponent":
         scales_RG = 2.0 ** np.frombuffer(data[:head], np.int8).astype(np.float64)[:, None]
     elif form.scale:
-        scales_RG = np.frombuffer(data[:head], "<f2").astype(np.float64).reshape(rows, -1)
+        if form.scale == "row step":
+            scales_RG = step_sizes(np.frombuffer(data[:head], "<i2"))[:, None]
+        else:
+            scales_RG = np.frombuffer(data[:head], "<f2").astype(np.float64).reshape(rows, -1)
         if not (np.isfinite(scales_RG) & (scales_RG > 0)).all():
             raise InputError(
                 f"{name}: expected positive finite scales, found others; the data is damaged"
@@ -241,6 +312,8 @@ def from_bytes(
         units = np.frombuffer(data, form.kind)
         # One kind of bad value, refused below
         units = np.where(np.isfinite(units), units, np.inf).astype(np.float64)
+    elif form.code == "steps":
+        units = np.frombuffer(data[head:], "<i2").astype(np.float64)
     else:
         codes = unpack_codes(data[head:], form.bits, rows * columns, name)
         offset = 1 << (form.bits - 1) if form.bits else 1

@@ -82,6 +82,18 @@ FORMATS = (  # of weights; each is one row of DESCRIPTIONS in both quantize.py
     "int4-group",
     "e2m1-group",
     "ternary-group",
+    "uniform",
+)
+DIALS = (8, 64)  # of the format uniform, least and most: finer steps would not fit 16 bits
+EIGHTHS = (  # 2**(0/8) to 2**(7/8), nearest float64: the powers of two between which a step lies
+    1.0,
+    1.0905077326652577,
+    1.189207115002721,
+    1.2968395546510096,
+    1.4142135623730951,
+    1.5422108254079407,
+    1.681792830507429,
+    1.8340080864093424,
 )
 GROUP = 64  # neighbours along a row that share a scale in the formats "-group"
 # Last name component of tensors that steer others: stored in the small format.
@@ -224,6 +236,8 @@ class Quantization:
     format: str = "e4m3"  # matrices above the threshold
     small_format: str = "float16"  # control tensors and everything at or below the threshold
     threshold: int = 65_536  # elements
+    # uniform: the step of a row is its root mean square divided by 2**(dial / 8)
+    dial: int = 28
 
 
 @dataclass(frozen=True)
@@ -434,6 +448,11 @@ RANGES = (  # what must hold of one field, the check, the fields
         "must lie in 2 ... 65535 (shards hold uint16 ids)",
         lambda value: 2 <= value <= 65_535,
         ("model.vocab",),
+    ),
+    (
+        f"must lie in {DIALS[0]} ... {DIALS[1]}",
+        lambda value: DIALS[0] <= value <= DIALS[1],
+        ("quantization.dial",),
     ),
     ("must lie in -0.5 ... 0.5", lambda value: -0.5 <= value <= 0.5, ("training.causal_drift",)),
     ("must lie in 0 ... 2**64 - 1", lambda value: 0 <= value < 2**64, ("seed",)),

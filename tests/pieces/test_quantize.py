@@ -2,6 +2,7 @@
 stored tensor changes nothing.
 """
 
+import decimal
 import itertools
 import struct
 from fractions import Fraction
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import fast.quantize
 import reference.quantize
-from reference.recipe import GOLF, InputError, Quantization
+from reference.recipe import EIGHTHS, GOLF, InputError, Quantization
 
 FORMATS = reference.quantize.FORMATS
 # Largest code value over a float16 scale
@@ -96,6 +97,13 @@ def scales_of(data: bytes, shape: tuple[int, ...], format: str) -> np.ndarray:
     ].reshape(shape)
 
 
+def steps_of(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The step of each row of a tensor in the format uniform, to multiply values by."""
+    rows, _ = reference.quantize.rows_and_columns(shape)
+    exponents = np.frombuffer(data[: 2 * rows], "<i2").astype(np.float64)
+    return (2.0 ** (exponents / 8)).reshape(shape[:-1] + (1,) if shape else ())
+
+
 def assert_within_half_a_step(
     values: np.ndarray, data: bytes, back: np.ndarray, format: str
 ) -> None:
@@ -120,6 +128,11 @@ def assert_within_half_a_step(
         assert (
             error <= half_step_of_float(np.minimum(np.abs(wide / scale), 448), "e4m3") * scale
         ).all()
+    elif format == "uniform":
+        step = np.broadcast_to(steps_of(data, values.shape), wide.shape)
+        # Beside half a step, what is read is rounded to float32
+        last = np.spacing(np.maximum(np.abs(values), np.abs(back)), dtype=np.float32)
+        assert (error <= step / 2 * (1 + 1e-12) + last.astype(np.float64) / 2).all()
     elif format == "e2m1-group":
         scale = scales_of(data, values.shape, format)
         assert (error <= half_step_of_float(wide / scale, "e2m1") * scale).all()
@@ -144,6 +157,7 @@ def test_the_names_are_the_same_in_both_halves():
         "int4-group",
         "e2m1-group",
         "ternary-group",
+        "uniform",
     ):
         assert name in FORMATS
     assert (
@@ -379,6 +393,7 @@ def test_a_value_that_is_not_finite_names_the_tensor_and_the_place(format, bad):
         ("int4-group", 5e5),
         ("e2m1-group", 4e5),
         ("ternary-group", 65505.0),
+        ("uniform", 1.8e38),
     ],
 )
 def test_what_a_format_cannot_hold_names_the_tensor(format, value):
@@ -420,6 +435,9 @@ def test_damaged_bytes_are_one_clear_error(format):
         ("e2m1-group", 0, b"\x00\xbc"),
         ("ternary-group", 0, b"\x00\xfc"),
         ("ternary-group", 2, b"\xf3"),
+        ("uniform", 0, b"\xff\x7f"),
+        ("uniform", 0, b"\x00\x80"),
+        ("uniform", 0, b"\x10\x04"),
     ],
 )
 def test_values_that_could_not_have_been_stored_are_an_error(format, position, value):
@@ -475,6 +493,7 @@ def test_sizes_of_known_shapes():
         "int4-group": 142,
         "e2m1-group": 142,
         "ternary-group": 64,
+        "uniform": 524,
     }
     for format, size in expected.items():
         assert (
@@ -509,3 +528,89 @@ def test_choice_of_format():
             half.choose_format("mixture", (9,), Quantization("int6-row", "float32", 8))
             == "int6-row"
         )
+
+
+# uniform
+
+
+def step_exponents(values: np.ndarray, dial: int) -> list[int]:
+    """The exponents of rows, the same in both halves."""
+    data = reference.quantize.to_bytes(values, "uniform", dial=dial)
+    assert fast.quantize.to_bytes(torch.from_numpy(values), "uniform", dial=dial) == data
+    return np.frombuffer(data[: 2 * len(values)], "<i2").tolist()
+
+
+@given(dial=st.integers(8, 64), seed=st.integers(0, 2**32), columns=st.integers(1, 70))
+def test_the_step_is_the_root_mean_square_over_a_power_of_two(dial, seed, columns):
+    """To the nearest eighth of an octave."""
+    rng = np.random.default_rng(seed)
+    values = (rng.standard_normal((5, columns)) * 10.0 ** rng.uniform(-6, 6, (5, 1))).astype("f4")
+    wide = values.astype(np.float64)
+    expected = 4 * np.log2((wide * wide).mean(axis=1)) - dial
+    assert (np.abs(step_exponents(values, dial) - expected) <= 0.5 + 1e-9).all()
+
+
+@pytest.mark.parametrize("e", [-1100, -9, -8, -1, 0, 1, 7, 8, 900])
+def test_the_step_at_its_boundaries(e):
+    """A row of one number: its step changes halfway between two powers, on a logarithmic scale."""
+    border = 2.0 ** ((e + 0.5) / 8)
+    values = np.array([[border * (1 - 1e-6)], [border * (1 + 1e-6)]])
+    assert step_exponents(values, 20) == [e - 20, e - 19]
+
+
+@given(seed=st.integers(0, 2**32), shape=shapes, low=st.integers(8, 60), more=st.integers(4, 40))
+def test_a_higher_dial_is_closer(seed, shape, low, more):
+    """By half an octave or more, row for row: the bound halves with every eight."""
+    values, high = draw_weights(seed, shape, 1.0), min(low + more, 64)
+    bounds = []
+    for dial in (low, high):
+        data = reference.quantize.to_bytes(values, "uniform", dial=dial)
+        back = reference.quantize.from_bytes(data, values.shape, "uniform")
+        assert_within_half_a_step(values, data, back, "uniform")
+        bounds.append(steps_of(data, values.shape))
+    rows = values.reshape(-1, values.shape[-1] if shape else 1).any(axis=1)
+    ratio = (bounds[1] / bounds[0]).reshape(-1)[rows]
+    np.testing.assert_allclose(ratio, 2.0 ** ((low - high) / 8), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dial", [8, 28, 64])
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.3] * 9,
+        [0.0] * 9,
+        [-2.5],
+        [1e-3] * 99 + [40.0],
+        [2.0**-149, 0.0, -(2.0**-148)],
+        [1.7e38, -1.7e38, 1e30],
+    ],
+    ids=["constant", "zeros", "one element", "outlier", "subnormal", "largest"],
+)
+def test_odd_rows_come_back_within_half_a_step_and_stay(row, dial):
+    values = np.array([row], np.float32)
+    data = reference.quantize.to_bytes(values, "uniform", dial=dial)
+    back = reference.quantize.from_bytes(data, values.shape, "uniform")
+    assert_within_half_a_step(values, data, back, "uniform")
+    again = fast.quantize.to_bytes(torch.from_numpy(back), "uniform", dial=dial)
+    assert np.array_equal(reference.quantize.from_bytes(again, values.shape, "uniform"), back)
+    if not values.any():
+        assert data == again == bytes(len(data))
+
+
+def test_an_outlier_too_many_steps_away_names_the_tensor():
+    """The root mean square of n numbers is at most the square root of n below the largest."""
+    values = np.zeros((1, 1 << 14), np.float32)
+    values[0, 5] = 1.0
+    message = r"head: expected values up to 32767 steps, found 32768; use float32 or a smaller dial"
+    for half, array in ((reference.quantize, values), (fast.quantize, torch.from_numpy(values))):
+        with pytest.raises(InputError, match=message):
+            half.to_bytes(array, "uniform", "head", 64)
+        data = half.to_bytes(array, "uniform", "head", 63)
+        assert float(half.from_bytes(data, values.shape, "uniform")[0, 5]) == pytest.approx(1, abs=2**-16)
+
+
+def test_steps_of_both_halves_are_powers_of_the_same_numbers():
+    """Nearest float64 of the exact powers, which a library's pow need not give."""
+    with decimal.localcontext(prec=60):
+        exact = tuple(float(decimal.Decimal(2) ** (decimal.Decimal(j) / 8)) for j in range(8))
+    assert exact == EIGHTHS

@@ -207,6 +207,7 @@ def searched(submission: Submission) -> Iterator[tuple[str, bytes]]:
             with suppress(ValueError, KeyError, TypeError):
                 header, payload = container.read_header(data)
                 container.check_table(header["tensors"], header["raw_bytes"])
-                ends = container.boundaries(header["tensors"])
-                raw = codec.decompress(payload, header["raw_bytes"], ends, header["codec"])
+                table = header["tensors"]
+                ends, columns = container.boundaries(table), container.columns(table)
+                raw = codec.decompress(payload, header["raw_bytes"], ends, header["codec"], columns)
                 yield f"{name}, unpacked", raw
