@@ -2,7 +2,7 @@
 artifact.
 
 A codec is a pair compress(raw, sections) -> bytes and decompress(data, raw_bytes, sections) -> bytes,
-where the Sections says where tensors end in raw. A decoder makes at most raw_bytes + 1 bytes and
+where the Sections say where tensors end in raw. A decoder makes at most raw_bytes + 1 bytes and
 raises InputError unless it makes exactly raw_bytes.
 """
 
@@ -329,9 +329,7 @@ def _decode_class(coder: object, grids: list[Grid], kind: int, table, beyond) ->
     """Fill the integers of all columns of a class in; `beyond` are those without a symbol."""
     reach = reach_of(kind)
     counts = [int((grid.classes_C == kind).sum()) for grid in grids]
-    sizes = [
-        len(grid.integers_RC) * count for grid, count in zip(grids, counts, strict=True)
-    ]
+    sizes = [len(grid.integers_RC) * count for grid, count in zip(grids, counts, strict=True)]
     symbols = np.empty(sum(sizes), np.int32)
     _decode(coder, symbols, table)
     large = symbols > 2 * reach

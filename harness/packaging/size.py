@@ -51,9 +51,10 @@ def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None
 
 def estimate(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     """Container bytes to expect after training: weights as Gaussian with standard deviation
-    1/sqrt(columns), stored at the entropy of their bytes, and the header. A sample of at most 2**16
-    elements stands for each tensor.
+    1/sqrt(columns), stored at the entropy of their bytes (of their integers: the format uniform),
+    and the header. A sample of at most 2**16 elements stands for each tensor.
     """
+    dial = recipe.quantization.dial
     formats, total, known = formats_of(shapes, recipe), 0.0, {}
     for name, shape in shapes.items():
         key = (tuple(shape[-1:]), formats[name])
@@ -62,10 +63,11 @@ def estimate(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
             sample = np.random.default_rng(0).normal(
                 0, columns**-0.5, (max(1, SAMPLE // columns), columns)
             )
-            data = quantize.to_bytes(torch.from_numpy(sample).float(), formats[name], name)
-            counts = np.bincount(np.frombuffer(data, np.uint8))
-            share = counts[counts > 0] / len(data)
-            known[key] = float(-(share * np.log2(share)).sum()) / 8
+            data = quantize.to_bytes(torch.from_numpy(sample).float(), formats[name], name, dial)
+            symbols = np.frombuffer(data, "<u2" if formats[name] == "uniform" else "u1")
+            counts = np.bincount(symbols)
+            share = counts[counts > 0] / len(symbols)
+            known[key] = float(-(share * np.log2(share)).sum()) / (8 * symbols.itemsize)
         total += quantize.encoded_bytes(tuple(shape), formats[name]) * known.get(key, 0.0)
     raw = sum(quantize.encoded_bytes(tuple(shape), formats[name]) for name, shape in shapes.items())
     return round(total) + bound(recipe, shapes) - raw

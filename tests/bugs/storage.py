@@ -181,6 +181,43 @@ BUGS = [
         ("quantize-int6-row",),
     ),
     Bug(
+        "step-exponent-rounds-down",
+        "fast.quantize._mean_exponents",
+        operator("+", by=left, nth=2),
+        "an eighth of an octave below the nearest",
+        ("quantize-uniform",),
+    ),
+    Bug(
+        "step-of-a-padded-mean",
+        "fast.quantize._mean_exponents",
+        operator("/", by=lambda sums, columns: sums / (1 << (columns - 1).bit_length())),
+        "the mean over a power of two: fits rows that are one",
+        ("quantize-uniform",),
+    ),
+    Bug(
+        "step-without-its-dial",
+        "fast.quantize._step_exponents",
+        call("int", by=lambda whole, dial: 28),
+        "the default, whatever is asked for",
+        (
+            "tests/pieces/test_quantize.py::test_the_step_is_the_root_mean_square_over_a_power_of_two",
+        ),
+    ),
+    Bug(
+        "step-chosen-anew",
+        "fast.quantize._step_exponents",
+        call("sorted", by=lambda ordered, *given, **keywords: []),
+        "what was rounded once is rounded again, by another step",
+        ("tests/pieces/test_quantize.py::test_storing_a_stored_tensor_gives_the_same_bytes",),
+    ),
+    Bug(
+        "columns-classed-by-their-sum",
+        "fast.codec.class_of",
+        operator("/", by=left),
+        "a class for every number of rows",
+        ("tests/pieces/test_codec.py::test_a_class_of_columns_is_a_quarter_of_an_octave",),
+    ),
+    Bug(
         "ternary-scale-of-the-mean",
         "fast.quantize._ternary_scales",
         call("where", by=lambda where, better, new, best: new),

@@ -5,6 +5,7 @@ encoder writes.
 import hashlib
 import itertools
 import lzma
+import math
 import struct
 import sys
 import zlib
@@ -182,6 +183,149 @@ def test_any_bytes_decode_to_the_declared_size_or_are_refused(data, raw_bytes, c
         assert len(fast.codec.decompress(data, raw_bytes, [raw_bytes], codec)) == raw_bytes
     except InputError:
         assert codec != "none" or len(data) != raw_bytes
+
+
+# integers by the spread of their columns
+
+
+def grid(integers_RC: np.ndarray) -> bytes:
+    """Return the raw bytes of a tensor of integers: one exponent for each row, then they."""
+    rows = len(integers_RC)
+    return np.arange(rows).astype("<i2").tobytes() + integers_RC.astype("<i2").tobytes()
+
+
+def round_trip(tensors: list[np.ndarray], others: tuple[bytes, ...] = ()) -> bytes:
+    """Return the code of tensors of integers with others behind, which came back."""
+    pieces = [*map(grid, tensors), *others]
+    raw, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
+    columns = [tensor.shape[1] for tensor in tensors] + [0] * len(others)
+    data, name = fast.codec.compress(raw, ends, "entropy", columns)
+    assert name == "entropy"
+    assert fast.codec.decompress(data, len(raw), ends, "entropy", columns) == raw
+    return data
+
+
+@settings(max_examples=60)
+@given(
+    shapes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=3),
+    sizes=st.lists(st.sampled_from([0.0, 0.2, 3.0, 300.0, 2.0**15]), min_size=1, max_size=4),
+    seed=st.integers(0, 2**32),
+)
+def test_integers_of_any_size_come_back(shapes, sizes, seed):
+    """Columns of zeros, of small and large integers, and one far beyond the rest of its column."""
+    rng, tensors = np.random.default_rng(seed), []
+    for rows, columns in shapes:
+        spread_C = rng.choice(sizes, columns)
+        integers_RC = np.rint(rng.standard_normal((rows, columns)) * spread_C)
+        integers_RC[rng.integers(rows), rng.integers(columns)] = rng.choice(
+            [0, -(2**15), 2**15 - 1]
+        )
+        tensors.append(integers_RC.clip(-(2**15), 2**15 - 1))
+    round_trip(tensors, (b"other bytes", b"\7" * 100))
+
+
+def gaussian_bits(deviations_C: np.ndarray, rows: int) -> float:
+    """Return the cross-entropy in bits of rows of rounded Gaussian numbers under their own
+    distribution, column by column.
+    """
+    edges = np.arange(-20_000, 20_001) - 0.5
+    total = 0.0
+    for deviation in deviations_C:
+        below = np.array([math.erf(edge / deviation / math.sqrt(2)) for edge in edges])
+        chances = np.diff(below) / 2
+        used = chances[chances > 0]
+        total -= rows * float((used * np.log2(used)).sum())
+    return total
+
+
+def test_integers_are_coded_within_half_a_percent_of_what_their_columns_spread_takes():
+    """Of the cross-entropy under the very distribution of each column, tables and classes included;
+    and by far less than without columns.
+    """
+    rng, rows = np.random.default_rng(5), 4000
+    deviations_C = np.repeat(2.0 ** np.arange(0, 6), 40) * rng.uniform(0.9, 1.1, 240)
+    integers_RC = np.rint(rng.standard_normal((rows, 240)) * deviations_C)
+    data = round_trip([integers_RC])
+    exponents = 1.5 * rows  # bytes: they all differ
+    assert 8 * (len(data) - exponents) <= 1.005 * gaussian_bits(deviations_C, rows)
+    raw = grid(integers_RC)
+    assert len(data) < 0.85 * len(fast.codec.compress(raw, [len(raw)], "entropy")[0])
+
+
+def test_columns_of_like_spread_share_a_table_across_tensors():
+    rng = np.random.default_rng(6)
+    one, other = (np.rint(rng.standard_normal((64, 64)) * 20) for _ in range(2))
+    together = len(round_trip([one, other]))
+    apart = len(round_trip([one])) + len(round_trip([other]))
+    assert together < apart - 40
+
+
+@given(
+    value=st.integers(1, 2**15 - 1),
+    rows=st.integers(1, 5000),
+    used=st.floats(0, 1),
+    other=st.booleans(),
+)
+def test_a_class_of_columns_is_a_quarter_of_an_octave(value, rows, used, other):
+    """By its root mean square; the first and the last hold what lies beyond them too."""
+    column_R1 = np.zeros((rows, 1), np.int16)
+    column_R1[: max(1, int(rows * used))] = -value if other else value
+    [kind] = fast.codec.class_of(column_R1)
+    size = math.sqrt(float(np.square(column_R1, dtype=np.float64).mean()))
+    quarters = 4 * math.log2(size) + 8  # of an octave, from a quarter of 1 on
+    assert 1 <= kind < fast.codec.CLASSES
+    assert kind == 1 or kind - 1 <= quarters + 1e-9
+    assert kind == fast.codec.CLASSES - 1 or quarters - 1e-9 < kind
+
+
+def test_a_column_of_zeros_takes_no_symbols():
+    assert fast.codec.class_of(np.zeros((9, 3), np.int16)).tolist() == [0, 0, 0]
+    assert len(round_trip([np.zeros((5000, 3))])) < len(round_trip([np.eye(5000, 3)]))
+
+
+@pytest.mark.parametrize("kind", range(1, fast.codec.CLASSES))
+def test_few_integers_lie_beyond_the_symbols_of_their_class(kind):
+    """Six root mean squares at its upper end."""
+    upper = 2.0 ** ((kind - 8) / 4)
+    assert fast.codec.reach_of(kind) == min(math.ceil(6 * upper * (1 - 1e-12)), 2**15)
+
+
+@pytest.mark.parametrize(
+    "position, value, message",
+    [
+        (0, 1, "expected integers"),
+        (0, 0, "expected integers"),
+        (1, 9, "a stride of"),
+        (-1, None, "whole code words"),
+    ],
+)
+def test_integers_that_no_encoder_writes_are_refused(position, value, message):
+    integers_RC = np.rint(np.random.default_rng(7).standard_normal((50, 8)) * 9)
+    data, raw = bytearray(round_trip([integers_RC])), grid(integers_RC)
+    if value is None:
+        del data[position]
+    else:
+        data[position] = value
+    with pytest.raises(InputError, match=rf"payload: expected .*{message}.*\(entropy\)|{message}"):
+        fast.codec.decompress(bytes(data), len(raw), [len(raw)], "entropy", [8])
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_damage_to_coded_integers_gives_the_declared_size_or_is_refused(data):
+    integers_RC = np.rint(np.random.default_rng(8).standard_normal((20, 6)) * 9)
+    integers_RC[3, 2] = 900
+    whole, raw = round_trip([integers_RC]), grid(integers_RC)
+    damaged = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(whole)))
+    for found in (bytes(damaged), whole[:cut]):
+        try:
+            out = fast.codec.decompress(found, len(raw), [len(raw)], "entropy", [6])
+        except InputError:
+            continue
+        assert len(out) == len(raw)
 
 
 def test_a_missing_package_is_named_and_best_does_without(monkeypatch):

@@ -342,6 +342,12 @@ ENTRIES = [
         (*STORED, "estimate"),
         _formats(lambda kind, size: "float16" if kind in CONTROL or size <= 40 else "e4m3"),
     ),
+    Entry(
+        "quantization.dial",
+        20,
+        ("bytes", "estimate"),
+        given=(("quantization.format", "uniform"),),
+    ),
 ]
 
 

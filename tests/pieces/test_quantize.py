@@ -606,7 +606,9 @@ def test_an_outlier_too_many_steps_away_names_the_tensor():
         with pytest.raises(InputError, match=message):
             half.to_bytes(array, "uniform", "head", 64)
         data = half.to_bytes(array, "uniform", "head", 63)
-        assert float(half.from_bytes(data, values.shape, "uniform")[0, 5]) == pytest.approx(1, abs=2**-16)
+        assert float(half.from_bytes(data, values.shape, "uniform")[0, 5]) == pytest.approx(
+            1, abs=2**-16
+        )
 
 
 def test_steps_of_both_halves_are_powers_of_the_same_numbers():

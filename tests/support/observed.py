@@ -267,7 +267,7 @@ def _run(half: str, recipe: Recipe) -> dict:
 
 def of_storage(half: str, recipe: Recipe) -> dict:
     """Return the format and the bytes of every tensor of given weights in the artifact."""
-    quantize = of(half, "quantize")
+    quantize, dial = of(half, "quantize"), recipe.quantization.dial
     stored = {name: value.astype(np.float32) for name, value in weights(recipe.model).items()}
     if half == "reference":
         formats = {
@@ -275,7 +275,7 @@ def of_storage(half: str, recipe: Recipe) -> dict:
             for name, value in stored.items()
         }
         blobs = {
-            name: quantize.to_bytes(stored[name].astype(np.float64), format, name)
+            name: quantize.to_bytes(stored[name].astype(np.float64), format, name, dial)
             for name, format in formats.items()
         }
     else:
