@@ -1,9 +1,9 @@
 """Parity: bitwise (zlib and lzma give the reference's bytes). Lossless codecs for the payload of an
 artifact.
 
-A codec is a pair compress(raw, sections) -> bytes and decompress(data, raw_bytes, sections) -> bytes,
-where the Sections say where tensors end in raw. A decoder makes at most raw_bytes + 1 bytes and
-raises InputError unless it makes exactly raw_bytes.
+A codec is a pair compress(raw, sections) -> bytes and decompress(data, raw_bytes, sections) ->
+bytes, where the Sections say where tensors end in raw. A decoder makes at most raw_bytes + 1 bytes
+and raises InputError unless it makes exactly raw_bytes.
 """
 
 import lzma
