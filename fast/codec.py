@@ -237,10 +237,9 @@ def compress_entropy(raw: bytes, sections: Sections) -> bytes:
     """Asymmetric numeral systems (Duda 2013): stride and tables (or plain bytes) of each tensor,
     then the words.
 
-    Bytes are coded by their counts in their tensor. Grid are coded by their counts in all
-    columns of like spread, whatever their tensor: what the trained weights of a column have in
-    common is how large they are. Behind the heads of the tensors stand the tables of those classes,
-    and the integers too large for them.
+    Bytes are coded by their counts in their tensor. Integers are coded by their counts in all
+    columns of like spread, whatever their tensor. Behind the heads of the tensors stand the tables
+    of those classes of columns, each with the integers that are too large for it.
     """
     constriction = require("constriction", "entropy")
     head, jobs, grids = [], [], []

@@ -195,10 +195,11 @@ def grid(integers_RC: np.ndarray) -> bytes:
 
 
 def round_trip(tensors: list[np.ndarray], others: tuple[bytes, ...] = ()) -> bytes:
-    """Return the code of tensors of integers with others behind, which came back."""
-    pieces = [*map(grid, tensors), *others]
+    """Return the code of tensors of integers with others in front and behind, which came back."""
+    pieces = [*others, *map(grid, tensors), *others]
     raw, ends = b"".join(pieces), list(itertools.accumulate(map(len, pieces)))
-    columns = [tensor.shape[1] for tensor in tensors] + [0] * len(others)
+    columns = [tensor.shape[1] for tensor in tensors]
+    columns = [0] * len(others) + columns + [0] * len(others)
     data, name = fast.codec.compress(raw, ends, "entropy", columns)
     assert name == "entropy"
     assert fast.codec.decompress(data, len(raw), ends, "entropy", columns) == raw

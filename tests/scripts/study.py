@@ -4,8 +4,8 @@ the validation split, and both print the tables; hours on a few cores, and it ma
 
 What to choose is read off a split of the training text: its last documents, which no cell trains on.
 The validation split is scored by --report alone, once the choice is made. A cell is one variant in one
-group with one seed; its numbers are kept in the results file under a hash of its whole recipe and of
-its text, so that another recipe is another cell. Runs are kept beside the choice split in --out.
+group with one seed; its numbers are kept in the results file under a hash of its recipe and of its text,
+so that another recipe is another cell. Runs are kept beside the choice split in --out.
 """
 
 import argparse
@@ -114,6 +114,19 @@ GROUPS = {
 }
 
 
+def flat(recipe: Recipe) -> list[tuple[str, object]]:
+    """Return (name, value) of every field, those of a part as part.field."""
+    parts = asdict(recipe).items()
+    return [
+        (f"{part}.{name}" if name else part, value)
+        for part, values in parts
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    ]
+
+
+DEFAULTS = dict(flat(Recipe()))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One model to train."""
@@ -142,8 +155,11 @@ class Cell:
         return words
 
     def key(self, corpus: str) -> str:
-        """Return the name of its numbers: a hash of its recipe and of its text."""
-        described = json.dumps([asdict(self.recipe()), corpus], sort_keys=True)
+        """Return the name of its numbers: a hash of its text and of all in its recipe that is not
+        as in Recipe(). A field that is added, and off there, changes no name.
+        """
+        own = {name: value for name, value in flat(self.recipe()) if value != DEFAULTS[name]}
+        described = json.dumps([own, corpus], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
