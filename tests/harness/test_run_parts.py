@@ -18,8 +18,9 @@ import torch
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
 from harness import runs
+from harness.commands.demo import recipe_for
 from harness.corpus.sources import Source
-from reference.recipe import PRESETS, TINY, InputError
+from reference.recipe import DEMO, PRESETS, TINY, InputError
 from tests.support.stand_ins import Bar
 
 SOURCE = Source(data=Path("somewhere"))
@@ -581,3 +582,24 @@ def test_a_demo_is_scored_by_every_estimator_on_a_few_windows():
     assert runs.DEMO_WINDOWS == 128 and set(PRESETS) >= {"demo", "tiny", "golf"}
     names = [("nelbo", None), ("causal", None), ("chain", "left-to-right")]
     assert list(runs.SCORING) == names
+
+
+def test_the_demo_trains_fewer_steps_on_the_embedded_text():
+    found = recipe_for(DEMO, Source(tokenizer=Path("mine")))
+    shorter = replace(DEMO.training, iterations=225, warmdown=75)
+    assert found == replace(DEMO, training=shorter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "source"),
+    [
+        ({}, Source(data=Path("shards"))),
+        ({}, Source(text=(Path("notes.txt"),))),
+        ({"iterations": 449}, Source()),
+        ({"warmdown": 151}, Source()),
+    ],
+)
+def test_the_demo_keeps_the_steps_of_other_texts_and_those_asked_for(changes, source):
+    recipe = replace(DEMO, training=replace(DEMO.training, **changes))
+    assert recipe_for(recipe, source) == recipe
+    assert recipe_for(TINY, source) == TINY
