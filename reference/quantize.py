@@ -239,6 +239,44 @@ def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
     return values
 
 
+def _fit_scales(
+    groups_RGW: np.ndarray, form: Format, dial: int, name: str
+) -> tuple[np.ndarray, bytes]:
+    """(scale of each group, float64; the scales as they are stored)."""
+    if form.scale == "":
+        return np.ones((len(groups_RGW), 1)), b""
+    if form.scale == "row exponent":
+        exponents_R = _row_exponents(np.abs(groups_RGW[:, 0]).max(axis=1))
+        return 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
+    if form.scale == "row step":
+        exponents_R = step_exponents(groups_RGW[:, 0], dial, name)
+        return step_sizes(exponents_R)[:, None], exponents_R.astype("<i2").tobytes()
+    if form.code == "ternary":
+        scales_RG = _ternary_scales(groups_RGW, name)
+    else:
+        scales_RG = _covering_scales(groups_RGW, form.top, name)
+    return scales_RG, scales_RG.astype("<f2").tobytes()
+
+
+def _read_scales(data: bytes, rows: int, form: Format, name: str) -> np.ndarray:
+    """Inverse of _fit_scales: the scale of each group, float64. One that is not positive and finite
+    is an InputError.
+    """
+    if form.scale == "":
+        return np.ones((rows, 1))
+    if form.scale == "row exponent":
+        return 2.0 ** np.frombuffer(data, np.int8).astype(np.float64)[:, None]
+    if form.scale == "row step":
+        scales_RG = step_sizes(np.frombuffer(data, "<i2"))[:, None]
+    else:
+        scales_RG = np.frombuffer(data, "<f2").astype(np.float64).reshape(rows, -1)
+    if not (np.isfinite(scales_RG) & (scales_RG > 0)).all():
+        raise InputError(
+            f"{name}: expected positive finite scales, found others; the data is damaged"
+        )
+    return scales_RG
+
+
 def to_bytes(
     values: np.ndarray, format: str, name: str = "tensor", dial: int = Quantization.dial
 ) -> bytes:
@@ -254,21 +292,7 @@ def to_bytes(
         return values_RC.astype(form.kind).tobytes()
     width = GROUP if form.scale == "group" else columns
     groups_RGW = np.pad(values_RC, ((0, 0), (0, -columns % width))).reshape(rows, -1, width)
-    if form.scale == "":
-        scales_RG, head = np.ones((rows, 1)), b""
-    elif form.scale == "row exponent":
-        exponents_R = _row_exponents(np.abs(values_RC).max(axis=1))
-        scales_RG, head = 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
-    elif form.scale == "row step":
-        exponents_R = step_exponents(values_RC, dial, name)
-        scales_RG, head = step_sizes(exponents_R)[:, None], exponents_R.astype("<i2").tobytes()
-    else:
-        scales_RG = (
-            _ternary_scales(groups_RGW, name)
-            if form.code == "ternary"
-            else _covering_scales(groups_RGW, form.top, name)
-        )
-        head = scales_RG.astype("<f2").tobytes()
+    scales_RG, head = _fit_scales(groups_RGW, form, dial, name)
     units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].ravel()
     if form.code == "fp8":
         return head + pack_codes(fp8.encode(units, form.kind), form.bits)
@@ -296,18 +320,7 @@ def from_bytes(
         return np.zeros(shape, np.float32)
     width = GROUP if form.scale == "group" else columns
     head = {"": 0, "row exponent": rows}.get(form.scale, 2 * rows * -(-columns // width))
-    scales_RG = np.ones((rows, 1))
-    if form.scale == "row exponent":
-        scales_RG = 2.0 ** np.frombuffer(data[:head], np.int8).astype(np.float64)[:, None]
-    elif form.scale:
-        if form.scale == "row step":
-            scales_RG = step_sizes(np.frombuffer(data[:head], "<i2"))[:, None]
-        else:
-            scales_RG = np.frombuffer(data[:head], "<f2").astype(np.float64).reshape(rows, -1)
-        if not (np.isfinite(scales_RG) & (scales_RG > 0)).all():
-            raise InputError(
-                f"{name}: expected positive finite scales, found others; the data is damaged"
-            )
+    scales_RG = _read_scales(data[:head], rows, form, name)
     if form.code == "float":
         units = np.frombuffer(data, form.kind)
         # One kind of bad value, refused below

@@ -49,7 +49,8 @@ class Demo:
 
     def run(self):
         """Return the summary."""
-        recipe = check(recipe_for(self.recipe, self.source))
+        recipe = recipe_for(self.recipe, self.source)
+        check(recipe)
         if ranks.rank() == 0:
             run_directory.check(self.out, False, True, recipe)
         from harness import report, runs

@@ -55,7 +55,7 @@ SPEC = {  # SPEC.md, sections 4 to 8
         "clip": 1.0,
     },
     "ema": {"decay": 0.999, "start": 0.1},
-    "quantization": {"format": "e4m3", "small_format": "float16", "threshold": 65_536},
+    "quantization": {"format": "e4m3", "small_format": "float16", "threshold": 65_536, "dial": 28},
 }
 
 BROKEN = [  # (part, field, value, words of the message)
