@@ -210,19 +210,24 @@ class Grid(NamedTuple):
 
 
 def _grid_of(piece: np.ndarray, columns: int) -> Grid:
+    """The parts of a tensor's bytes, as views; the classes are to be filled in."""
     rows = len(piece) // (2 * columns + 2)
     integers_RC = piece[2 * rows :].view("<i2").reshape(rows, columns)
-    return Grid(piece[: 2 * rows], class_of(integers_RC), integers_RC)
+    return Grid(piece[: 2 * rows], np.empty(columns, np.uint8), integers_RC)
+
+
+def _classes_in(grids: list[Grid]) -> list[int]:
+    """The classes that some column belongs to, in order, but that of zeros."""
+    return sorted({int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0})
 
 
 def _by_class(grids: list[Grid]) -> dict[int, np.ndarray]:
     """The integers of all columns of a class, tensor after tensor and row after row."""
-    kinds = sorted({int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0})
     return {
         kind: np.concatenate(
             [grid.integers_RC[:, grid.classes_C == kind].reshape(-1) for grid in grids]
         )
-        for kind in kinds
+        for kind in _classes_in(grids)
     }
 
 
@@ -247,6 +252,7 @@ def compress_entropy(raw: bytes, sections: Sections) -> bytes:
         parts = [piece]
         if columns and len(piece):
             grids.append(_grid_of(piece, columns))
+            grids[-1].classes_C[:] = class_of(grids[-1].integers_RC)
             head.append(bytes([BY_COLUMN]))
             parts = grids[-1][:2]
         for part in parts:
@@ -348,9 +354,7 @@ def decompress_entropy(data: bytes, raw_bytes: int, sections: Sections) -> bytes
         if columns and len(piece):
             if reader.take(1)[0] != BY_COLUMN:
                 raise damaged("entropy", "integers", "bytes")
-            rows = len(piece) // (2 * columns + 2)
-            integers_RC = piece[2 * rows :].view("<i2").reshape(rows, columns)
-            grids.append(Grid(piece[: 2 * rows], np.empty(columns, np.uint8), integers_RC))
+            grids.append(_grid_of(piece, columns))
             parts = grids[-1][:2]
         for part in parts:
             jobs += reader.bytes_jobs(part)
@@ -363,8 +367,7 @@ def decompress_entropy(data: bytes, raw_bytes: int, sections: Sections) -> bytes
     coder = reader.coder()
     for symbols, table in jobs:
         _decode(coder, symbols, table)
-    found = {int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0}
-    if found != {kind for kind, *_ in classes}:
+    if _classes_in(grids) != [kind for kind, *_ in classes]:
         raise damaged("entropy", "a table for every class of columns", "others")
     for grid in grids:
         grid.integers_RC[:, grid.classes_C == 0] = 0

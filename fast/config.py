@@ -74,11 +74,12 @@ def recipe_from_dict(values: dict) -> Recipe:
     return check(read_fields(values, Recipe, "recipe"))
 
 
-def _flatten(recipe: dict, prefix: str = "") -> dict:
+def flatten(recipe: dict, prefix: str = "") -> dict:
+    """Every field of a recipe as a dict by its name with dots."""
     fields = {}
     for name, value in recipe.items():
         if isinstance(value, dict):
-            fields |= _flatten(value, f"{prefix}{name}.")
+            fields |= flatten(value, f"{prefix}{name}.")
         else:
             fields[prefix + name] = value
     return fields
@@ -92,7 +93,7 @@ def differences(one: dict, other: dict) -> list[str]:
     """Return "field: a, now b" for every recipe field in which two recipes differ, as dicts or as
     read from JSON.
     """
-    a, b = _flatten(one), _flatten(other)
+    a, b = flatten(one), flatten(other)
     return [
         f"{name}: {a.get(name)}, now {b.get(name)}"
         for name in sorted(a | b)

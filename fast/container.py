@@ -98,10 +98,7 @@ def boundaries(table: list[dict]) -> list[int]:
 
 def columns(table: list[dict]) -> list[int]:
     """Of each tensor the columns of its integers, where its format has them, else 0."""
-    return [
-        quantize.rows_and_columns(row["shape"])[1] if row["format"] == "uniform" else 0
-        for row in table
-    ]
+    return [quantize.integer_columns(row["shape"], row["format"]) for row in table]
 
 
 def pack(
@@ -123,11 +120,10 @@ def pack(
         )
     table = tensor_table({name: tuple(values.shape) for name, values in tensors.items()}, formats)
     check_table(table, sum(row["bytes"] for row in table))
-    dials = {name: quantize.Quantization.dial for name in tensors} | (dials or {})
+    dials = dict.fromkeys(tensors, quantize.Quantization.dial) | (dials or {})
     raw = b"".join(
-        quantize.to_bytes(tensors[name], row["format"], name, dials[name])
+        quantize.to_bytes(tensors[row["name"]], row["format"], row["name"], dials[row["name"]])
         for row in table
-        for name in [row["name"]]
     )
     payload, name = codecs.compress(raw, boundaries(table), codec, columns(table))
     own = {
@@ -260,23 +256,24 @@ def check_table(table: object, raw_bytes: object) -> None:
         )
 
 
+def decompress_payload(header: dict, payload: bytes) -> bytes:
+    """The bytes of all tensors, end to end; a table or a codec that no artifact has is an
+    InputError.
+    """
+    table, codec = header["tensors"], header["codec"]
+    check_table(table, header["raw_bytes"])
+    if not isinstance(codec, str):
+        raise InputError(f"codec: expected a name, found {codec!r:.200}")
+    return codecs.decompress(payload, header["raw_bytes"], boundaries(table), codec, columns(table))
+
+
 def unpack(data: bytes, where: str = "container") -> tuple[dict, dict[str, torch.Tensor]]:
     """Inverse of pack: the whole header, and float32 tensors by name. Anything malformed is an
     InputError that starts with `where`.
     """
     try:
         header, payload = read_header(data)
-        check_table(header["tensors"], header["raw_bytes"])
-        if not isinstance(header["codec"], str):
-            raise InputError(f"codec: expected a name, found {header['codec']!r:.200}")
-        raw = codecs.decompress(
-            payload,
-            header["raw_bytes"],
-            boundaries(header["tensors"]),
-            header["codec"],
-            columns(header["tensors"]),
-        )
-        tensors = {}
+        raw, tensors = decompress_payload(header, payload), {}
         for row in header["tensors"]:
             piece = raw[row["offset"] : row["offset"] + row["bytes"]]
             tensors[row["name"]] = quantize.from_bytes(

@@ -64,7 +64,9 @@ def estimate(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
                 0, columns**-0.5, (max(1, SAMPLE // columns), columns)
             )
             data = quantize.to_bytes(torch.from_numpy(sample).float(), formats[name], name, dial)
-            symbols = np.frombuffer(data, "<u2" if formats[name] == "uniform" else "u1")
+            symbols = np.frombuffer(
+                data, "<u2" if quantize.integer_columns(shape, formats[name]) else "u1"
+            )
             counts = np.bincount(symbols)
             share = counts[counts > 0] / len(symbols)
             known[key] = float(-(share * np.log2(share)).sum()) / (8 * symbols.itemsize)

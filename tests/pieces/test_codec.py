@@ -294,8 +294,8 @@ def test_few_integers_lie_beyond_the_symbols_of_their_class(kind):
 @pytest.mark.parametrize(
     "position, value, message",
     [
-        (0, 1, "expected integers"),
-        (0, 0, "expected integers"),
+        (0, 1, "integers"),
+        (0, 0, "integers"),
         (1, 9, "a stride of"),
         (-1, None, "whole code words"),
     ],
@@ -307,7 +307,7 @@ def test_integers_that_no_encoder_writes_are_refused(position, value, message):
         del data[position]
     else:
         data[position] = value
-    with pytest.raises(InputError, match=rf"payload: expected .*{message}.*\(entropy\)|{message}"):
+    with pytest.raises(InputError, match=rf"payload: expected {message}.*\(entropy\)"):
         fast.codec.decompress(bytes(data), len(raw), [len(raw)], "entropy", [8])
 
 

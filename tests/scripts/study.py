@@ -1,11 +1,12 @@
-"""The study of objectives and inputs: which of them makes the better model at equal steps, tokens and
-size? `python -m tests.scripts.study [GROUP…]` trains what is missing, `--report` scores all of it on
-the validation split, and both print the tables; hours on a few cores, and it may be stopped at any time.
+"""The study of objectives and inputs: which of them makes the better model at equal steps, tokens
+and size? `python -m tests.scripts.study [GROUP…]` trains what is missing, `--report` scores all of
+it on the validation split, and both print the tables; hours on a few cores, and it may be stopped
+at any time.
 
-What to choose is read off a split of the training text: its last documents, which no cell trains on.
-The validation split is scored by --report alone, once the choice is made. A cell is one variant in one
-group with one seed; its numbers are kept in the results file under a hash of its recipe and of its text,
-so that another recipe is another cell. Runs are kept beside the choice split in --out.
+What to choose is read off a split of the training text: its last documents, which no cell trains
+on. The validation split is scored by --report alone, once the choice is made. A cell is one variant
+in one group with one seed; its numbers are kept in the results file under a hash of its recipe and
+of its text, so that another recipe is another cell. Runs are kept beside the choice split in --out.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fast.checkpoint import write_atomic
+from fast.config import flatten
 from fast.data import Layout, Tokens, find_layout, write_shard
 from harness.corpus import prepare
 from reference.recipe import DEMO, Recipe, check
@@ -105,6 +107,7 @@ def longer(times: int) -> dict[str, object]:
     return {"training.iterations": 450 * times, "training.warmdown": 150 * times}
 
 
+DEFAULTS = flatten(asdict(Recipe()))
 GROUPS = {
     "demo": Group("demo's shape, 450 steps", tuple(VARIANTS), {}),
     "double": Group("demo's shape, 900 steps", MAIN, longer(2)),
@@ -112,19 +115,6 @@ GROUPS = {
     "wide": Group("width 192, 450 steps", MAIN, {"model.d": 192}),
     "bound": Group("width 32, 3,600 steps", MAIN, {"model.d": 32, **longer(8)}),
 }
-
-
-def flat(recipe: Recipe) -> list[tuple[str, object]]:
-    """Return (name, value) of every field, those of a part as part.field."""
-    parts = asdict(recipe).items()
-    return [
-        (f"{part}.{name}" if name else part, value)
-        for part, values in parts
-        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
-    ]
-
-
-DEFAULTS = dict(flat(Recipe()))
 
 
 @dataclass(frozen=True)
@@ -158,7 +148,8 @@ class Cell:
         """Return the name of its numbers: a hash of its text and of all in its recipe that is not
         as in Recipe(). A field that is added, and off there, changes no name.
         """
-        own = {name: value for name, value in flat(self.recipe()) if value != DEFAULTS[name]}
+        fields = flatten(asdict(self.recipe()))
+        own = {name: value for name, value in fields.items() if value != DEFAULTS[name]}
         described = json.dumps([own, corpus], sort_keys=True)
         return hashlib.sha256(described.encode()).hexdigest()[:16]
 
@@ -197,8 +188,8 @@ def text_of(layout: Layout) -> str:
 
 
 def harness(*words, threads: int) -> dict:
-    """Return what a command prints as JSON, run in a process of its own; its end is this one's where
-    it fails.
+    """Return what a command prints as JSON, run in a process of its own; its end is this one's
+    where it fails.
     """
     command = [sys.executable, "-m", "harness", *map(str, words), "--json", "-"]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import numpy as np
 
-from fast import codec, container
+from fast import container
 from fast.bytes import Tokenizer
 from harness.validate import execution, hidden
 from harness.validate.model import MOST_TOKENS, model, text
@@ -206,8 +206,4 @@ def searched(submission: Submission) -> Iterator[tuple[str, bytes]]:
         if name.endswith(".mgolf"):
             with suppress(ValueError, KeyError, TypeError):
                 header, payload = container.read_header(data)
-                container.check_table(header["tensors"], header["raw_bytes"])
-                table = header["tensors"]
-                ends, columns = container.boundaries(table), container.columns(table)
-                raw = codec.decompress(payload, header["raw_bytes"], ends, header["codec"], columns)
-                yield f"{name}, unpacked", raw
+                yield f"{name}, unpacked", container.decompress_payload(header, payload)
