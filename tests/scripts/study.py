@@ -88,7 +88,7 @@ VARIANTS |= {
     if lever
     for name in ("causal 3/4", "AR, mixing")
 }
-MAIN = ("golf", "causal 3/4", "causal 7/8", "AR, mixing")
+MAIN = ("golf", "causal 1/2", "causal 3/4", "causal 7/8", "AR, mixing")
 SHARES = ("mixing, shift", "causal 1/4", "causal 1/2", "causal 3/4", "causal 7/8")
 MASKED, LOOKING_BACK = "golf", "AR, mixing"  # what others are compared with
 
