@@ -7,7 +7,6 @@ and raises InputError unless it makes exactly raw_bytes.
 """
 
 import lzma
-import math
 import zlib
 from collections.abc import Callable
 from importlib import import_module
@@ -23,17 +22,19 @@ STRIDES = (1, 2, 4)  # an entropy model per byte position in elements of one, tw
 # the same model
 TOTAL = 1 << 18
 PIECE = 1 << 22  # symbols coded at a time, which bounds the memory for their int32 form
-# Stands where a stride would: the tensor's integers are coded by the spread of their columns
-BY_COLUMN = 3
-# A class of columns holds those whose root mean square lies within a quarter of an octave
+# Stands where a stride would: the tensor's integers are coded by the spread of rows and columns
+BY_SPREAD = 3
+# A class holds integers whose root mean square lies within a quarter of an octave. Those of a row
+# and of a column add up to that of an integer; a column's are counted from ALIKE.
 CLASSES = 64
-FIRST_OCTAVE = -2  # of the first class of columns that hold anything
-REACH = 6  # root mean squares from 0 to the largest integer that has a symbol of its own
+FIRST_OCTAVE = -2  # of the first class that holds anything but zeros
+ALIKE = 32
+ROUNDS = 3  # of fitting rows to columns and columns to rows
 
 
 class Sections(NamedTuple):
     """Where each tensor ends in the raw bytes; and, where it holds integers (the format uniform: an
-    int16 for each row, then an int16 for each value), how many columns it has, else 0.
+    int16 for each row, for each column and for each value), how many columns it has, else 0.
     """
 
     ends: list[int]
@@ -138,15 +139,15 @@ def table_bytes(codes: np.ndarray) -> bytes:
     return np.packbits(codes > 0).tobytes() + codes[codes > 0].tobytes()
 
 
-def model_of(codes: np.ndarray) -> object:
-    """The entropy model over the symbols that occur; None where only one does, which costs
-    nothing.
+def model_of(weights: np.ndarray) -> object:
+    """The entropy model over the symbols that occur, by their weights; None where only one does,
+    which costs nothing.
     """
-    weights = WEIGHTS[codes[codes > 0]]
-    if len(weights) == 1:
+    used = weights[weights > 0]
+    if len(used) == 1:
         return None
     return require("constriction", "entropy").stream.model.Categorical(
-        weights.astype(np.float32), perfect=False
+        used.astype(np.float32), perfect=False
     )
 
 
@@ -175,103 +176,166 @@ def choose_stride(piece: np.ndarray) -> tuple[int, list[np.ndarray]]:
     return choice
 
 
-def class_of(integers_RC: np.ndarray) -> np.ndarray:
-    """The class of each column: 0 where it holds zeros alone, else 1 and up by quarters of an
-    octave of its root mean square.
-    """
-    squares_C = np.square(integers_RC, dtype=np.int64).sum(axis=0)
-    fraction_C, exponent_C = np.frexp(squares_C / max(len(integers_RC), 1))
+def quarters_of(mean_squares: np.ndarray) -> np.ndarray:
+    """Quarters of an octave of root mean squares, nearest; any integer for 0."""
+    fraction, exponent = np.frexp(mean_squares * EIGHTHS[2])
     # A half octave of the mean square is a quarter of its root
-    quarter_C = 2 * (exponent_C - 1) + (2 * fraction_C >= EIGHTHS[4])
-    inside_C = np.clip(quarter_C - 4 * FIRST_OCTAVE, 0, CLASSES - 2)
-    return np.where(squares_C > 0, 1 + inside_C, 0).astype(np.uint8)
+    return 2 * (exponent.astype(np.int64) - 1) + (2 * fraction >= EIGHTHS[4])
 
 
-def reach_of(kind: int) -> int:
-    """The largest integer that has a symbol of its own in a class of columns."""
-    octave, quarter = divmod(kind, 4)  # where the class ends
-    return min(math.ceil(REACH * EIGHTHS[2 * quarter] * 2.0 ** (octave + FIRST_OCTAVE)), 2**15)
+def _one_over(quarters: np.ndarray) -> np.ndarray:
+    """What brings squares of so many quarters of an octave to 1."""
+    halves = -quarters
+    return np.ldexp(np.array((1.0, EIGHTHS[4]))[halves % 2], halves // 2)
 
 
-def symbols_of(integers: np.ndarray, reach: int) -> np.ndarray:
-    """Symbols of integers: 0 to 2 reach, and 2 reach + 1 for all that lie beyond."""
-    integers = integers.astype(np.int64)
-    return np.where(np.abs(integers) > reach, 2 * reach + 1, integers + reach)
+def _mean(squares: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """Mean over the first axis, of what is alive in it: terms are added one after another, which is
+    the same on every machine.
+    """
+    return np.add.reduce(np.ascontiguousarray(squares), axis=0) / max(np.count_nonzero(alive), 1)
+
+
+def classes_of(integers_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of the rows and of the columns, 0 where all are zeros: such that their sum less
+    ALIKE is near the class of each integer's spread.
+    """
+    squares_RC = np.square(integers_RC, dtype=np.float64)
+    alive_R, alive_C = squares_RC.any(axis=1), squares_RC.any(axis=0)
+    column_C = np.zeros(len(alive_C), np.int64)
+    for _ in range(ROUNDS):
+        row_R = quarters_of(_mean((squares_RC * _one_over(column_C)).T, alive_C))
+        column_C = quarters_of(_mean(squares_RC * _one_over(row_R)[:, None], alive_R))
+    row_R = np.clip(row_R - 4 * FIRST_OCTAVE + 1, 1, CLASSES - 1)
+    column_C = np.clip(column_C + ALIKE, 1, CLASSES - 1)
+    rows_R, columns_C = np.where(alive_R, row_R, 0), np.where(alive_C, column_C, 0)
+    return rows_R.astype(np.uint8), columns_C.astype(np.uint8)
+
+
+def reach_of(sizes: np.ndarray) -> int:
+    """The largest magnitude that has a symbol of its own, such that the table and the integers
+    beyond it take the fewest bytes together; sizes: all magnitudes of a class.
+    """
+    counts = np.bincount(sizes)
+    bits = np.arange(len(counts)) + 8 * np.cumsum(counts > 0) + 16 * (len(sizes) - counts.cumsum())
+    return int(np.argmin(bits))
+
+
+def magnitude_table(sizes: np.ndarray, reach: int) -> np.ndarray:
+    """One-byte codes of the counts of 0, 1 and -1, 2 and -2, to reach, and of all beyond."""
+    return table_of(np.bincount(np.minimum(sizes, reach + 1), minlength=reach + 2))
+
+
+def mirrored(table: np.ndarray) -> np.ndarray:
+    """Weights of the symbols of integers by a table of magnitudes: k and -k have half of their
+    count. Symbols are -reach to reach, then one for all that lie beyond.
+    """
+    weights = WEIGHTS[table]
+    either = weights[1:-1]
+    return np.concatenate([either[::-1], 2 * weights[:1], either, 2 * weights[-1:]])
 
 
 class Grid(NamedTuple):
-    """A tensor of integers, in the parts that are coded: the bytes of its rows' exponents, the
-    class of each column, the integers (R, C).
+    """A tensor of integers, in the parts that are coded: the bytes of its exponents, the classes of
+    its rows and columns, the integers (R, C).
     """
 
     exponents: np.ndarray
-    classes_C: np.ndarray
+    class_R: np.ndarray
+    class_C: np.ndarray
     integers_RC: np.ndarray
+
+    def kinds(self) -> np.ndarray:
+        """The class of each integer, row after row: 0 in a row or a column of zeros."""
+        sums_RC = np.add.outer(self.class_R.astype(np.int16), self.class_C.astype(np.int16) - ALIKE)
+        kind_RC = sums_RC.clip(1, CLASSES - 1).astype(np.uint8)
+        kind_RC[self.class_R == 0] = 0
+        kind_RC[:, self.class_C == 0] = 0
+        return kind_RC.reshape(-1)
 
 
 def _grid_of(piece: np.ndarray, columns: int) -> Grid:
     """The parts of a tensor's bytes, as views; the classes are to be filled in."""
-    rows = len(piece) // (2 * columns + 2)
-    integers_RC = piece[2 * rows :].view("<i2").reshape(rows, columns)
-    return Grid(piece[: 2 * rows], np.empty(columns, np.uint8), integers_RC)
+    rows = (len(piece) - 2 * columns) // (2 * columns + 2)
+    exponents, integers = piece[: 2 * (rows + columns)], piece[2 * (rows + columns) :]
+    classes = np.empty(rows, np.uint8), np.empty(columns, np.uint8)
+    return Grid(exponents, *classes, integers.view("<i2").reshape(rows, columns))
 
 
-def _classes_in(grids: list[Grid]) -> list[int]:
-    """The classes that some column belongs to, in order, but that of zeros."""
-    return sorted({int(kind) for grid in grids for kind in np.unique(grid.classes_C)} - {0})
+def _ends(arrays: list[np.ndarray]) -> np.ndarray:
+    """Where each array but the last ends in all of them, end to end."""
+    return np.cumsum([array.size for array in arrays[:-1]], dtype=np.int64)
 
 
-def _by_class(grids: list[Grid]) -> dict[int, np.ndarray]:
-    """The integers of all columns of a class, tensor after tensor and row after row."""
-    return {
-        kind: np.concatenate(
-            [grid.integers_RC[:, grid.classes_C == kind].reshape(-1) for grid in grids]
-        )
-        for kind in _classes_in(grids)
-    }
+def _by_class(grids: list[Grid]) -> tuple[np.ndarray, np.ndarray]:
+    """(the order in which the integers of all grids, end to end, stand class after class; where
+    each class ends in it).
+    """
+    kinds = np.concatenate([np.empty(0, np.uint8), *(grid.kinds() for grid in grids)])
+    counts = np.bincount(kinds, minlength=CLASSES)
+    return np.argsort(kinds, kind="stable"), np.cumsum(counts)
 
 
 def _encode_bytes(piece: np.ndarray) -> tuple[bytes, list]:
-    """(head, [(symbols, table)]) of some bytes: stride and tables, or the bytes as they are."""
+    """(head, [(symbols, weights)]) of some bytes: stride and tables, or the bytes as they are."""
     stride, tables = choose_stride(piece)
     head = bytes([stride]) + (b"".join(map(table_bytes, tables)) if stride else piece.tobytes())
-    return head, [(piece[phase::stride], table) for phase, table in enumerate(tables)]
+    return head, [(piece[phase::stride], WEIGHTS[table]) for phase, table in enumerate(tables)]
+
+
+def _encode_class(integers: np.ndarray) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """(head, symbols, weights) of the integers of a class: in the head the reach, the table, and
+    the integers beyond.
+    """
+    wide = integers.astype(np.int64)
+    sizes = np.abs(wide)
+    reach = reach_of(sizes)
+    table, large = magnitude_table(sizes, reach), sizes > reach
+    counts = reach.to_bytes(2, "little") + int(large.sum()).to_bytes(4, "little")
+    head = counts + table_bytes(table) + integers[large].astype("<i2").tobytes()
+    return head, np.where(large, 2 * reach + 1, wide + reach), mirrored(table)
 
 
 def compress_entropy(raw: bytes, sections: Sections) -> bytes:
     """Asymmetric numeral systems (Duda 2013): stride and tables (or plain bytes) of each tensor,
     then the words.
 
-    Bytes are coded by their counts in their tensor. Integers are coded by their counts in all
-    columns of like spread, whatever their tensor. Behind the heads of the tensors stand the tables
-    of those classes of columns, each with the integers that are too large for it.
+    Bytes are coded by their counts in their tensor. Integers are coded by their counts among all
+    of like spread, by row and column, whatever their tensor. Behind the heads of the tensors stand
+    those of all exponents, of the classes of all rows and of all columns, as bytes; then the tables
+    of the classes, each with the integers that are too large for it.
     """
     constriction = require("constriction", "entropy")
     head, jobs, grids = [], [], []
     for piece, columns in sections.split(np.frombuffer(raw, np.uint8)):
-        parts = [piece]
         if columns and len(piece):
             grids.append(_grid_of(piece, columns))
-            grids[-1].classes_C[:] = class_of(grids[-1].integers_RC)
-            head.append(bytes([BY_COLUMN]))
-            parts = grids[-1][:2]
-        for part in parts:
-            start, pairs = _encode_bytes(part)
+            grids[-1].class_R[:], grids[-1].class_C[:] = classes_of(grids[-1].integers_RC)
+            head.append(bytes([BY_SPREAD]))
+        else:
+            start, pairs = _encode_bytes(piece)
             head.append(start)
             jobs += pairs
-    classes = _by_class(grids)
+    for parts in list(zip(*grids, strict=True))[:3]:
+        start, pairs = _encode_bytes(np.concatenate(parts))
+        head.append(start)
+        jobs += pairs
+    order, starts = _by_class(grids)
+    ordered = np.concatenate(
+        [np.empty(0, "<i2"), *(grid.integers_RC.reshape(-1) for grid in grids)]
+    )
+    parts = np.split(ordered[order], starts)[:CLASSES]
     if grids:
-        head.append(np.packbits(np.isin(np.arange(CLASSES), list(classes))).tobytes())
-    for kind, integers in classes.items():
-        reach = reach_of(kind)
-        symbols = symbols_of(integers, reach)
-        table = table_of(np.bincount(symbols, minlength=2 * reach + 2))
-        beyond = integers[symbols > 2 * reach]
-        head += [table_bytes(table), len(beyond).to_bytes(4, "little"), beyond.tobytes()]
-        jobs.append((symbols, table))
+        used = [kind > 0 and len(part) > 0 for kind, part in enumerate(parts)]
+        head.append(np.packbits(used).tobytes())
+    for kind, integers in enumerate(parts):
+        if kind and len(integers):
+            start, symbols, weights = _encode_class(integers)
+            head.append(start)
+            jobs.append((symbols, weights))
     coder = constriction.stream.stack.AnsCoder()
-    for symbols, table in reversed(jobs):  # the coder is a stack: what goes in last comes out first
-        model, rank = model_of(table), np.cumsum(table > 0) - 1
+    for symbols, weights in reversed(jobs):  # the coder is a stack: last in, first out
+        model, rank = model_of(weights), np.cumsum(weights > 0) - 1
         for start in reversed(range(0, len(symbols), PIECE)):
             if model is not None:
                 coder.encode_reverse(rank[symbols[start : start + PIECE]].astype(np.int32), model)
@@ -291,6 +355,10 @@ class Reader:
         self.place += count
         return np.frombuffer(self.data, np.uint8, count, self.place - count)
 
+    def number(self, size: int) -> int:
+        """The next number, of so many bytes."""
+        return int.from_bytes(self.take(size).tobytes(), "little")
+
     def table(self, symbols: int = 256) -> np.ndarray:
         """The next table, as one-byte codes of so many symbols."""
         present = np.unpackbits(self.take(-(-symbols // 8)), count=symbols).astype(bool)
@@ -302,14 +370,14 @@ class Reader:
 
     def bytes_jobs(self, piece: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Inverse of the head of _encode_bytes: fills plain bytes in, returns (where symbols go,
-        table) of coded ones.
+        weights) of coded ones.
         """
         stride = int(self.take(1)[0])
         if stride == 0:
             piece[:] = self.take(len(piece))
         elif stride not in STRIDES or stride > len(piece):
             raise damaged("entropy", f"a stride of {STRIDES}", stride)
-        return [(piece[phase::stride], self.table()) for phase in range(stride)]
+        return [(piece[phase::stride], WEIGHTS[self.table()]) for phase in range(stride)]
 
     def coder(self) -> object:
         """The decoder of all that is left: the code words."""
@@ -322,57 +390,60 @@ class Reader:
             raise damaged("entropy", "whole code words", error) from error
 
 
-def _decode(coder: object, out: np.ndarray, table: np.ndarray) -> None:
+def _decode(coder: object, out: np.ndarray, weights: np.ndarray) -> None:
     """Fill symbols in."""
-    model, present = model_of(table), np.flatnonzero(table).astype(out.dtype)
+    model, present = model_of(weights), np.flatnonzero(weights).astype(out.dtype)
     for start in range(0, len(out), PIECE):
         part = out[start : start + PIECE]
         part[:] = present[0] if model is None else present[coder.decode(model, len(part))]
 
 
-def _decode_class(coder: object, grids: list[Grid], kind: int, table, beyond) -> None:
-    """Fill the integers of all columns of a class in; `beyond` are those without a symbol."""
-    reach = reach_of(kind)
-    counts = [int((grid.classes_C == kind).sum()) for grid in grids]
-    sizes = [len(grid.integers_RC) * count for grid, count in zip(grids, counts, strict=True)]
-    symbols = np.empty(sum(sizes), np.int32)
-    _decode(coder, symbols, table)
+def _decode_class(coder: object, out: np.ndarray, reach: int, table, beyond) -> None:
+    """Fill the integers of a class in; `beyond` are those without a symbol."""
+    symbols = np.empty(len(out), np.int32)
+    _decode(coder, symbols, mirrored(table))
     large = symbols > 2 * reach
     if large.sum() != len(beyond):
         raise damaged("entropy", f"{large.sum()} large integers", len(beyond))
-    symbols -= reach
-    symbols[large] = beyond
-    for grid, part in zip(grids, np.split(symbols, np.cumsum(sizes)[:-1]), strict=True):
-        grid.integers_RC[:, grid.classes_C == kind] = part.reshape(len(grid.integers_RC), -1)
+    out[:] = symbols - reach
+    out[large] = beyond
 
 
 def decompress_entropy(data: bytes, raw_bytes: int, sections: Sections) -> bytes:
     """Inverse of compress_entropy."""
     raw, reader, jobs, grids = np.empty(raw_bytes, np.uint8), Reader(data), [], []
     for piece, columns in sections.split(raw):  # views of raw
-        parts = [piece]
-        if columns and len(piece):
-            if reader.take(1)[0] != BY_COLUMN:
-                raise damaged("entropy", "integers", "bytes")
+        if not (columns and len(piece)):
+            jobs += reader.bytes_jobs(piece)
+        elif reader.take(1)[0] == BY_SPREAD:
             grids.append(_grid_of(piece, columns))
-            parts = grids[-1][:2]
-        for part in parts:
-            jobs += reader.bytes_jobs(part)
+        else:
+            raise damaged("entropy", "integers", "bytes")
+    fields = list(zip(*grids, strict=True))[:3]
+    streams = [np.empty(sum(map(len, parts)), np.uint8) for parts in fields]
+    for stream in streams:
+        jobs += reader.bytes_jobs(stream)
     present = np.unpackbits(reader.take(CLASSES // 8)) if grids else np.zeros(0)
     classes = []
-    for kind in map(int, np.flatnonzero(present)):
-        table = reader.table(2 * reach_of(kind) + 2)
-        count = int.from_bytes(reader.take(4).tobytes(), "little")
-        classes.append((kind, table, reader.take(2 * count).view("<i2")))
+    for kind in np.flatnonzero(present).tolist():
+        reach, count = reader.number(2), reader.number(4)
+        classes.append((kind, reach, reader.table(reach + 2), reader.take(2 * count).view("<i2")))
     coder = reader.coder()
-    for symbols, table in jobs:
-        _decode(coder, symbols, table)
-    if _classes_in(grids) != [kind for kind, *_ in classes]:
-        raise damaged("entropy", "a table for every class of columns", "others")
-    for grid in grids:
-        grid.integers_RC[:, grid.classes_C == 0] = 0
-    for kind, table, beyond in classes:
-        _decode_class(coder, grids, kind, table, beyond)
+    for symbols, weights in jobs:
+        _decode(coder, symbols, weights)
+    for parts, stream in zip(fields, streams, strict=True):
+        for part, found in zip(parts, np.split(stream, _ends(parts)), strict=True):
+            part[:] = found
+    order, ends = _by_class(grids)
+    if (np.flatnonzero(np.diff(ends)) + 1).tolist() != [kind for kind, *_ in classes]:
+        raise damaged("entropy", "a table for every class of integers", "others")
+    ordered, integers = np.zeros(len(order), np.int16), np.empty(len(order), np.int16)
+    for kind, *described in classes:
+        _decode_class(coder, ordered[ends[kind - 1] : ends[kind]], *described)
+    integers[order] = ordered
+    parts = [grid.integers_RC for grid in grids]
+    for part, found in zip(parts, np.split(integers, _ends(parts)), strict=False):
+        part[:] = found.reshape(part.shape)
     if not coder.is_empty():
         raise damaged("entropy", "no code words left", "some")
     return raw.tobytes()

@@ -10,7 +10,15 @@ import numpy as np
 import torch
 
 from fast import fp8
-from reference.recipe import CONTROL, EIGHTHS, FORMATS, GROUP, InputError, Quantization
+from reference.recipe import (
+    CONTROL,
+    EIGHTHS,
+    FORMATS,
+    GROUP,
+    InputError,
+    Quantization,
+    StepExponents,
+)
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT16_MAX = 65504.0
@@ -134,13 +142,12 @@ def _mean_exponents(values_RC: torch.Tensor) -> torch.Tensor:
     return torch.where(mean_R > 0, (eighth_R + 1).div(2, rounding_mode="floor"), 0)
 
 
-def _step_exponents(groups_RGW: torch.Tensor, dial: float, name: str) -> torch.Tensor:
+def _row_steps(values_RC: torch.Tensor, dial: int) -> torch.Tensor:
     """The e of each row, whose step is 2^(e/8): nearest to its root mean square over 2^(dial/8). A
     row whose values are all multiples of a step near that, rounded to float32, takes that step: so
     encoding twice changes no value.
     """
-    values_RC = groups_RGW[:, 0]
-    middle_R = _mean_exponents(values_RC) - int(dial)
+    middle_R = _mean_exponents(values_RC) - dial
     exponent_R, found_R = middle_R.clone(), torch.zeros_like(middle_R, dtype=torch.bool)
     for offset in sorted(range(-NEAR, NEAR + 1), key=abs):
         open_R = torch.nonzero(~found_R)[:, 0]
@@ -153,13 +160,7 @@ def _step_exponents(groups_RGW: torch.Tensor, dial: float, name: str) -> torch.T
             open_R = open_R[fits_R & (codes_RC.abs() <= LARGEST_CODE).all(dim=1)]
         exponent_R[open_R] += offset
         found_R[open_R] = True
-    largest_R = (values_RC.abs().amax(dim=1) / _step_sizes(exponent_R)).round()
-    if largest_R.max() > LARGEST_CODE:
-        raise InputError(
-            f"{name}: expected values up to {LARGEST_CODE} steps, found {largest_R.max():.0f}; use"
-            " float32 or a smaller dial"
-        )
-    return exponent_R.masked_fill(largest_R == 0, 0)[:, None]
+    return exponent_R
 
 
 def _words(bits: int) -> tuple[int, int, torch.dtype]:
@@ -266,6 +267,15 @@ class Steps(NamedTuple):
         return torch.from_numpy(np.frombuffer(data, "<i2").astype(np.float64))
 
 
+def _positive(scales: torch.Tensor, name: str) -> torch.Tensor:
+    """The scales; one that is not positive and finite is an InputError."""
+    if not (torch.isfinite(scales) & (scales > 0)).all():
+        raise InputError(
+            f"{name}: expected positive finite scales, found others; the data is damaged"
+        )
+    return scales
+
+
 class Scale(NamedTuple):
     """What the values of a row, or of each group of `width` in a row, are divided by."""
 
@@ -292,12 +302,43 @@ class Scale(NamedTuple):
     def read(self, stored: bytes, rows: int, columns: int, name: str) -> torch.Tensor:
         """scales_RC of stored scales; one that is not positive and finite is an InputError."""
         wide = np.frombuffer(stored, self.dtype).astype(np.float64).reshape(rows, -1)
-        scales_RG = self.value(torch.from_numpy(wide))
-        if not (torch.isfinite(scales_RG) & (scales_RG > 0)).all():
-            raise InputError(
-                f"{name}: expected positive finite scales, found others; the data is damaged"
-            )
+        scales_RG = _positive(self.value(torch.from_numpy(wide)), name)
         return scales_RG.repeat_interleave(self.width or columns, dim=1)[:, :columns]
+
+
+class StepScale:
+    """What values are divided by: 2^((e + c)/8), where e belongs to the row and c to the column;
+    int16 each, rows first.
+    """
+
+    def count_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of all exponents of a tensor."""
+        return 2 * (rows + columns)
+
+    def divide(
+        self, values_RC: torch.Tensor, dial: int | StepExponents, name: str
+    ) -> tuple[bytes, torch.Tensor]:
+        """(stored exponents, values over their step (R * C,)); dial: as in to_bytes."""
+        if isinstance(dial, StepExponents):
+            exponent_R, exponent_C = (torch.as_tensor(part, dtype=torch.int64) for part in dial)
+        else:
+            exponent_R = _row_steps(values_RC, dial)
+            exponent_C = torch.zeros(values_RC.shape[1], dtype=torch.int64)
+        units_RC = values_RC / _step_sizes(exponent_R[:, None] + exponent_C)
+        largest_R = units_RC.abs().amax(dim=1).round()
+        if not largest_R.max() <= LARGEST_CODE:
+            raise InputError(
+                f"{name}: expected values up to {LARGEST_CODE} steps, found {largest_R.max():.0f};"
+                " use float32 or a smaller dial"
+            )
+        stored = torch.cat([exponent_R.masked_fill(largest_R == 0, 0), exponent_C])
+        return stored.numpy().astype("<i2").tobytes(), units_RC.reshape(-1)
+
+    def read(self, stored: bytes, rows: int, columns: int, name: str) -> torch.Tensor:
+        """steps_RC of stored exponents; one that is not positive and finite is an InputError."""
+        wide = torch.from_numpy(np.frombuffer(stored, "<i2").astype(np.int64))
+        exponent_R, exponent_C = wide.tensor_split([rows])
+        return _positive(_step_sizes(exponent_R[:, None] + exponent_C), name)
 
 
 class Format(NamedTuple):
@@ -308,14 +349,13 @@ class Format(NamedTuple):
     """
 
     code: Floats | SmallFloats | Integers | Steps
-    scale: Scale | None = None
+    scale: Scale | StepScale | None = None
 
 
 EXPONENT = Scale("i1", None, _row_exponents, _power_of_two)
 COVERING_ROW = Scale("<f2", None, _covering_scales, torch.Tensor.double)
 COVERING_GROUP = Scale("<f2", GROUP, _covering_scales, torch.Tensor.double)
 TERNARY_GROUP = Scale("<f2", GROUP, _ternary_scales, torch.Tensor.double)
-STEP_ROW = Scale("<i2", None, _step_exponents, _step_sizes)
 DESCRIPTIONS = {
     "float32": Format(Floats(32, "<f4", FLOAT32_MAX)),
     "float16": Format(Floats(16, "<f2", FLOAT16_MAX)),
@@ -327,7 +367,7 @@ DESCRIPTIONS = {
     "int4-group": Format(Integers(4, 7, 8), COVERING_GROUP),
     "e2m1-group": Format(SmallFloats(4, "e2m1", 6.0), COVERING_GROUP),
     "ternary-group": Format(Integers(0, 1, 1), TERNARY_GROUP),
-    "uniform": Format(Steps(), STEP_ROW),
+    "uniform": Format(Steps(), StepScale()),
 }
 
 
@@ -360,10 +400,13 @@ def check_values(values: torch.Tensor, format: str, name: str) -> torch.Tensor:
 
 
 def to_bytes(
-    values: torch.Tensor, format: str, name: str = "tensor", dial: int = Quantization.dial
+    values: torch.Tensor,
+    format: str,
+    name: str = "tensor",
+    dial: int | StepExponents = Quantization.dial,
 ) -> bytes:
     """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
-    see check_values. dial: of the format uniform.
+    see check_values. dial: of the format uniform: what its steps follow from, or they themselves.
     """
     code, scale = _look_up(format)
     if values.numel() == 0:

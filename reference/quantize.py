@@ -8,7 +8,15 @@ from typing import NamedTuple
 import numpy as np
 
 from reference import fp8
-from reference.recipe import CONTROL, EIGHTHS, FORMATS, GROUP, InputError, Quantization
+from reference.recipe import (
+    CONTROL,
+    EIGHTHS,
+    FORMATS,
+    GROUP,
+    InputError,
+    Quantization,
+    StepExponents,
+)
 
 
 class Format(NamedTuple):
@@ -16,7 +24,7 @@ class Format(NamedTuple):
 
     code: str  # "float", "fp8", "int", "ternary" or "steps" (int16)
     bits: int  # of one code; 0 for ternary, which puts five codes in a byte
-    scale: str  # "", "row exponent" (int8), "row" or "group" (float16), "row step" (int16)
+    scale: str  # "", "row exponent" (int8), "row" or "group" (float16), "step" (int16)
     kind: str = ""  # of float: NumPy's or fp8.py's name
     top: int = 0  # what a float16 scale brings the largest value to: the largest code
 
@@ -32,7 +40,7 @@ DESCRIPTIONS = {
     "int4-group": Format("int", 4, "group", top=7),
     "e2m1-group": Format("fp8", 4, "group", "e2m1", top=6),
     "ternary-group": Format("ternary", 0, "group", top=1),
-    "uniform": Format("steps", 16, "row step"),
+    "uniform": Format("steps", 16, "step"),
 }
 # Of e4m3-row; 448 * 2^119 is the last scale whose largest code is a float32
 EXPONENTS = np.arange(-128, 120)
@@ -70,7 +78,7 @@ def encoded_bytes(shape: tuple[int, ...], format: str) -> int:
         "": 0,
         "row exponent": rows,
         "row": 2 * rows,
-        "row step": 2 * rows,
+        "step": 2 * (rows + columns),
         "group": 2 * rows * -(-columns // GROUP),
     }
     return scales[description.scale] + codes
@@ -167,7 +175,7 @@ def mean_exponents(values_RC: np.ndarray) -> np.ndarray:
     return np.where(mean_R > 0, (eighth_R + 1) // 2, 0)
 
 
-def step_exponents(values_RC: np.ndarray, dial: int, name: str) -> np.ndarray:
+def row_steps(values_RC: np.ndarray, dial: int) -> np.ndarray:
     """The e of each row, whose step is 2^(e/8): nearest to its root mean square over 2^(dial/8). A
     row whose values are all multiples of a step near that, rounded to float32, takes that step: so
     encoding twice changes no value.
@@ -180,13 +188,26 @@ def step_exponents(values_RC: np.ndarray, dial: int, name: str) -> np.ndarray:
         same_RC = (codes_RC * steps_R1).astype(np.float32) == values_RC
         fits_R = (same_RC & (np.abs(codes_RC) <= LARGEST_CODE)).all(axis=1) & ~found_R
         exponent_R, found_R = np.where(fits_R, middle_R + offset, exponent_R), found_R | fits_R
-    largest_R = np.rint(np.abs(values_RC).max(axis=1) / step_sizes(exponent_R))
-    if largest_R.max() > LARGEST_CODE:
+    return exponent_R
+
+
+def fit_steps(
+    values_RC: np.ndarray, dial: int | StepExponents, name: str
+) -> tuple[np.ndarray, bytes]:
+    """(step of each value; the exponents as they are stored, rows first)."""
+    columns = values_RC.shape[1]
+    given = isinstance(dial, StepExponents)
+    exponent_R, exponent_C = dial if given else (row_steps(values_RC, dial), np.zeros(columns, int))
+    steps_RC = step_sizes(np.asarray(exponent_R)[:, None] + np.asarray(exponent_C))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        largest_R = np.rint(np.abs(values_RC / steps_RC).max(axis=1))
+    if not largest_R.max() <= LARGEST_CODE:
         raise InputError(
             f"{name}: expected values up to {LARGEST_CODE} steps, found {largest_R.max():.0f}; use"
             " float32 or a smaller dial"
         )
-    return np.where(largest_R == 0, 0, exponent_R)
+    stored = np.concatenate([np.where(largest_R == 0, 0, exponent_R), exponent_C])
+    return steps_RC, stored.astype("<i2").tobytes()
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> bytes:
@@ -240,7 +261,7 @@ def check_values(values: np.ndarray, format: str, name: str) -> np.ndarray:
 
 
 def _fit_scales(
-    groups_RGW: np.ndarray, form: Format, dial: int, name: str
+    groups_RGW: np.ndarray, form: Format, dial: int | StepExponents, name: str
 ) -> tuple[np.ndarray, bytes]:
     """(scale of each group, float64; the scales as they are stored)."""
     if form.scale == "":
@@ -248,9 +269,8 @@ def _fit_scales(
     if form.scale == "row exponent":
         exponents_R = _row_exponents(np.abs(groups_RGW[:, 0]).max(axis=1))
         return 2.0 ** exponents_R[:, None], exponents_R.astype(np.int8).tobytes()
-    if form.scale == "row step":
-        exponents_R = step_exponents(groups_RGW[:, 0], dial, name)
-        return step_sizes(exponents_R)[:, None], exponents_R.astype("<i2").tobytes()
+    if form.scale == "step":
+        return fit_steps(groups_RGW[:, :, 0], dial, name)
     if form.code == "ternary":
         scales_RG = _ternary_scales(groups_RGW, name)
     else:
@@ -266,8 +286,9 @@ def _read_scales(data: bytes, rows: int, form: Format, name: str) -> np.ndarray:
         return np.ones((rows, 1))
     if form.scale == "row exponent":
         return 2.0 ** np.frombuffer(data, np.int8).astype(np.float64)[:, None]
-    if form.scale == "row step":
-        scales_RG = step_sizes(np.frombuffer(data, "<i2"))[:, None]
+    if form.scale == "step":
+        exponents = np.frombuffer(data, "<i2").astype(np.int64)
+        scales_RG = step_sizes(exponents[:rows, None] + exponents[rows:])
     else:
         scales_RG = np.frombuffer(data, "<f2").astype(np.float64).reshape(rows, -1)
     if not (np.isfinite(scales_RG) & (scales_RG > 0)).all():
@@ -277,11 +298,19 @@ def _read_scales(data: bytes, rows: int, form: Format, name: str) -> np.ndarray:
     return scales_RG
 
 
+def _width(form: Format, columns: int) -> int:
+    """How many neighbours in a row share a scale."""
+    return {"group": GROUP, "step": 1}.get(form.scale, columns)
+
+
 def to_bytes(
-    values: np.ndarray, format: str, name: str = "tensor", dial: int = Quantization.dial
+    values: np.ndarray,
+    format: str,
+    name: str = "tensor",
+    dial: int | StepExponents = Quantization.dial,
 ) -> bytes:
     """A tensor of any shape as encoded_bytes(shape, format) bytes, scales before codes. Bad values:
-    see check_values. dial: of the format uniform.
+    see check_values. dial: of the format uniform: what its steps follow from, or they themselves.
     """
     form = _look_up(format)
     rows, columns = rows_and_columns(np.shape(values))
@@ -290,7 +319,7 @@ def to_bytes(
     values_RC = check_values(values, format, name).reshape(rows, columns)
     if form.code == "float":
         return values_RC.astype(form.kind).tobytes()
-    width = GROUP if form.scale == "group" else columns
+    width = _width(form, columns)
     groups_RGW = np.pad(values_RC, ((0, 0), (0, -columns % width))).reshape(rows, -1, width)
     scales_RG, head = _fit_scales(groups_RGW, form, dial, name)
     units = (groups_RGW / scales_RG[:, :, None]).reshape(rows, -1)[:, :columns].ravel()
@@ -318,8 +347,9 @@ def from_bytes(
         )
     if not data:
         return np.zeros(shape, np.float32)
-    width = GROUP if form.scale == "group" else columns
-    head = {"": 0, "row exponent": rows}.get(form.scale, 2 * rows * -(-columns // width))
+    width = _width(form, columns)
+    heads = {"": 0, "row exponent": rows, "step": 2 * (rows + columns)}
+    head = heads.get(form.scale, 2 * rows * -(-columns // width))
     scales_RG = _read_scales(data[:head], rows, form, name)
     if form.code == "float":
         units = np.frombuffer(data, form.kind)

@@ -135,6 +135,15 @@ class Plan(NamedTuple):
     curve_2L: Any  # nats per hidden token to expect at each size: the control variate
 
 
+class StepExponents(NamedTuple):
+    """The steps of a matrix in the format uniform: 2**((e + c) / 8), e of the row, c of the
+    column.
+    """
+
+    rows_R: Any  # integers
+    columns_C: Any
+
+
 @dataclass(frozen=True)
 class Model:
     """Bidirectional transformer with tied embedding, grouped heads and U-Net skips (causal: the AR

@@ -19,7 +19,7 @@ import reference.fp8
 import reference.quantize
 from harness.parity.compare import Compare, Difference, Setting, held, representable, same
 from harness.parity.suite import Piece, table
-from reference.recipe import DEMO, GOLF, TINY
+from reference.recipe import DEMO, GOLF, TINY, StepExponents
 
 CODECS = ("none", "zlib", "lzma", "best")
 EXACT = "exact: the codes of the values, whatever dtype they come in"
@@ -85,6 +85,30 @@ def quantize(format: str, seed: int, shape: list[int], scale: float) -> Compare:
             same(np.array(size), np.array(len(data))),
             same(read, back),
             same(np.signbit(read.numpy()), np.signbit(back)),
+        ]
+
+    return compare
+
+
+def quantize_steps(seed: int, rows: int, columns: int) -> Compare:
+    """Bytes of a matrix under steps of its rows and columns that are given, and what they are read
+    back as.
+    """
+    rng = np.random.default_rng(seed)
+    exponents = StepExponents(rng.integers(-60, -20, rows), rng.integers(-15, 16, columns))
+    steps_RC = 2.0 ** (np.add.outer(exponents.rows_R, exponents.columns_C) / 8)
+    values = representable(rng.standard_normal((rows, columns)) * 9 * steps_RC)
+    values[rows // 2] = 0.0
+    data = reference.quantize.to_bytes(values, "uniform", dial=exponents)
+    back = reference.quantize.from_bytes(data, (rows, columns), "uniform")
+
+    def compare(setting: Setting) -> list[Difference]:
+        if not held(values, setting.dtype).all():
+            return []
+        return [
+            same(fast.quantize.to_bytes(setting.cast(values), "uniform", dial=exponents), data),
+            same(fast.quantize.from_bytes(data, (rows, columns), "uniform"), back),
+            same((np.abs(values - back) > steps_RC * (0.5 + 1e-6)).sum(), 0),
         ]
 
     return compare
@@ -225,6 +249,13 @@ PIECES = [
         )
         for format in reference.quantize.FORMATS
     ],
+    Piece(
+        "quantize-steps",
+        quantize_steps,
+        table("seed rows columns", (0, 1, 1), (1, 5, 70), (2, 40, 3)),
+        EXACT,
+        bitwise=True,
+    ),
     Piece(
         "container",
         container,

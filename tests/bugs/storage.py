@@ -196,8 +196,8 @@ BUGS = [
     ),
     Bug(
         "step-without-its-dial",
-        "fast.quantize._step_exponents",
-        call("int", by=lambda whole, dial: 28),
+        "fast.quantize._row_steps",
+        operator("-", by=lambda middle, dial: middle - 28),
         "the default, whatever is asked for",
         (
             "tests/pieces/test_quantize.py::test_the_step_is_the_root_mean_square_over_a_power_of_two",
@@ -205,17 +205,31 @@ BUGS = [
     ),
     Bug(
         "step-chosen-anew",
-        "fast.quantize._step_exponents",
+        "fast.quantize._row_steps",
         call("sorted", by=lambda ordered, *given, **keywords: []),
         "what was rounded once is rounded again, by another step",
         ("tests/pieces/test_quantize.py::test_storing_a_stored_tensor_gives_the_same_bytes",),
     ),
     Bug(
-        "columns-classed-by-their-sum",
-        "fast.codec.class_of",
+        "steps-of-the-rows-alone",
+        "fast.quantize.StepScale.divide",
+        operator("+", by=left),
+        "what the columns add is stored and not applied",
+        ("quantize-steps",),
+    ),
+    Bug(
+        "spread-by-the-sum",
+        "fast.codec._mean",
         operator("/", by=left),
-        "a class for every number of rows",
-        ("tests/pieces/test_codec.py::test_a_class_of_columns_is_a_quarter_of_an_octave",),
+        "a class for every number of columns",
+        ("tests/pieces/test_codec.py::test_a_class_is_a_quarter_of_an_octave",),
+    ),
+    Bug(
+        "spread-of-rows-alone",
+        "fast.codec.Grid.kinds",
+        call("outer", by=lambda outer, rows, columns: outer(rows, 0 * columns)),
+        "decodes, and takes more bytes where columns differ",
+        ("tests/pieces/test_codec.py::test_integers_take_what_the_spread_of_row_and_column_takes",),
     ),
     Bug(
         "ternary-scale-of-the-mean",

@@ -77,7 +77,7 @@ def test_pieces_are_those_of_the_issue():
         "nelbo-grid",
         "trajectory",
     }
-    assert names | {f"quantize-{format}" for format in FORMATS} | {
+    assert names | {f"quantize-{format}" for format in (*FORMATS, "steps")} | {
         f"chain-{order}" for order in ORDERS
     } <= set(parity.PIECES)
     assert parity.PIECES["trajectory"].cases[0]["iterations"] == 50
@@ -117,7 +117,8 @@ def test_json_has_its_frozen_shape(capsys):
 
 def test_one_dtype_and_a_first_word_for_several_pieces(capsys):
     rows = rows_of(capsys, "quantize", "--dtype", "bfloat16")
-    assert {row["piece"] for row in rows} == {f"quantize-{format}" for format in FORMATS}
+    pieces = {f"quantize-{format}" for format in (*FORMATS, "steps")}
+    assert {row["piece"] for row in rows} == pieces
     assert {row["dtype"] for row in rows} == {"float64", "bfloat16"}
 
 

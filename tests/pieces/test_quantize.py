@@ -98,10 +98,10 @@ def scales_of(data: bytes, shape: tuple[int, ...], format: str) -> np.ndarray:
 
 
 def steps_of(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """The step of each row of a tensor in the format uniform, to multiply values by."""
-    rows, _ = reference.quantize.rows_and_columns(shape)
-    exponents = np.frombuffer(data[: 2 * rows], "<i2").astype(np.float64)
-    return (2.0 ** (exponents / 8)).reshape(shape[:-1] + (1,) if shape else ())
+    """The step of each value of a tensor in the format uniform."""
+    rows, columns = reference.quantize.rows_and_columns(shape)
+    exponents = np.frombuffer(data[: 2 * (rows + columns)], "<i2").astype(np.float64)
+    return (2.0 ** (np.add.outer(exponents[:rows], exponents[rows:]) / 8)).reshape(shape)
 
 
 def assert_within_half_a_step(
@@ -493,7 +493,7 @@ def test_sizes_of_known_shapes():
         "int4-group": 142,
         "e2m1-group": 142,
         "ternary-group": 64,
-        "uniform": 524,
+        "uniform": 784,
     }
     for format, size in expected.items():
         assert (
@@ -569,7 +569,7 @@ def test_a_higher_dial_is_closer(seed, shape, low, more):
         assert_within_half_a_step(values, data, back, "uniform")
         bounds.append(steps_of(data, values.shape))
     rows = values.reshape(-1, values.shape[-1] if shape else 1).any(axis=1)
-    ratio = (bounds[1] / bounds[0]).reshape(-1)[rows]
+    ratio = (bounds[1] / bounds[0]).reshape(len(rows), -1)[rows]
     np.testing.assert_allclose(ratio, 2.0 ** ((low - high) / 8), rtol=1e-12)
 
 
