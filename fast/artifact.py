@@ -4,19 +4,23 @@ file is left, read back, and weighed.
 What it weighs is code and container together, against the challenge's limit.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from fast import container, quantize, transformer
+from fast import allot, container, quantize, transformer
+from fast import codec as codecs
 from fast.bytes import Tokenizer
 from fast.checkpoint import is_special, write_atomic
 from fast.config import recipe_from_dict
-from reference.recipe import InputError, Recipe
+from reference.recipe import DIALS, InputError, Recipe
 
 LIMIT = 16_000_000  # bytes of code and container together, decimal (the challenge's rule)
 HEAVIEST = 5  # tensors that an error about the size names
+UNUSED = 0.001  # of a budget, at most, where a finer dial would use it
+TRIALS = 30  # of dials, by which the budget is met
 
 
 def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, str]:
@@ -27,21 +31,74 @@ def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, 
     }
 
 
+def _dials(
+    params: dict[str, torch.Tensor], formats: dict[str, str], recipe: Recipe, batch: Callable | None
+) -> Callable[[float], dict]:
+    """dial -> what container.pack needs of each tensor in the format uniform."""
+    wanted = recipe.quantization
+    uniform = {name: params[name] for name in params if formats[name] == "uniform"}
+    if not (wanted.fisher or wanted.budget):
+        return lambda dial: dict.fromkeys(uniform, round(dial))
+    squares = None
+    if wanted.fisher:
+        if batch is None:
+            raise InputError(
+                "quantization.fisher: expected training text to take gradients on, found none; set"
+                " it to 0"
+            )
+        squares = allot.squared_gradients(params, batch, recipe)
+    return lambda dial: allot.step_exponents(uniform, squares, dial)
+
+
+def _fitted(size_at: Callable[[float], int], budget: int) -> float:
+    """The dial at which an artifact is just within a budget, the finest one where all are."""
+    (coarse, fine), (least, most) = DIALS, map(size_at, DIALS)
+    if least > budget:
+        raise InputError(
+            f"quantization.budget: expected an artifact of at most {budget:,} bytes, found"
+            f" {least:,} with the coarsest steps, {least - budget:,} over; choose a smaller model"
+        )
+    if most <= budget:
+        return fine
+    for trial in range(TRIALS):
+        if least >= (1 - UNUSED) * budget:
+            break
+        # Bytes are nearly a straight line over the dial; halving helps where they are not
+        share = (budget * (1 - UNUSED / 2) - least) / (most - least) if trial % 3 < 2 else 0.5
+        dial = coarse + (fine - coarse) * share
+        size = size_at(dial)
+        if size <= budget:
+            coarse, least = dial, size
+        else:
+            fine, most = dial, size
+    return coarse
+
+
 def write(
     path: Path | str,
     params: dict[str, torch.Tensor],
     recipe: Recipe,
     extra: dict | None = None,
     codec: str = "best",
+    batch: Callable | None = None,
 ) -> int:
     """Quantise, pack and write weights, named or stacked; returns the size in bytes. A
-    full disk is an InputError and leaves no file.
+    full disk is an InputError and leaves no file. batch: of training, as in
+    allot.squared_gradients, where the recipe asks for it.
     """
     params = transformer.unstack(params)
     formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
     header = {**(extra or {}), "recipe": asdict(recipe)}
-    dials = dict.fromkeys(params, recipe.quantization.dial)
-    data = container.pack(params, formats, header, codec, dials)
+    dials, budget = _dials(params, formats, recipe, batch), recipe.quantization.budget
+
+    def packed(dial: float, codec: str) -> bytes:
+        return container.pack(params, formats, header, codec, dials(dial))
+
+    dial = recipe.quantization.dial
+    if budget:  # trials by one codec, since the others are slow and hardly ever smaller
+        quick = "entropy" if codec == "best" and "entropy" in codecs.available() else codec
+        dial = _fitted(lambda dial: len(packed(dial, quick)), budget)
+    data = packed(dial, codec)
     write_atomic(Path(path), data)
     return len(data)
 

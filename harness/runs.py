@@ -260,6 +260,7 @@ def _ship(
         state.shadow,
         recipe,
         {"tokenizer_sha256": dataset.tokenizer.sha256},
+        batch=data.batches(dataset.train, recipe),
     )
     header, params = artifact.read(file)
     code = size.code_bytes(recipe, header["codec"])

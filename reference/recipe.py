@@ -247,6 +247,11 @@ class Quantization:
     threshold: int = 65_536  # elements
     # uniform: the step of a row is its root mean square divided by 2**(dial / 8)
     dial: int = 28
+    # uniform: windows of training text whose squared gradients set the steps instead, with that
+    # dial on average; 0: none
+    fisher: int = 0
+    # uniform: bytes of the artifact, which the dial is set by; 0: the dial as it is
+    budget: int = 0
 
 
 @dataclass(frozen=True)
@@ -390,6 +395,8 @@ COUNTS = (
     "training.validate_every",
     "training.log_every",
     "quantization.threshold",
+    "quantization.fisher",
+    "quantization.budget",
 )
 
 RANGES = (  # what must hold of one field, the check, the fields
@@ -419,6 +426,8 @@ RANGES = (  # what must hold of one field, the check, the fields
             "optimizer.vector_lr",
             "optimizer.clip",
             "model.mixing",
+            "quantization.fisher",
+            "quantization.budget",
             "training.max_wallclock_seconds",
             "training.warmdown",
             "training.checkpoint_every",
@@ -504,6 +513,14 @@ def _mismatched_objectives(recipe):
         )
 
 
+def _mismatched_storage(recipe):
+    """Yield (rule, found) for each field that another format than uniform does not read."""
+    for name in ("fisher", "budget"):
+        if getattr(recipe.quantization, name) and recipe.quantization.format != "uniform":
+            found = recipe.quantization.format
+            yield f"quantization.{name} goes with quantization.format uniform", found
+
+
 def _mismatched(recipe):
     """Yield (rule, found) for each pair of fields that do not fit together, where both are at least
     1.
@@ -542,7 +559,8 @@ def _mismatched(recipe):
 
 def check(recipe):
     """Raise InputError naming every rule that the recipe breaks; return the recipe."""
-    problems = [*_out_of_range(recipe), *_mismatched(recipe)]
+    broken = _out_of_range(recipe), _mismatched(recipe), _mismatched_storage(recipe)
+    problems = [problem for part in broken for problem in part]
     if problems:
         raise InputError(
             f"impossible recipe: {'; '.join(f'{rule} (found {found})' for rule, found in problems)}"

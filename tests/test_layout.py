@@ -332,6 +332,7 @@ def test_the_pieces_have_twins():
         "bytes",
         "likelihood",
         "orders",
+        "allot",
     } <= set(TWINS)
 
 

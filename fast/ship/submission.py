@@ -218,6 +218,7 @@ def run(recipe: Recipe, world: World) -> None:
                 recipe,
                 {"tokenizer_sha256": tokenizer.sha256},
                 CODEC,
+                data.batches(tokens, recipe),
             )
             for line in log.closing_lines(state, recipe):
                 train_log.line(line)

@@ -4,7 +4,7 @@ training.
 
 import functools
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from fast import container, quantize
 from fast.artifact import formats_of
 from harness.packaging import bundle
-from reference.recipe import Recipe
+from reference.recipe import DIALS, Recipe
 
 SAMPLE = 2**16  # elements that stand for a tensor in an estimate
 
@@ -52,9 +52,14 @@ def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None
 def estimate(recipe: Recipe, shapes: dict[str, tuple[int, ...]]) -> int:
     """Container bytes to expect after training: weights as Gaussian with standard deviation
     1/sqrt(columns), stored at the entropy of their bytes (of their integers: the format uniform),
-    and the header. A sample of at most 2**16 elements stands for each tensor.
+    and the header. A sample of at most 2**16 elements stands for each tensor. A budget is met if
+    some dial can.
     """
-    dial = recipe.quantization.dial
+    budget, dial = recipe.quantization.budget, recipe.quantization.dial
+    if budget:
+        at = (replace(recipe.quantization, budget=0, dial=dial) for dial in DIALS)
+        least, most = (estimate(replace(recipe, quantization=kept), shapes) for kept in at)
+        return min(max(budget, least), most)
     formats, total, known = formats_of(shapes, recipe), 0.0, {}
     for name, shape in shapes.items():
         key = (tuple(shape[-1:]), formats[name])

@@ -10,12 +10,21 @@ import torch
 from fast.errors import TrainingError
 from fast.objective import objective_of
 from harness import pieces
-from harness.parity import chain, likelihood, network, optimizer, randomness, storage, training
+from harness.parity import (
+    allot,
+    chain,
+    likelihood,
+    network,
+    optimizer,
+    randomness,
+    storage,
+    training,
+)
 from harness.parity.compare import Setting
 from harness.parity.suite import Piece, Row, examine, literal, worst_of
 from reference.recipe import Recipe
 
-MODULES = (randomness, network, optimizer, storage, likelihood, chain, training)
+MODULES = (randomness, network, optimizer, storage, allot, likelihood, chain, training)
 PIECES = {piece.name: piece for module in MODULES for piece in module.PIECES}
 PRODUCTION = ("float32", "bfloat16")  # compute dtypes of the presets
 # What the preflight also runs through torch.compile: the draws and one training step.

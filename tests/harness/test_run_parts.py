@@ -480,8 +480,8 @@ def test_parity_is_said_and_shows_its_pieces(monkeypatch, calls):
 def shipped(calls, monkeypatch, tmp_path):
     """Return a function that ships a run with stand-ins for the artifact and its scores."""
 
-    def write(path, shadow, recipe, fields):
-        calls.made.append(("write", path, shadow, recipe, fields))
+    def write(path, shadow, recipe, fields, batch):
+        calls.made.append(("write", path, shadow, recipe, fields, batch))
         path.write_bytes(b"x" * 77)
 
     header = {"codec": "lzma", "recipe": "packed"}
@@ -491,6 +491,7 @@ def shipped(calls, monkeypatch, tmp_path):
     calls.plant(runs.artifact, "check_size")
     calls.plant(runs.size, "code_bytes", {"a.py": 30, "b.py": 12})
     calls.plant(runs.data, "evaluation_count", 40)
+    calls.plant(runs.data, "batches", lambda tokens, recipe: ("batches", tokens, recipe))
     calls.plant(runs, "score_fresh", lambda _, *how: {"how": list(how)})
     calls.plant(runs, "_baselines", {"zlib": 3.5})
     calls.plant(runs.log, "hardware", lambda device, count: f"{count} of {device}")
@@ -511,7 +512,8 @@ def test_a_summary_says_what_was_trained_and_scored(shipped, calls):
     ship, header, out = shipped
     summary = ship()
     file = out / "artifact.mgolf"
-    assert calls.of("write") == [(file, "shadow", TINY, {"tokenizer_sha256": "abc"})]
+    batch = "batches", DATASET.train, TINY
+    assert calls.of("write") == [(file, "shadow", TINY, {"tokenizer_sha256": "abc"}, batch)]
     assert calls.of("read") == [(file,)] and calls.of("code_bytes") == [(TINY, "lzma")]
     assert calls.of("check_size") == [(header, 77, {"a.py": 30, "b.py": 12})]
     assert calls.of("score_fresh") == [

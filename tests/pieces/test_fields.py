@@ -348,6 +348,19 @@ ENTRIES = [
         ("bytes", "estimate"),
         given=(("quantization.format", "uniform"),),
     ),
+    Entry(
+        "quantization.fisher",
+        3,
+        ("bytes",),
+        given=(("quantization.format", "uniform"),),
+    ),
+    Entry(
+        "quantization.budget",
+        1_000_000,
+        ("estimate",),
+        fast=("bytes",),  # the reference writes no artifact
+        given=(("quantization.format", "uniform"),),
+    ),
 ]
 
 

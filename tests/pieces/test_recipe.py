@@ -55,7 +55,14 @@ SPEC = {  # SPEC.md, sections 4 to 8
         "clip": 1.0,
     },
     "ema": {"decay": 0.999, "start": 0.1},
-    "quantization": {"format": "e4m3", "small_format": "float16", "threshold": 65_536, "dial": 28},
+    "quantization": {
+        "format": "e4m3",
+        "small_format": "float16",
+        "threshold": 65_536,
+        "dial": 28,
+        "fisher": 0,
+        "budget": 0,
+    },
 }
 
 BROKEN = [  # (part, field, value, words of the message)
@@ -139,6 +146,19 @@ BROKEN = [  # (part, field, value, words of the message)
     ("ema", "decay", 1.0, "ema.decay must lie in [0, 1)"),
     ("ema", "start", -0.5, "ema.start must lie in [0, 1)"),
     ("quantization", "threshold", -1, "quantization.threshold must not be negative"),
+    ("quantization", "dial", 7, "quantization.dial must lie in 8 ... 64 (found 7)"),
+    (
+        "quantization",
+        "fisher",
+        9,
+        "quantization.fisher goes with quantization.format uniform (found e4m3)",
+    ),
+    (
+        "quantization",
+        "budget",
+        9,
+        "quantization.budget goes with quantization.format uniform (found e4m3)",
+    ),
 ]
 
 

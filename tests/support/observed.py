@@ -267,22 +267,33 @@ def _run(half: str, recipe: Recipe) -> dict:
 
 def of_storage(half: str, recipe: Recipe) -> dict:
     """Return the format and the bytes of every tensor of given weights in the artifact."""
-    quantize, dial = of(half, "quantize"), recipe.quantization.dial
+    quantize, dials = of(half, "quantize"), {}
+    batch = data.batches(stream(), recipe)
     stored = {name: value.astype(np.float32) for name, value in weights(recipe.model).items()}
     if half == "reference":
         formats = {
             name: quantize.choose_format(name, value.shape, recipe.quantization)
             for name, value in stored.items()
         }
+        if recipe.quantization.fisher:
+            allot, wide = of(half, "allot"), {k: v.astype(np.float64) for k, v in stored.items()}
+            uniform = {name: wide[name] for name in wide if formats[name] == "uniform"}
+            squares = allot.squared_gradients(wide, batch, recipe)
+            dials = allot.step_exponents(uniform, squares, recipe.quantization.dial)
         blobs = {
-            name: quantize.to_bytes(stored[name].astype(np.float64), format, name, dial)
+            name: quantize.to_bytes(
+                stored[name].astype(np.float64),
+                format,
+                name,
+                dials.get(name, recipe.quantization.dial),
+            )
             for name, format in formats.items()
         }
     else:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "artifact.mgolf"
             params = {name: torch.from_numpy(value) for name, value in stored.items()}
-            artifact.write(path, transformer.stack(params), recipe, codec="none")
+            artifact.write(path, transformer.stack(params), recipe, codec="none", batch=batch)
             packed = path.read_bytes()
             header, payload = container.read_header(packed)
             assert artifact.recipe_of(artifact.read(path)[0]) == recipe
