@@ -9,6 +9,7 @@ import tyro
 from harness import overview, paths
 from harness.commands.flags import Flat, Json, check_device
 from harness.corpus.sources import Source
+from reference.recipe import InputError
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,20 @@ class Pack:
     """What the runs trained on (default: as they recorded it)."""
     track: Literal["non_record_16mb", "10min_16mb"] = "non_record_16mb"
     """The challenge's track; 10min_16mb holds the training clock to 600 s."""
+    budget: int | None = None
+    """Store the averaged weights anew, with steps as fine as code and artifact together fit so many
+    bytes, such as 16000000, and score them (default: ship the run's own artifact)."""
     source: Annotated[Source, Flat] = field(default_factory=Source)
     device: str = "cpu"
-    """cpu or cuda: where a run that scored only a part of the validation split is scored again."""
+    """cpu or cuda: where runs are stored anew, and scored that scored a part of the validation
+    split."""
     json: Json = None
     """Write submission.json and its folder to PATH, - for stdout."""
+
+    def check(self) -> None:
+        """Raise InputError for a budget that nothing fits."""
+        if self.budget is not None and self.budget < 1:
+            raise InputError(f"--budget: expected bytes, at least 1, found {self.budget}")
 
     def run(self):
         """Return what submission.json says, and the folder."""
@@ -56,5 +66,7 @@ class Pack:
         from harness.packaging.pack import pack
 
         claim = Claim(**{one.name: getattr(self, one.name) for one in fields(Claim)})
-        packed = pack(self.runs, self.out, claim, check_device(self.device), self.source)
+        packed = pack(
+            self.runs, self.out, claim, check_device(self.device), self.source, self.budget
+        )
         return packed, lambda: report.packed(packed)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from fast import artifact
+from fast import artifact, data
 from fast.config import changes, recipe_from_dict
 from fast.objective import objective_of
 from fast.ship import log
@@ -20,9 +20,9 @@ from harness import paths, scoring
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.overview import summaries
-from harness.packaging import bundle, readme
+from harness.packaging import bundle, readme, size
 from harness.packaging.claim import TRACKS, Claim
-from reference.recipe import InputError, Recipe, Score
+from reference.recipe import OWN_FIELDS, InputError, Recipe, Score
 
 PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports
 MODEL = "final_model.mgolf"
@@ -51,6 +51,7 @@ class Run:
     summary: dict
     state: State  # of the last checkpoint
     lines: list[str]  # of train.log
+    stored: Path | None = None  # the artifact, where it is not the one in the folder
 
 
 def read(folder: Path, source: Source) -> Run:
@@ -119,11 +120,30 @@ def check_alike(runs: list[Run]) -> None:
             )
 
 
+def stored_anew(run: Run, budget: int, device: str, folder: Path) -> Run:
+    """Return a run whose averaged weights are stored in `folder` such that code and artifact take
+    just so many bytes.
+    """
+    recipe, file = size.within(run.recipe, budget), folder / f"{run.recipe.seed}.mgolf"
+    dataset = open_dataset(run.source, recipe.model.vocab, recipe.model.length)
+    kept = {name: value for name, value in run.header.items() if name not in OWN_FIELDS}
+    shadow = {name: value.to(device) for name, value in run.state.shadow.items()}
+    batch = data.batches(dataset.train, recipe)
+    try:
+        artifact.write(file, shadow, recipe, kept, size.CODEC, batch)
+    except InputError as error:
+        raise InputError(f"{run.folder}: {error}") from error
+    header, _ = artifact.read(file)
+    return replace(run, recipe=recipe, header=header, data=file.read_bytes(), stored=file)
+
+
 def whole_score(run: Run, device: str) -> dict:
     """Return a run's score of the whole validation split: from its summary, or, where that holds a
-    part, afresh from the artifact.
+    part or is of other bytes, afresh from the artifact.
     """
     wanted = objective_of(run.recipe.model).estimator
+    if run.stored:
+        return scoring.score_fresh(run.stored, wanted, None, None, device, True, run.source)
     known = [
         score
         for score in run.summary["scores"]
@@ -251,12 +271,14 @@ def pack(
     claim: Claim,
     device: str = "cpu",
     source: Source | None = None,
+    budget: int | None = None,
 ) -> dict:
     """Write the folder of some runs' submission below `out`; return submission.json and, under
     "folder", where it lies.
 
     The first run's artifact ships. Scores are of the whole validation split, from the artifact
-    files; source: where the data is now.
+    files; source: where the data is now. budget: bytes of code and artifact that the averaged
+    weights are stored anew for.
     """
     if not folders:
         raise InputError(
@@ -270,11 +292,14 @@ def pack(
             " or remove it"
         )
     runs = [read(Path(folder), source or Source()) for folder in folders]
-    first = runs[0]
     check_alike(runs)
-    code = bundle.build(first.recipe, first.header["codec"])
-    code_bytes = _check_budgets(runs, code, claim.track)
-    scores = [whole_score(run, device) for run in runs]
+    with tempfile.TemporaryDirectory() as beside:
+        if budget is not None:
+            runs = [stored_anew(run, budget, device, Path(beside)) for run in runs]
+        code = bundle.build(runs[0].recipe, runs[0].header["codec"])
+        code_bytes = _check_budgets(runs, code, claim.track)
+        scores = [whole_score(run, device) for run in runs]
+    first = runs[0]
     claimed = claim.fields(technique_of(first.recipe), first.summary["hardware"])
     described = submission(runs, scores, code_bytes, claimed)
     logs = {

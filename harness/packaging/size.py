@@ -12,9 +12,12 @@ import torch
 from fast import container, quantize
 from fast.artifact import formats_of
 from harness.packaging import bundle
-from reference.recipe import DIALS, Recipe
+from reference.recipe import DIALS, InputError, Recipe, check
 
 SAMPLE = 2**16  # elements that stand for a tensor in an estimate
+CODEC = "entropy"  # of weights that are stored anew within a budget
+# Text whose gradients set the steps of those; a few windows where they are longer
+FISHER_TOKENS, FISHER_WINDOWS = 2**16, 16
 
 
 @functools.cache
@@ -27,6 +30,23 @@ def code_bytes(recipe: Recipe, codec: str = "entropy") -> dict[str, int]:
     the recipe.
     """
     return {bundle.SCRIPT: _script_bytes(recipe, codec)}
+
+
+def within(recipe: Recipe, budget: int) -> Recipe:
+    """Return the recipe whose weights are stored in the format uniform, such that code and artifact
+    take so many bytes; InputError where the code alone takes as many.
+    """
+    windows = max(FISHER_WINDOWS, FISHER_TOKENS // recipe.model.length)
+    fisher = recipe.quantization.fisher or windows
+    kept = replace(recipe.quantization, format="uniform", fisher=fisher, budget=budget)
+    code = sum(code_bytes(replace(recipe, quantization=kept), CODEC).values())
+    if code >= budget:
+        raise InputError(
+            f"--budget: expected more bytes than the code alone takes, {code:,}, found {budget:,};"
+            " the challenge allows 16,000,000"
+        )
+    # A smaller number has no more digits, and makes the code no longer
+    return check(replace(recipe, quantization=replace(kept, budget=budget - code)))
 
 
 def bound(recipe: Recipe, shapes: dict[str, tuple[int, ...]], extra: dict | None = None) -> int:

@@ -319,7 +319,8 @@ CALLS = [
         },
     ),
     Call(
-        ("pack", "R1", "R2", "--out", "OUT", *CLAIM_WORDS, *SOURCE_WORDS, *DEVICE),
+        ("pack", "R1", "R2", "--out", "OUT", "--budget", "777")
+        + (*CLAIM_WORDS, *SOURCE_WORDS, *DEVICE),
         "harness.packaging.pack.pack",
         {
             "folders": (Path("R1"), Path("R2")),
@@ -327,6 +328,7 @@ CALLS = [
             "claim": CLAIM,
             "device": "cpu:0",
             "source": SOURCE,
+            "budget": 777,
         },
     ),
     Call(

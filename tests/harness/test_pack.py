@@ -16,6 +16,7 @@ from fast.checkpoint import write_atomic
 from fast.data import write_shard
 from harness import cli, scoring
 from harness.corpus.sources import Source
+from harness.packaging import size
 from harness.packaging.claim import Claim
 from harness.packaging.pack import _check_budgets as check_budgets
 from harness.packaging.pack import pack
@@ -354,3 +355,64 @@ def test_the_tokenizer_of_the_model_is_named(packed):
     header, _ = container.read_header((packed / "final_model.mgolf").read_bytes())
     assert described(packed)["tokenizer_sha256"] == header["tokenizer_sha256"]
     assert re.fullmatch("[0-9a-f]{64}", header["tokenizer_sha256"])
+
+
+# weights stored anew within a budget
+
+
+@pytest.fixture(scope="module")
+def within(seeds, tmp_path_factory) -> tuple[dict, Path]:
+    """What pack says, and the folder, of the first run stored anew in 8,000 bytes and the code."""
+    out = tmp_path_factory.mktemp("within")
+    code = sum(
+        size.code_bytes(artifact.recipe_of(artifact.read(seeds[0] / "artifact.mgolf")[0])).values()
+    )
+    budget = code + 8000
+    described_ = pack(seeds, out, Claim(**WHO), budget=budget)
+    return described_ | {"budget": budget}, Path(described_["folder"])
+
+
+def test_code_and_artifact_fit_the_budget(within):
+    content, folder = within
+    taken = sum((folder / name).stat().st_size for name in ("train_gpt.py", "final_model.mgolf"))
+    assert content["bytes_total"] == taken
+    assert content["budget"] - 200 <= taken <= content["budget"]
+
+
+def test_scores_are_those_of_the_weights_that_were_stored_anew(within, seeds, tmp_path):
+    content, folder = within
+    source = Source(data=None)
+    _, header = scoring.locate(seeds[0]), artifact.read(folder / "final_model.mgolf")[0]
+    assert {row["format"] for row in header["tensors"]} == {"uniform", "float16"}
+    (tmp_path / "run").mkdir()
+    for name in ("recipe.json", "summary.json"):
+        shutil.copy(seeds[0] / name, tmp_path / "run")
+    shutil.copy(folder / "final_model.mgolf", tmp_path / "run" / "artifact.mgolf")
+    fresh = scoring.score(tmp_path / "run", source, scoring.Estimate(), compiled=False)
+    known = content["seed_results"]["1"]
+    assert known["val_bpb"] == pytest.approx(fresh["bpb"], rel=1e-6)
+    assert known["val_bpb"] != summary_of(seeds[0])["scores"][0]["bpb"]
+
+
+def test_the_program_stores_weights_in_the_same_way(within):
+    """Its recipe names the budget, less its own bytes."""
+    content, folder = within
+    recipe = artifact.recipe_of(artifact.read(folder / "final_model.mgolf")[0])
+    code = (folder / "train_gpt.py").stat().st_size
+    assert 0 <= content["budget"] - code - recipe.quantization.budget <= 8
+    text = (folder / "train_gpt.py").read_text()
+    for name in ("format='uniform'", f"budget={recipe.quantization.budget}"):
+        assert name in text
+    assert recipe.quantization.fisher == 2**16 // recipe.model.length
+
+
+def test_a_budget_that_nothing_fits_is_refused(seeds, tmp_path):
+    for budget, message in (
+        (10_000, r"--budget: expected more bytes than the code alone takes"),
+        (400_000, r"quantization.budget: expected an artifact of at most"),
+    ):
+        with pytest.raises(InputError, match=message):
+            recipe = artifact.recipe_of(artifact.read(seeds[0] / "artifact.mgolf")[0])
+            code = sum(size.code_bytes(size.within(recipe, 16_000_000)).values())
+            pack(seeds, tmp_path / "out", Claim(**WHO), budget=min(budget, code + 1000))
+        assert not (tmp_path / "out").exists()

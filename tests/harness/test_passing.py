@@ -139,7 +139,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     ),
     "pack": (
         "/path/a /path/b --name N --author W --github-id g --out /path/c --date 2026-01-02"
-        " --blurb B --technique T --hardware H --track 10min_16mb".split()
+        " --blurb B --technique T --hardware H --track 10min_16mb --budget 777".split()
         + [*FROM, *CUDA],
         {
             "harness.packaging.pack.pack": (
@@ -150,6 +150,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
                     claim=Claim("N", "W", "g", "2026-01-02", "B", "T", "H", "10min_16mb"),
                     device="checked cuda:3",
                     source=SOURCE,
+                    budget=777,
                 ),
             )
         },
