@@ -317,6 +317,30 @@ def bench(rows: list[dict]) -> None:
             _print_line(f"{row['name']}: {row['note']}", soft_wrap=True)
 
 
+def formats(rows: list[dict]) -> None:
+    """Print one line per way to store weights: its size, and the damage above float32 weights."""
+    known = {row["format"]: row["bytes"] for row in rows}
+    _print_table(
+        f"Weight formats, {rows[0]['windows']} windows, {rows[0]['estimator']}, on"
+        f" {rows[0]['machine']}",
+        ("format", "dial", "codec", "bytes", "vs e4m3", "bits/weight", "BPB", "damage", "s"),
+        (
+            (
+                row["format"],
+                _short(row["dial"]),
+                row["codec"],
+                f"{row['bytes']:,}",
+                f"{row['bytes'] / known['e4m3'] - 1:+.1%}",
+                f"{row['bits_per_parameter']:.2f}",
+                _bits(row["bpb"]),
+                _bits(row["damage"]) + (f" ± {row['stderr']:.4f}" if row["stderr"] else ""),
+                f"{row['seconds_to_store']:.1f}, {row['seconds_to_open']:.1f}",
+            )
+            for row in rows
+        ),
+    )
+
+
 def bench_pair(both: dict) -> None:
     """Print two result files side by side: the ratio in each, or its predicted time, and how many
     times better it is in b.

@@ -15,10 +15,11 @@ from harness.progress import bar
 from reference.recipe import PRESETS, InputError
 
 DEMO = Path("runs/demo")  # what `maskgolf demo` leaves
-LEAST = {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1}
+LEAST = {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1, "fisher": 0}
 TIMED = ("pairs", "device", "compiled")
 READ = {  # by each piece, of the fields of Bench
     "likelihood": ("paths", "repetitions", "windows", *TIMED),
+    "formats": ("paths", "sequences", "fisher", "plot", "device", "compiled"),
     "step": ("preset", "tokens", "against", "only", *TIMED),
     "muon": TIMED,
     "device": ("smoke", "parts", "budget", "separate", *TIMED),
@@ -32,6 +33,8 @@ class Bench:
 
     Example: maskgolf bench likelihood runs/demo --json -
 
+    Example: maskgolf bench formats runs/demo --plot formats.png
+
     Example: maskgolf bench step --preset demo --json -
 
     Example: maskgolf bench device --device cuda --json h100.json
@@ -39,22 +42,28 @@ class Bench:
     Example: maskgolf bench compare before.json after.json
     """
 
-    # likelihood; step: the training step against a plain and a public one; muon: against
-    # torch.optim.Muon; device: everything at the golf preset; compare: two result files side by
-    # side.
+    # likelihood; formats: bytes of an artifact and what rounding costs; step: the training step
+    # against a plain and a public one; muon: against torch.optim.Muon; device: everything at the
+    # golf preset; compare: two result files side by side.
     piece: tyro.conf.Positional[
         Annotated[
-            Literal["likelihood", "step", "muon", "device", "compare"],
+            Literal["likelihood", "formats", "step", "muon", "device", "compare"],
             tyro.conf.arg(metavar="PIECE"),
         ]
     ]
-    # likelihood: run directory of a trained masked-diffusion model (default: runs/demo). compare:
-    # two files that --json or make bench wrote.
+    # likelihood: run directory of a trained masked-diffusion model (default: runs/demo). formats:
+    # of any model. compare: two files that --json or make bench wrote.
     paths: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="PATH")]] = ()
     # likelihood: estimates of the default design of the masks; the others get a quarter.
     repetitions: int = 200
     # likelihood: windows of the validation split that each estimate covers.
     windows: int = 8
+    # formats: windows of the validation split that are scored (default: all).
+    sequences: int | None = None
+    # formats: windows of training text whose squared gradients set steps (0: none do).
+    fisher: int = 512
+    # formats: draw bytes against damage to an image (needs the plot extra).
+    plot: Path | None = None
     # step: whose step; against public with golf's objective and inputs, which public scripts have.
     preset: Literal["demo", "best", "golf", "tiny"] = "demo"
     # step: tokens per step (0: the preset's).
@@ -97,7 +106,7 @@ class Bench:
         self._check_read()
         self._check()
         from harness import report
-        from harness.bench import compare, device, gate, likelihood, muon, step
+        from harness.bench import compare, device, formats, gate, likelihood, muon, step
 
         if self.piece == "compare":
             both = compare.files(self.paths)
@@ -115,6 +124,12 @@ class Bench:
         if self.piece == "likelihood":
             [run] = self._runs()
             rows = likelihood.likelihood(run, self.repetitions, self.windows, *timing)
+        elif self.piece == "formats":
+            [run] = self._runs()
+            rows = formats.formats(run, self.sequences, self.fisher, name, self.compiled)
+            if self.plot:
+                formats.plot(rows, self.plot)
+            return rows, lambda: report.formats(rows)
         elif self.piece == "step":
             recipe = step.with_tokens(PRESETS[self.preset], self.tokens)
             against = step.BASELINES if self.against == "both" else (self.against,)
@@ -134,11 +149,11 @@ class Bench:
                 raise InputError(
                     f"--{name}: expected at least {smallest}, found {getattr(self, name)}; raise it"
                 )
-        if self.piece == "likelihood":
+        if self.piece in ("likelihood", "formats"):
             runs = self._runs()
             if len(runs) != 1:
                 raise InputError(
-                    "bench likelihood: expected a trained run to measure on, "
+                    f"bench {self.piece}: expected a trained run to measure on, "
                     f"found {len(runs)}; name one, or make {DEMO} by make demo"
                 )
             paths.run_or_artifact(runs[0])

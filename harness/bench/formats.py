@@ -1,0 +1,175 @@
+"""Benchmark of weight formats on a trained run: the bytes of its artifact, and what rounding costs
+in bits per byte, both on the same windows: a rate-distortion curve.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fast import allot, artifact, container, data, evaluate, likelihood, transformer
+from fast.objective import objective_of
+from fast.train import restore
+from harness import scoring
+from harness.bench.measure import on_machine
+from harness.corpus.sources import Source
+from harness.overview import figure
+from harness.progress import bar
+from harness.scoring import Estimate, Job
+from reference.recipe import FORMATS, InputError
+
+EXACT = "float32"  # what the others are compared with
+STEPS = (36, 32, 28, 26, 24, 22, 20, 18, 16, 12)  # dials of the format uniform
+PLAIN, ALLOTTED = "uniform", "uniform, fisher"
+
+
+class Way(NamedTuple):
+    """One way to store weights."""
+
+    name: str
+    format: str
+    dial: int | None = None
+
+
+def ways(fisher: int) -> list[Way]:
+    """Return every format, the format uniform by its dials, with steps by the Fisher information as
+    well where that is wanted.
+    """
+    fixed = [Way(name, name) for name in FORMATS if name not in (EXACT, PLAIN)]
+    names = (PLAIN, ALLOTTED) if fisher else (PLAIN,)
+    return [
+        Way(EXACT, EXACT),
+        *fixed,
+        *(Way(name, PLAIN, dial) for name in names for dial in STEPS),
+    ]
+
+
+def packed(params: dict, job: Job, way: Way, squares: dict | None) -> bytes:
+    """Return the artifact of float32 weights stored in one way, by the smallest codec."""
+    kept = replace(job.recipe.quantization, format=way.format, fisher=0, budget=0)
+    recipe = replace(job.recipe, quantization=kept)
+    shapes = {name: tuple(value.shape) for name, value in params.items()}
+    formats, dials = artifact.formats_of(shapes, recipe), None
+    if way.dial:
+        uniform = {name: params[name] for name in params if formats[name] == PLAIN}
+        by = squares if way.name == ALLOTTED else None
+        dials = allot.step_exponents(uniform, by, way.dial)
+    return container.pack(params, formats, {}, "best", dials)
+
+
+class Scorer:
+    """Scores weights on the windows of a job: by one causal pass where the model has it, else by
+    the NELBO with the same masks for all.
+    """
+
+    def __init__(self, job: Job, device: str, compiled: bool, progress) -> None:
+        self.job, self.device, self.compiled, self.progress = job, device, compiled, progress
+        exact = "causal" in objective_of(job.recipe.model).estimators
+        self.effort = replace(job.effort, estimator="causal" if exact else "nelbo", order=None)
+        self.plans = {}
+
+    def __call__(self, params: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Return (bits_N, bytes_N) of the windows."""
+        job, model, name = self.job, self.job.recipe.model, self.effort.estimator
+        predict = evaluate.predictor(params, job.recipe, self.device, self.compiled, name)
+        stream = job.dataset.validation, model.length, model.vocab
+        if evaluate.METHODS[name].planned and not self.plans:
+            plan, _ = evaluate.split_plan(predict, *stream, self.effort, device=self.device)
+            self.plans[model.length] = plan
+        windows = data.evaluation_windows(*stream, job.first, job.stop - job.first)
+        settings = {"first_row": job.first, "device": self.device, "plans": self.plans}
+        table = job.dataset.tokenizer.table
+        parts = evaluate.measure(predict, windows, table, self.effort, **settings)
+        known = [part for part in parts if len(part.rows_N)]
+        nats_N = np.concatenate([part.nats_N for part in known])
+        return nats_N / math.log(2), np.concatenate([part.bytes_N for part in known])
+
+
+def formats(
+    run: Path, sequences: int | None, fisher: int, device: str, compiled: bool
+) -> list[dict]:
+    """Return a row for each way to store a run's averaged weights, exact ones first.
+
+    sequences: windows of the validation split, from its start. fisher: windows of training text
+    whose squared gradients set the steps; 0: none.
+    """
+    [job] = scoring.prepare([run], Source(), Estimate(sequences=sequences))
+    state = restore(run, job.recipe)
+    if state is None:
+        raise InputError(
+            f"{run}: expected the weights of a checkpoint, found none; name the run directory that"
+            " training left"
+        )
+    params = transformer.unstack(state.shadow)
+    with bar("bench formats", "formats") as progress:
+        rows = list(_rows(params, job, fisher, device, compiled, progress))
+    return on_machine(rows, device)
+
+
+def _rows(params, job: Job, fisher: int, device: str, compiled: bool, progress) -> Iterator[dict]:
+    scored, chosen, squares = Scorer(job, device, compiled, progress), ways(fisher), None
+    if fisher:
+        progress.say(f"squared gradients of {fisher} windows")
+        kept = replace(job.recipe.quantization, format=PLAIN, fisher=fisher)
+        recipe = replace(job.recipe, quantization=kept)
+        at = {name: value.to(device) for name, value in params.items()}
+        squares = allot.squared_gradients(at, data.batches(job.dataset.train, recipe), recipe)
+    exact_N, weights = None, sum(value.numel() for value in params.values())
+    for done, way in enumerate(chosen, 1):
+        progress.update(done, len(chosen), way.name)
+        begun = time.perf_counter()
+        stored = packed(params, job, way, squares)
+        between = time.perf_counter()
+        header, read = container.unpack(stored)
+        ended = time.perf_counter()
+        bits_N, bytes_N = scored({name: value.to(device) for name, value in read.items()})
+        exact_N = bits_N if exact_N is None else exact_N
+        damage, error = likelihood.ratio(bits_N - exact_N, bytes_N)
+        yield {
+            "format": way.name,
+            "dial": way.dial,
+            "codec": header["codec"],
+            "bytes": len(stored),
+            "bits_per_parameter": 8 * len(stored) / weights,
+            "estimator": scored.effort.estimator,
+            "windows": len(bits_N),
+            "bpb": float(bits_N.sum() / bytes_N.sum()),
+            "damage": float(damage),
+            "stderr": None if math.isnan(error) else float(error),
+            "seconds_to_store": between - begun,
+            "seconds_to_open": ended - between,
+        }
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Draw bytes against damage, of all that does any, to an image (matplotlib, the plot extra)."""
+    with figure(path) as axes:
+        for name in (PLAIN, ALLOTTED, None):
+            shown = [
+                row
+                for row in rows
+                if row["damage"] > 0
+                and row["format"] != EXACT
+                and (row["format"] == name if name else row["dial"] is None)
+            ]
+            if not shown:
+                continue
+            x, y, error = ([row[of] or 0 for row in shown] for of in ("bytes", "damage", "stderr"))
+            style = "o" if name is None else "o-"
+            label = name or "other formats"
+            axes.errorbar(x, y, error, fmt=style, markersize=4, capsize=2, label=label)
+            for row in shown if name is None else ():
+                axes.annotate(
+                    row["format"],
+                    (row["bytes"], row["damage"]),
+                    textcoords="offset points",
+                    xytext=(5, 4),
+                    fontsize=8,
+                )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set(xlabel="bytes of the artifact", ylabel="bits per byte above float32 weights")
