@@ -57,6 +57,7 @@ WRONG = {  # arguments: what the message says; `here` is a folder, `file` a file
     "bench compare nope nope": "nope: cannot be read",
     "bench likelihood nope": RUN,
     "bench likelihood file file": "expected a trained run to measure on, found 2",
+    "bench formats nope": RUN,
     "bench muon --pairs 0": "--pairs: expected at least 1, found 0",
     "parity masks nope": "found 'nope'",
     **{

@@ -214,6 +214,19 @@ CALLS = [
         GATE,
     ),
     Call(
+        ("bench", "formats", "RUN", "--sequences", "5", "--fisher", "6", "--plot", "PLOT.png")
+        + (*DEVICE, "--no-compiled"),
+        "harness.bench.formats.formats",
+        {
+            "run": Path("RUN"),
+            "sequences": 5,
+            "fisher": 6,
+            "device": "cpu:0",
+            "compiled": False,
+        },
+        GATE,
+    ),
+    Call(
         ("bench", "step", "--preset", "tiny", "--tokens", "64", "--against", "public", "--pairs")
         + ("4", "--only", "update", "average", *DEVICE, "--no-compiled"),
         "harness.bench.step.step",
@@ -518,6 +531,9 @@ def bench_flags() -> list[tuple[str, str, tuple[str, ...]]]:
         "paths": ("RUN",),
         "repetitions": ("--repetitions", "9"),
         "windows": ("--windows", "3"),
+        "sequences": ("--sequences", "3"),
+        "fisher": ("--fisher", "9"),
+        "plot": ("--plot", "a.png"),
         "preset": ("--preset", "tiny"),
         "tokens": ("--tokens", "64"),
         "against": ("--against", "public"),

@@ -246,6 +246,20 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
             ),
         },
     ),
+    "bench formats": (
+        "/path/a --sequences 5 --fisher 6 --plot /path/b.png".split() + CUDA,
+        {
+            "harness.bench.gate.require": (
+                [],
+                dict(pieces=gate.BEHIND["formats"], device="checked cuda:3", compiled=True),
+            ),
+            "harness.bench.formats.formats": (
+                [],
+                dict(run=A, sequences=5, fisher=6, device="checked cuda:3", compiled=True),
+            ),
+            "harness.bench.formats.plot": (None, dict(rows=[], path=Path("/path/b.png"))),
+        },
+    ),
     "bench step": (
         "--preset tiny --tokens 24 --against public --only update average --pairs 3".split()
         + [*CUDA, "--no-compiled"],
