@@ -1,10 +1,11 @@
-"""Lossless codecs of the standard library for the payload of an artifact. The fast half has more;
-these it has byte for byte.
+"""Lossless codecs for the payload of an artifact: those of the standard library, which the fast
+half has byte for byte, and the entropy codec, which is read alone.
 """
 
 import lzma
 import zlib
 
+from reference import entropy
 from reference.recipe import LZMA_MEMORY, InputError
 
 CODECS = ("none", "zlib", "lzma")  # "best" tries them in this order; of equals the first wins
@@ -31,12 +32,17 @@ def compress(raw: bytes, boundaries: list[int], codec: str = "best") -> tuple[by
     return min(((_compress_one(raw, name), name) for name in names), key=lambda pair: len(pair[0]))
 
 
-def decompress(data: bytes, raw_bytes: int, boundaries: list[int], codec: str) -> bytes:
+def decompress(
+    data: bytes, raw_bytes: int, boundaries: list[int], codec: str, columns: list[int] | None = None
+) -> bytes:
     """Inverse of compress; makes at most raw_bytes + 1 bytes. Anything but exactly raw_bytes is an
-    InputError.
+    InputError. columns: as in entropy.decompress, which the others do not need.
     """
+    if codec == "entropy":
+        return entropy.decompress(data, boundaries, columns or [0] * len(boundaries))
     if codec not in CODECS:
-        raise InputError(f"unknown codec {codec!r:.200}: expected one of {', '.join(CODECS)}")
+        known = ", ".join((*CODECS, "entropy"))
+        raise InputError(f"unknown codec {codec!r:.200}: expected one of {known}")
     raw, complete = bytes(data), True
     if codec != "none":
         decoder = (

@@ -41,6 +41,11 @@ def boundaries(table: list[dict]) -> list[int]:
     return [row["offset"] + row["bytes"] for row in table]
 
 
+def columns(table: list[dict]) -> list[int]:
+    """Of each tensor the columns of its integers, where its format has them, else 0."""
+    return [quantize.integer_columns(row["shape"], row["format"]) for row in table]
+
+
 def expect(condition, rule):
     """Raise InputError unless the condition holds."""
     if not condition:
@@ -112,8 +117,9 @@ def unpack(data: bytes, where: str = "container") -> tuple[dict, dict[str, np.nd
     """
     try:
         header, payload = read(data)
+        table = header["tensors"]
         raw = codecs.decompress(
-            payload, header["raw_bytes"], boundaries(header["tensors"]), header["codec"]
+            payload, header["raw_bytes"], boundaries(table), header["codec"], columns(table)
         )
         tensors = {}
         for row in header["tensors"]:

@@ -84,6 +84,11 @@ def encoded_bytes(shape: tuple[int, ...], format: str) -> int:
     return scales[description.scale] + codes
 
 
+def integer_columns(shape: tuple[int, ...], format: str) -> int:
+    """How many columns of 16-bit integers a tensor has in this format, 0 where it holds bytes."""
+    return rows_and_columns(shape)[1] if _look_up(format).code == "steps" else 0
+
+
 def choose_format(name: str, shape: tuple[int, ...], quantization: Quantization) -> str:
     """Control tensors and tensors of at most `threshold` elements take the small format, the rest
     the format.

@@ -208,7 +208,7 @@ MAY_IMPORT = {
         "bench compression corpus estimate importers overview packaging paired parity partial"
         " paths pieces progress ranks report run_directory runs samples scoring stats validate"
     ),
-    "bench": "corpus errors parity progress report runs scoring",
+    "bench": "corpus errors overview parity progress report runs scoring",
     "lower": "bench",
     "runs": "compression corpus packaging parity progress run_directory scoring",
     "scoring": "corpus errors estimate partial paths progress report",

@@ -41,12 +41,10 @@ class Pack:
     track: Literal["non_record_16mb", "10min_16mb"] = "non_record_16mb"
     """The challenge's track; 10min_16mb holds the training clock to 600 s."""
     budget: int | None = None
-    """Store the averaged weights anew, with steps as fine as code and artifact together fit so many
-    bytes, such as 16000000, and score them (default: ship the run's own artifact)."""
+    """Store the averaged weights anew, so that code and artifact take so many bytes (16000000)."""
     source: Annotated[Source, Flat] = field(default_factory=Source)
     device: str = "cpu"
-    """cpu or cuda: where runs are stored anew, and scored that scored a part of the validation
-    split."""
+    """cpu or cuda: where runs are scored that scored a part of the split or are stored anew."""
     json: Json = None
     """Write submission.json and its folder to PATH, - for stdout."""
 

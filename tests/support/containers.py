@@ -20,6 +20,7 @@ from reference.recipe import InputError
 HALVES = [reference.container, fast.container]
 halves = pytest.mark.parametrize("half", HALVES, ids=["reference", "fast"])
 SHARED = reference.codec.CODECS
+READABLE = (*SHARED, "entropy")  # by the reference too
 every_codec = pytest.mark.parametrize("codec", list(fast.codec.CODECS))
 FORMATS = {
     "blocks.0.q": "e4m3",
