@@ -4,6 +4,7 @@ byte, and its recipe rebuilt.
 
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import reference.container
 from fast import artifact, container, quantize, transformer
 from harness.packaging import bundle, size
-from reference.recipe import DEMO, GOLF, PRESETS, TINY, InputError, Quantization
+from reference.recipe import BEST, DEMO, GOLF, PRESETS, TINY, InputError, Quantization
 
 EXTRA = {"tokenizer_sha256": "0" * 64, "source": {"kind": "embedded"}}
 
@@ -52,6 +53,11 @@ def test_what_is_read_is_what_the_formats_kept(written):
     assert set(reference_params) == set(params)
     assert all(np.array_equal(reference_params[name], params[name].numpy()) for name in params)
     assert reference_header["recipe"] == header["recipe"]
+
+
+def test_the_budget_of_best_and_its_code_are_within_the_limit():
+    assert sum(size.code_bytes(BEST).values()) + BEST.quantization.budget <= artifact.LIMIT
+    assert sum(map(math.prod, transformer.shapes(BEST.model).values())) >= 24_700_000
 
 
 def artifact_under(path, codec: str) -> bytes:

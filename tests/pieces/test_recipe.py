@@ -197,10 +197,13 @@ def test_golf_batch():
     assert (GOLF.training.tokens_per_step, GOLF.training.compute_dtype) == (524_288, "bfloat16")
 
 
-def test_best_is_golf_with_another_objective_and_inputs():
-    """At golf's budget; the demo trains by the same objective."""
+def test_best_is_golf_with_another_objective_and_more_weights_in_fewer_bits():
+    """At golf's tokens; the demo trains by the same objective."""
     added = {"mixing": 2, "shift": True, "causal_share": 0.875}
-    assert replace(GOLF, preset="best", model=replace(GOLF.model, **added)) == BEST
+    shape = {"layers": 9, "d": 640, "heads": 10, "kv_heads": 5}
+    stored = replace(GOLF.quantization, format="uniform", fisher=64, budget=15_700_000)
+    model = replace(GOLF.model, **added, **shape)
+    assert replace(GOLF, preset="best", model=model, quantization=stored) == BEST
     assert all(getattr(DEMO.model, name) == value for name, value in added.items())
 
 

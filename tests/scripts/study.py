@@ -32,7 +32,7 @@ from fast.checkpoint import write_atomic
 from fast.config import flatten
 from fast.data import Layout, Tokens, find_layout, write_shard
 from harness.corpus import prepare
-from reference.recipe import DEMO, Recipe, check
+from reference.recipe import DEMO, GOLF, Recipe, check
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "study.json"
@@ -46,6 +46,7 @@ SEEDS = (1, 2, 3)
 BASE = replace(
     DEMO,
     model=replace(DEMO.model, layers=4, d=128, length=128, mixing=0, shift=False, causal_share=0.0),
+    quantization=replace(GOLF.quantization, threshold=4096),
     training=replace(
         DEMO.training,
         iterations=450,
