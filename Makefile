@@ -8,6 +8,7 @@
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
+# make fuzz              do both decoders stand what strangers write? coverage-guided fuzzing, 10 minutes
 # make study             objectives and inputs at equal steps, tokens and size: trains what is missing, prints the tables; hours,
 #                        resumable; GROUPS="demo double" DATA=DIR OPTIONS="--jobs 2 --report --plot study.svg"
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
@@ -27,7 +28,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lint bench lower wheels venv exhaustive soak golden study mutate clean
+.PHONY: demo test lint bench lower wheels venv exhaustive soak fuzz golden study mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -57,6 +58,9 @@ exhaustive: $(VENV)/installed-test
 soak: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.soak
 
+fuzz: $(VENV)/installed-fuzz
+	$(BIN)/python -m tests.scripts.fuzz
+
 golden: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.golden $(OUT)
 
@@ -75,6 +79,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,fuzz]' --constraint constraints.txt
 	@touch $@
 
 $(VENV)/installed-mutate: $(VENV)/installed-test
