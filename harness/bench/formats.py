@@ -162,12 +162,12 @@ def plot(rows: list[dict], path: Path) -> None:
             style = "o" if name is None else "o-"
             label = name or "other formats"
             axes.errorbar(x, y, error, fmt=style, markersize=4, capsize=2, label=label)
-            for row in shown if name is None else ():
+            for index, row in enumerate(shown if name is None else ()):
                 axes.annotate(
                     row["format"],
                     (row["bytes"], row["damage"]),
                     textcoords="offset points",
-                    xytext=(5, 4),
+                    xytext=(5, (4, -11)[index % 2]),
                     fontsize=8,
                 )
         axes.set_xscale("log")

@@ -275,14 +275,14 @@ BUGS = [
     ),
     Bug(
         "spread-by-the-sum",
-        "fast.codec._mean",
+        "fast.spread._mean",
         operator("/", by=left),
         "a class for every number of columns",
         ("tests/pieces/test_codec.py::test_a_class_is_a_quarter_of_an_octave",),
     ),
     Bug(
         "spread-of-rows-alone",
-        "fast.codec.Grid.kinds",
+        "fast.spread.Grid.kinds",
         call("outer", by=lambda outer, rows, columns: outer(rows, 0 * columns)),
         "decodes, and takes more bytes where columns differ",
         ("tests/pieces/test_codec.py::test_integers_take_what_the_spread_of_row_and_column_takes",),

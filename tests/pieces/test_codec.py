@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import fast.codec
 import fast.container
 import fast.quantize
+import fast.spread
 import reference.codec
 from reference.recipe import InputError
 from tests.support.containers import READABLE, SHARED, every_codec, packed, parse_artifact
@@ -281,16 +282,16 @@ def test_a_class_is_a_quarter_of_an_octave(value, rows, used, other):
     """
     row_C = np.zeros((1, rows), np.int16)
     row_C[0, : max(1, int(rows * used))] = -value if other else value
-    [kind], classes_C = fast.codec.classes_of(row_C)
+    [kind], classes_C = fast.spread.classes_of(row_C)
     quarters = 4 * math.log2(value) + 9  # of an octave, from a quarter of 1 on
-    assert 1 <= kind < fast.codec.CLASSES
+    assert 1 <= kind < fast.spread.CLASSES
     assert kind == 1 or kind <= quarters + 0.5 + 1e-9
-    assert kind == fast.codec.CLASSES - 1 or quarters - 0.5 - 1e-9 < kind
+    assert kind == fast.spread.CLASSES - 1 or quarters - 0.5 - 1e-9 < kind
     assert ((classes_C == 0) == (row_C[0] == 0)).all()
 
 
 def test_rows_and_columns_of_zeros_take_no_symbols():
-    for kinds in fast.codec.classes_of(np.zeros((9, 3), np.int16)):
+    for kinds in fast.spread.classes_of(np.zeros((9, 3), np.int16)):
         assert not kinds.any()
     spread = np.rint(np.random.default_rng(2).standard_normal((2000, 8)) * 5)
     more = np.concatenate([spread, np.zeros((2000, 8))])
@@ -314,7 +315,7 @@ def test_what_lies_beyond_the_table_is_what_would_make_it_longer(common, rare):
         inside = sizes[sizes <= reach]
         return reach + 8 * len(np.unique(inside)) + 16 * (len(sizes) - len(inside))
 
-    reach = fast.codec.reach_of(sizes)
+    reach = fast.spread.reach_of(sizes)
     assert bits(reach) == min(map(bits, {0, *sizes.tolist()}))
 
 
