@@ -66,16 +66,15 @@ class Scorer:
     the NELBO with the same masks for all.
     """
 
-    def __init__(self, job: Job, device: str, compiled: bool, progress) -> None:
-        self.job, self.device, self.compiled, self.progress = job, device, compiled, progress
+    def __init__(self, job: Job, device: str) -> None:
+        self.job, self.device, self.plans = job, device, {}
         exact = "causal" in objective_of(job.recipe.model).estimators
         self.effort = replace(job.effort, estimator="causal" if exact else "nelbo", order=None)
-        self.plans = {}
 
     def __call__(self, params: dict) -> tuple[np.ndarray, np.ndarray]:
         """Return (bits_N, bytes_N) of the windows."""
         job, model, name = self.job, self.job.recipe.model, self.effort.estimator
-        predict = evaluate.predictor(params, job.recipe, self.device, self.compiled, name)
+        predict = evaluate.predictor(params, job.recipe, self.device, estimator=name)
         stream = job.dataset.validation, model.length, model.vocab
         if evaluate.METHODS[name].planned and not self.plans:
             plan, _ = evaluate.split_plan(predict, *stream, self.effort, device=self.device)
@@ -89,13 +88,11 @@ class Scorer:
         return nats_N / math.log(2), np.concatenate([part.bytes_N for part in known])
 
 
-def formats(
-    run: Path, sequences: int | None, fisher: int, device: str, compiled: bool
-) -> list[dict]:
+def formats(run: Path, sequences: int | None, fisher: int, device: str) -> list[dict]:
     """Return a row for each way to store a run's averaged weights, exact ones first.
 
     sequences: windows of the validation split, from its start. fisher: windows of training text
-    whose squared gradients set the steps; 0: none.
+    whose squared gradients set the steps; 0: none. Nothing is compiled: each row has other weights.
     """
     [job] = scoring.prepare([run], Source(), Estimate(sequences=sequences))
     state = restore(run, job.recipe)
@@ -106,12 +103,12 @@ def formats(
         )
     params = transformer.unstack(state.shadow)
     with bar("bench formats", "formats") as progress:
-        rows = list(_rows(params, job, fisher, device, compiled, progress))
+        rows = list(_rows(params, job, fisher, device, progress))
     return on_machine(rows, device)
 
 
-def _rows(params, job: Job, fisher: int, device: str, compiled: bool, progress) -> Iterator[dict]:
-    scored, chosen, squares = Scorer(job, device, compiled, progress), ways(fisher), None
+def _rows(params, job: Job, fisher: int, device: str, progress) -> Iterator[dict]:
+    scored, chosen, squares = Scorer(job, device), ways(fisher), None
     if fisher:
         progress.say(f"squared gradients of {fisher} windows")
         kept = replace(job.recipe.quantization, format=PLAIN, fisher=fisher)

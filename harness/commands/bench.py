@@ -19,7 +19,7 @@ LEAST = {"repetitions": 8, "windows": 2, "pairs": 1, "budget": 1, "fisher": 0}
 TIMED = ("pairs", "device", "compiled")
 READ = {  # by each piece, of the fields of Bench
     "likelihood": ("paths", "repetitions", "windows", *TIMED),
-    "formats": ("paths", "sequences", "fisher", "plot", "device", "compiled"),
+    "formats": ("paths", "sequences", "fisher", "plot", "device"),
     "step": ("preset", "tokens", "against", "only", *TIMED),
     "muon": TIMED,
     "device": ("smoke", "parts", "budget", "separate", *TIMED),
@@ -126,7 +126,7 @@ class Bench:
             rows = likelihood.likelihood(run, self.repetitions, self.windows, *timing)
         elif self.piece == "formats":
             [run] = self._runs()
-            rows = formats.formats(run, self.sequences, self.fisher, name, self.compiled)
+            rows = formats.formats(run, self.sequences, self.fisher, name)
             if self.plot:
                 formats.plot(rows, self.plot)
             return rows, lambda: report.formats(rows)

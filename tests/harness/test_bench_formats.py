@@ -15,7 +15,7 @@ from harness.corpus.sources import Source
 from reference.recipe import FORMATS
 from tests.support.commands import refused
 
-OPTIONS = ("--sequences", "6", "--fisher", "4", "--no-compiled")
+OPTIONS = ("--sequences", "6", "--fisher", "4")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_finer_steps_take_more_bytes(measured):
 
 def test_without_gradients_there_is_one_curve(run_directory, capsys):
     words = ["bench", "formats", str(run_directory), "--sequences", "2", "--fisher", "0"]
-    assert cli.main([*words, "--no-compiled"]) == 0
+    assert cli.main(words) == 0
     shown = capsys.readouterr().out
     assert "uniform" in shown and "fisher" not in shown
 

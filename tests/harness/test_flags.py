@@ -215,14 +215,13 @@ CALLS = [
     ),
     Call(
         ("bench", "formats", "RUN", "--sequences", "5", "--fisher", "6", "--plot", "PLOT.png")
-        + (*DEVICE, "--no-compiled"),
+        + DEVICE,
         "harness.bench.formats.formats",
         {
             "run": Path("RUN"),
             "sequences": 5,
             "fisher": 6,
             "device": "cpu:0",
-            "compiled": False,
         },
         GATE,
     ),

@@ -255,7 +255,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
             ),
             "harness.bench.formats.formats": (
                 [],
-                dict(run=A, sequences=5, fisher=6, device="checked cuda:3", compiled=True),
+                dict(run=A, sequences=5, fisher=6, device="checked cuda:3"),
             ),
             "harness.bench.formats.plot": (None, dict(rows=[], path=Path("/path/b.png"))),
         },
