@@ -21,6 +21,8 @@ LIMIT = 16_000_000  # bytes of code and container together, decimal (the challen
 HEAVIEST = 5  # tensors that an error about the size names
 UNUSED = 0.001  # of a budget, at most, where a finer dial would use it
 TRIALS = 30  # of dials, by which the budget is met
+# Least mean dial with steps by the Fisher information, where each row's own is at least 0
+COARSEST = -32
 
 
 def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, str]:
@@ -50,9 +52,9 @@ def _dials(
     return lambda dial: allot.step_exponents(uniform, squares, dial)
 
 
-def _fitted(size_at: Callable[[float], int], budget: int) -> float:
+def _fitted(size_at: Callable[[float], int], budget: int, dials: tuple[int, int]) -> float:
     """The dial at which an artifact is just within a budget, the finest one where all are."""
-    (coarse, fine), (least, most) = DIALS, map(size_at, DIALS)
+    (coarse, fine), (least, most) = dials, map(size_at, dials)
     if least > budget:
         raise InputError(
             f"quantization.budget: expected an artifact of at most {budget:,} bytes, found"
@@ -97,7 +99,8 @@ def write(
     dial = recipe.quantization.dial
     if budget:  # trials by one codec, since the others are slow and hardly ever smaller
         quick = "entropy" if codec == "best" and "entropy" in codecs.available() else codec
-        dial = _fitted(lambda dial: len(packed(dial, quick)), budget)
+        ends = (COARSEST, DIALS[1]) if recipe.quantization.fisher else DIALS
+        dial = _fitted(lambda dial: len(packed(dial, quick)), budget, ends)
     data = packed(dial, codec)
     write_atomic(Path(path), data)
     return len(data)

@@ -23,7 +23,8 @@ from harness.scoring import Estimate, Job
 from reference.recipe import FORMATS, InputError
 
 EXACT = "float32"  # what the others are compared with
-STEPS = (36, 32, 28, 26, 24, 22, 20, 18, 16, 12)  # dials of the format uniform
+STEPS = (36, 32, 28, 26, 24, 22, 20, 18, 16, 12, 8)  # dials of the format uniform
+COARSE = (4, 0, -8)  # and mean dials by the Fisher information, where no row's own is below 0
 PLAIN, ALLOTTED = "uniform", "uniform, fisher"
 
 
@@ -39,13 +40,10 @@ def ways(fisher: int) -> list[Way]:
     """Return every format, the format uniform by its dials, with steps by the Fisher information as
     well where that is wanted.
     """
-    fixed = [Way(name, name) for name in FORMATS if name not in (EXACT, PLAIN)]
-    names = (PLAIN, ALLOTTED) if fisher else (PLAIN,)
-    return [
-        Way(EXACT, EXACT),
-        *fixed,
-        *(Way(name, PLAIN, dial) for name in names for dial in STEPS),
-    ]
+    ways = [Way(name, name) for name in (EXACT, *FORMATS) if name != PLAIN]
+    ways += [Way(PLAIN, PLAIN, dial) for dial in STEPS]
+    ways += [Way(ALLOTTED, PLAIN, dial) for dial in (*STEPS, *COARSE) if fisher]
+    return list(dict.fromkeys(ways))
 
 
 def packed(params: dict, job: Job, way: Way, squares: dict | None) -> bytes:
@@ -54,7 +52,7 @@ def packed(params: dict, job: Job, way: Way, squares: dict | None) -> bytes:
     recipe = replace(job.recipe, quantization=kept)
     shapes = {name: tuple(value.shape) for name, value in params.items()}
     formats, dials = artifact.formats_of(shapes, recipe), None
-    if way.dial:
+    if way.dial is not None:
         uniform = {name: params[name] for name in params if formats[name] == PLAIN}
         by = squares if way.name == ALLOTTED else None
         dials = allot.step_exponents(uniform, by, way.dial)

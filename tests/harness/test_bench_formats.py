@@ -30,8 +30,9 @@ def measured(run_directory, tmp_path_factory) -> tuple[list[dict], object]:
 def test_every_format_has_a_row_and_uniform_one_for_each_dial(measured):
     rows, plotted = measured
     assert {row["format"] for row in rows} == {*FORMATS, formats.ALLOTTED}
-    for name in (formats.PLAIN, formats.ALLOTTED):
-        assert [row["dial"] for row in rows if row["format"] == name] == list(formats.STEPS)
+    for name, more in ((formats.PLAIN, ()), (formats.ALLOTTED, formats.COARSE)):
+        dials = [row["dial"] for row in rows if row["format"] == name]
+        assert dials == [*formats.STEPS, *more]
     assert rows[0]["format"] == "float32" and rows[0]["damage"] == rows[0]["stderr"] == 0
     assert plotted.read_bytes()[:4] == b"\x89PNG"
 
