@@ -84,4 +84,4 @@ def test_the_command_refuses_to_time(run_directory, monkeypatch, capsys):
 def test_every_benchmark_says_what_it_rests_on():
     for pieces in gate.BEHIND.values():
         parity.select(pieces)
-    assert {"likelihood", "muon", "step"} == set(gate.BEHIND)
+    assert {"formats", "likelihood", "muon", "step"} == set(gate.BEHIND)
