@@ -32,8 +32,9 @@ def squared_gradients(
     group = min(max(1, TOKENS // length), global_rows)
     leaves = {
         name: value.detach().clone().requires_grad_()
-        for name, value in transformer.stack(transformer.unstack(params)).items()
+        for name, value in transformer.stack(params).items()
     }
+    device = next(iter(leaves.values())).device
     squares = {
         name: torch.zeros_like(value, dtype=torch.float64, device="cpu")
         for name, value in leaves.items()
@@ -42,7 +43,6 @@ def squared_gradients(
     while start < windows:
         step, first = divmod(start, global_rows)
         rows = np.arange(first, min(first + group, global_rows, first + windows - start))
-        device = next(iter(leaves.values())).device
         shown = tuple(torch.as_tensor(part, device=device) for part in batch(step, rows))
         loss = train.batch_loss(leaves, shown, step, rows, recipe)
         count = len(rows) * length

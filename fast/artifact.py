@@ -33,14 +33,21 @@ def formats_of(shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> dict[str, 
     }
 
 
+def steps_of(
+    params: dict[str, torch.Tensor], formats: dict[str, str], squares: dict | None, dial: float
+) -> dict:
+    """What container.pack needs of each tensor in the format uniform: allot.step_exponents."""
+    uniform = {name: params[name] for name in params if formats[name] == "uniform"}
+    return allot.step_exponents(uniform, squares, dial)
+
+
 def _dials(
     params: dict[str, torch.Tensor], formats: dict[str, str], recipe: Recipe, batch: Callable | None
 ) -> Callable[[float], dict]:
     """dial -> what container.pack needs of each tensor in the format uniform."""
     wanted = recipe.quantization
-    uniform = {name: params[name] for name in params if formats[name] == "uniform"}
     if not (wanted.fisher or wanted.budget):
-        return lambda dial: dict.fromkeys(uniform, round(dial))
+        return lambda dial: dict.fromkeys(params, dial)
     squares = None
     if wanted.fisher:
         if batch is None:
@@ -49,7 +56,7 @@ def _dials(
                 " it to 0"
             )
         squares = allot.squared_gradients(params, batch, recipe)
-    return lambda dial: allot.step_exponents(uniform, squares, dial)
+    return lambda dial: steps_of(params, formats, squares, dial)
 
 
 def _fitted(size_at: Callable[[float], int], budget: int, dials: tuple[int, int]) -> float:

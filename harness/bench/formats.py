@@ -53,9 +53,8 @@ def packed(params: dict, job: Job, way: Way, squares: dict | None) -> bytes:
     shapes = {name: tuple(value.shape) for name, value in params.items()}
     formats, dials = artifact.formats_of(shapes, recipe), None
     if way.dial is not None:
-        uniform = {name: params[name] for name in params if formats[name] == PLAIN}
         by = squares if way.name == ALLOTTED else None
-        dials = allot.step_exponents(uniform, by, way.dial)
+        dials = artifact.steps_of(params, formats, by, way.dial)
     return container.pack(params, formats, {}, "best", dials)
 
 
