@@ -5,12 +5,14 @@ same checks are green.
 import ast
 import functools
 import io
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import Phase, settings
 
 from harness import parity
 from tests.bugs import (
@@ -61,6 +63,26 @@ def prepared_once(check: str) -> parity.Piece:
     return replace(piece, cases=cases, prepare=prepare)
 
 
+class NoShrinking:
+    """Pytest plugin by which property tests end at their first failing example. Nobody reads the
+    smallest one here, and Hypothesis may look for it for five minutes.
+    """
+
+    KEY = "_hypothesis_internal_use_settings"  # where Hypothesis keeps the settings of a test
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        own = getattr(item.obj, self.KEY, None)
+        if own is None:
+            return (yield)
+        phases = [phase for phase in own.phases if phase not in (Phase.shrink, Phase.explain)]
+        setattr(item.obj, self.KEY, settings(own, phases=phases))
+        try:
+            return (yield)
+        finally:
+            setattr(item.obj, self.KEY, own)
+
+
 def red(check: str) -> bool:
     """Return whether a check fails: a piece of parity, until its first red input, or a test by its
     name.
@@ -83,7 +105,8 @@ def red(check: str) -> bool:
                 "--rootdir",
                 str(ROOT),
                 str(ROOT / check),
-            ]
+            ],
+            plugins=[NoShrinking()],
         )
     assert code in (
         pytest.ExitCode.OK,
@@ -109,6 +132,28 @@ def test_planted_bug_is_caught(bug, check, monkeypatch):
     assert not red_without_bugs(check)
     plant(bug, monkeypatch)
     assert red(check), f"{bug.name} ({bug.why}) went unnoticed by {check}"
+
+
+FAILING = """
+import hypothesis
+from hypothesis import strategies as st
+
+calls = []
+
+@hypothesis.settings(database=None)
+@hypothesis.given(st.integers(1000, 2**32))
+def test_fails(number):
+    calls.append(number)
+    assert number < 1000
+"""
+
+
+def test_no_failing_example_is_shrunk(tmp_path, monkeypatch):
+    """One call that fails, and the one by which Hypothesis shows it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    assert red(str(tmp_path / "test_failing.py"))
+    assert len(sys.modules["test_failing"].calls) == 2
 
 
 class Renamed(ast.NodeTransformer):
