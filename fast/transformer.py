@@ -175,17 +175,30 @@ class _NormedLinear(torch.autograd.Function):
         return (toward_Nd - along_N1 * x).to(x_Nd.dtype), scaled_Nm.T @ x_Nd, None
 
 
+def inverse_frequencies(width: int, base: float, frequencies: str = "exact") -> torch.Tensor:
+    """Return base**(-2j/h), radians per position, float64 (h/2,). frequencies bfloat16: rounded to
+    float32, then to bfloat16, ties to even.
+    """
+    exact = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return exact if frequencies == "exact" else exact.float().bfloat16().double()
+
+
 def rope_table(
-    length: int, width: int, base: float, device=None, dtype=torch.float32
+    length: int,
+    width: int,
+    base: float,
+    device=None,
+    dtype=torch.float32,
+    frequencies: str = "exact",
 ) -> torch.Tensor:
     """Return (2, L, h): cosines and signed sines of the angles position * base**(-2j/h), from
-    float64 angles.
+    float64 angles. frequencies: of inverse_frequencies().
 
     Row 0 multiplies x and row 1 multiplies x rolled by h/2, so the sines of the second half are
     negative.
     """
-    frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    position = torch.arange(length, dtype=torch.float64)
+    angle = position[:, None] * inverse_frequencies(width, base, frequencies)
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([torch.cat([cos, cos], -1), torch.cat([sin, -sin], -1)]).to(
         device=device, dtype=dtype
@@ -194,12 +207,19 @@ def rope_table(
 
 def table_for(model: Model, length: int, dtype: torch.dtype, device=None) -> torch.Tensor:
     """Return rope_table() of a model for windows of a length; dtype is that of the activations."""
-    return rope_table(length, model.d // model.heads, model.rope_base, device, _accurate(dtype))
+    width, dtype = model.d // model.heads, _accurate(dtype)
+    return rope_table(length, width, model.rope_base, device, dtype, model.rope_frequencies)
 
 
-def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -> torch.Tensor:
+def rope(
+    x_BHLh: torch.Tensor,
+    base: float,
+    table: torch.Tensor | None = None,
+    *,
+    frequencies: str = "exact",
+) -> torch.Tensor:
     """Rotate pairs (x_j, x_{j + h/2}) by their position's angle; angles and products in float32 or
-    better.
+    better. frequencies: of inverse_frequencies(), where there is no table.
 
     table: rope_table(), with axes of size 1 added where x has its heads elsewhere than in (B, H, L,
     h). A GPU rolls x: one kernel. A CPU computes the halves apart: vector instructions, which a
@@ -207,7 +227,9 @@ def rope(x_BHLh: torch.Tensor, base: float, table: torch.Tensor | None = None) -
     """
     length, width = x_BHLh.shape[-2:]
     accurate = _accurate(x_BHLh.dtype)
-    cos, sin = rope_table(length, width, base, x_BHLh.device, accurate) if table is None else table
+    if table is None:
+        table = rope_table(length, width, base, x_BHLh.device, accurate, frequencies)
+    cos, sin = table
     x = x_BHLh.to(accurate)
     if _written_for_gpus(x.device):
         return (x * cos + x.roll(width // 2, -1) * sin).to(x_BHLh.dtype)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fast.artifact import LIMIT
 from fast.objective import objective_of
-from reference.recipe import Model
+from reference.recipe import ROPE_FREQUENCIES, Model
 
 # A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
 console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
@@ -223,6 +223,8 @@ def imported(result: dict) -> None:
     """Print the model in another project's weight file, and the formats of its weights."""
     model = result["model"]
     kind = objective_of(Model(**model)).name
+    taken = model["rope_frequencies"]
+    other = next(choice for choice in ROPE_FREQUENCIES if choice != taken)
     _print_quantities(
         f"{result['file']} as {result['out']}",
         {
@@ -232,6 +234,9 @@ def imported(result: dict) -> None:
             f" {model['kv_heads']} key/value heads, MLP {model['mlp']}x",
             "assumed": f"length {model['length']}, RoPE base {model['rope_base']:g}, softcap"
             f" {model['softcap']:g}, {result['compute_dtype']}",
+            "RoPE frequencies": f"{taken} ({result['rope_frequencies_told_by']}); the angles of"
+            f" {other} ones differ by up to {result['rope_angle_difference']:.2g} radians, and a"
+            " model scores best by those of its training: --rope-frequencies",
             "weights kept unchanged": _quantity(result["formats"]),
             "bytes": f"{result['bytes_in']:,} in, {result['bytes_out']:,} out",
         },

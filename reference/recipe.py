@@ -95,6 +95,7 @@ EIGHTHS = (  # 2**(0/8) to 2**(7/8), nearest float64: the powers of two between 
     1.681792830507429,
     1.8340080864093424,
 )
+ROPE_FREQUENCIES = ("exact", "bfloat16")
 GROUP = 64  # neighbours along a row that share a scale in the formats "-group"
 # Last name component of tensors that steer others: stored in the small format.
 CONTROL = ("query_gain", "mix", "attn_scale", "mlp_scale", "skip", "neighbours")
@@ -167,6 +168,8 @@ class Model:
     # looks back only, the next token
     causal_share: float = 0.0
     rope_base: float = 10000.0  # Su et al. 2021
+    # RoPE's inverse frequencies: exact, or rounded to bfloat16 as the challenge's scripts have them
+    rope_frequencies: str = "exact"
     softcap: float = 30.0  # logits lie in (-softcap, softcap)
     norm_eps: float = 2.0**-23  # added to the mean square inside rmsnorm
     query_gain: float = 1.5  # initial gain on each query head
@@ -499,6 +502,11 @@ RANGES = (  # what must hold of one field, the check, the fields
         f"must be one of {', '.join(DTYPES)}",
         lambda value: value in DTYPES,
         ("training.compute_dtype", "optimizer.muon_dtype"),
+    ),
+    (
+        f"must be one of {', '.join(ROPE_FREQUENCIES)}",
+        lambda value: value in ROPE_FREQUENCIES,
+        ("model.rope_frequencies",),
     ),
 )
 

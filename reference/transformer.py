@@ -75,12 +75,23 @@ def rmsnorm(x, eps):
     return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
 
 
-def rope(x_BHLh, base):
+def inverse_frequencies(width, base, frequencies="exact"):
+    """Return base**(-2j/h), radians per position, float64 (h/2,). frequencies bfloat16: rounded to
+    float32, then to bfloat16, ties to even.
+    """
+    exact = base ** (-np.arange(0, width, 2) / width)
+    if frequencies == "exact":
+        return exact
+    mantissa, exponent = np.frexp(exact.astype(np.float32).astype(np.float64))
+    return np.ldexp(np.rint(mantissa * 2**8), exponent - 8)  # 8 significant bits
+
+
+def rope(x_BHLh, base, *, frequencies="exact"):
     """Rotate pairs (x_j, x_{j + h/2}) by angle position * base**(-2j/h) (Su et al. 2021, eq. 34,
-    half-split pairs).
+    half-split pairs). frequencies: of inverse_frequencies().
     """
     length, width = x_BHLh.shape[-2:]
-    angle = np.arange(length)[:, None] * base ** (-np.arange(0, width, 2) / width)[None, :]
+    angle = np.arange(length)[:, None] * inverse_frequencies(width, base, frequencies)
     cos, sin = np.cos(angle), np.sin(angle)
     x1, x2 = x_BHLh[..., : width // 2], x_BHLh[..., width // 2 :]
     return np.concatenate([x1 * cos + x2 * sin, -x1 * sin + x2 * cos], axis=-1)
@@ -117,12 +128,12 @@ def attention(x_BLd, q, k, v, o, query_gain, model, *, causal=None):
     def split(matrix):
         return (x_BLd @ matrix.T).reshape(B, L, -1, width).swapaxes(1, 2)
 
-    q_BHLh = rope(rmsnorm(split(q), model.norm_eps), model.rope_base) * query_gain[:, None, None]
-    k_BHLh = np.repeat(
-        rope(rmsnorm(split(k), model.norm_eps), model.rope_base),
-        model.heads // model.kv_heads,
-        axis=1,
-    )
+    def turned(matrix):
+        normed_BHLh = rmsnorm(split(matrix), model.norm_eps)
+        return rope(normed_BHLh, model.rope_base, frequencies=model.rope_frequencies)
+
+    q_BHLh = turned(q) * query_gain[:, None, None]
+    k_BHLh = np.repeat(turned(k), model.heads // model.kv_heads, axis=1)
     v_BHLh = np.repeat(split(v), model.heads // model.kv_heads, axis=1)
     scores = q_BHLh @ k_BHLh.swapaxes(-1, -2) / np.sqrt(width)
     if objective_of(model).is_causal if causal is None else causal:

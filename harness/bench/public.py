@@ -97,9 +97,10 @@ class Network(nn.Module):
         )
         self.accurate = torch.promote_types(dtype, torch.float32)
         width = model.d // model.heads
-        angles = np.outer(
-            np.arange(model.length), model.rope_base ** (-np.arange(0, width, 2) / width)
+        frequencies = transformer.inverse_frequencies(
+            width, model.rope_base, model.rope_frequencies
         )
+        angles = np.outer(np.arange(model.length), frequencies.numpy())
         for name, table in (("cos", np.cos(angles)), ("sin", np.sin(angles))):
             self.register_buffer(
                 name, torch.from_numpy(table).to(self.embedding.device, self.accurate)

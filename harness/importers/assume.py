@@ -17,6 +17,9 @@ class Assume:
     causal: bool | None = None
     # Base of the rotary angles.
     rope_base: float = 10000.0
+    # RoPE's inverse frequencies: exact, or rounded to bfloat16 (default: told by the file, see
+    # docs/submission.md).
+    rope_frequencies: Literal["exact", "bfloat16"] | None = None
     # Bound of the logits.
     softcap: float = 30.0
     # Activations of a forward pass.

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from fast import container, quantize
+from fast import container, quantize, transformer
 from fast.checkpoint import write_atomic
 from fast.codec import available
 from harness.importers import archive, layouts, naming, safetensors, torch_file
 from harness.importers.assume import Assume
-from reference.recipe import InputError, Recipe
+from reference.recipe import ROPE_FREQUENCIES, InputError, Model, Recipe
 
 # Bytes before compression up to which every codec is tried; zlib and lzma take minutes above
 MOST_SEARCHED = 1 << 25
@@ -46,12 +46,20 @@ def load(
     data: bytes,
     where: str,
     assume: Assume = Assume(),  # noqa: B008
-) -> tuple[Recipe, dict[str, torch.Tensor], str]:
-    """Return (recipe, float32 tensors under our names, layout) of the bytes of a weight file;
-    nothing in it is ever run.
+) -> tuple[Recipe, dict[str, torch.Tensor], str, str]:
+    """Return (recipe, float32 tensors under our names, layout, what tells RoPE's frequencies) of
+    the bytes of a weight file; nothing in it is ever run.
     """
     state, layout = state_of(data, where)
-    return *naming.adopt(state, assume, where), layout
+    recipe, params, told_by = naming.adopt(state, layout, assume, where)
+    return recipe, params, layout, told_by
+
+
+def angle_difference(model: Model) -> float:
+    """Return by how many radians the choices of RoPE's frequencies differ at most, in a window."""
+    given = model.d // model.heads, model.rope_base
+    exact, rounded = (transformer.inverse_frequencies(*given, kind) for kind in ROPE_FREQUENCIES)
+    return (model.length - 1) * float((exact - rounded).abs().max())
 
 
 def exact_format(values: torch.Tensor, name: str) -> str:
@@ -91,7 +99,7 @@ def convert(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: 
             f"{out}: expected another file than the one that is read; choose another name for the"
             " artifact"
         )
-    recipe, params, layout = load(data, str(path), assume)
+    recipe, params, layout, told_by = load(data, str(path), assume)
     formats = {name: exact_format(values, name) for name, values in params.items()}
     origin = {"file": Path(path).name, "sha256": hashlib.sha256(data).hexdigest(), "layout": layout}
     raw = sum(
@@ -112,6 +120,8 @@ def convert(path: Path, out: Path, assume: Assume = Assume()) -> dict:  # noqa: 
         "parameters": sum(value.numel() for value in params.values()),
         "model": asdict(recipe.model),
         "compute_dtype": recipe.training.compute_dtype,
+        "rope_frequencies_told_by": told_by,
+        "rope_angle_difference": angle_difference(recipe.model),
         "formats": stored,
         "bytes_in": len(data),
         "bytes_out": len(packed),

@@ -9,7 +9,7 @@ import torch
 
 from fast import transformer
 from harness.importers.assume import Assume
-from reference.recipe import GOLF, InputError, Model, Recipe, check
+from reference.recipe import GOLF, ROPE_FREQUENCIES, InputError, Model, Recipe, check
 
 PREFIXES = ("module.", "_orig_mod.")  # of distributed and of compiled modules
 TOP = {"tok_emb.weight": "embedding", "skip_weights": "skip"}
@@ -26,6 +26,7 @@ BLOCK = {
     "resid_mix": "mix",
 }
 HEAD = "lm_head.weight"
+FREQUENCIES = r"blocks\.[0-9]{1,4}\.attn\.rotary\.inv_freq"
 MAX_LAYERS = 1000
 SHOWN = 12  # names that an error lists
 
@@ -77,6 +78,8 @@ def match(state: dict[str, torch.Tensor], where: str) -> dict[str, torch.Tensor]
     for name, values in state.items():
         ours = our_name(plain_name(name))
         if plain_name(name) == HEAD and tied(state, values):
+            continue
+        if re.fullmatch(FREQUENCIES, plain_name(name)):  # see rope_frequencies()
             continue
         if ours is None:
             unknown.append(name)
@@ -173,6 +176,36 @@ def model_of(params: dict[str, torch.Tensor], assume: Assume, where: str) -> Mod
     )
 
 
+def rope_frequencies(
+    state: dict[str, torch.Tensor], layout: str, model: Model, where: str
+) -> tuple[str, str]:
+    """Return (exact or bfloat16, what tells so) of a file's inverse frequencies of RoPE; InputError
+    for frequencies of another base.
+
+    They are a buffer that model.bfloat16() rounds, and that scripts seldom save.
+    """
+    given = model.d // model.heads, model.rope_base
+    known = {kind: transformer.inverse_frequencies(*given, kind) for kind in ROPE_FREQUENCIES}
+    for name, values in state.items():
+        if not re.fullmatch(FREQUENCIES, plain_name(name)):
+            continue
+        for kind, expected in known.items():
+            same = values.shape == expected.shape and values.dtype.is_floating_point
+            # float32 and its power are 2**-21 off at most
+            if same and torch.allclose(values.double(), expected, rtol=2**-21, atol=0.0):
+                return kind, f"{name} in the file"
+        raise InputError(
+            f"{where}: {name}: expected the {len(known['exact'])} inverse frequencies of RoPE base"
+            f" {model.rope_base:g}, found others; say --rope-base"
+        )
+    if layout.startswith("__quant_"):
+        return "bfloat16", "the layout: its scripts cast them with the model"
+    dtypes = {plain_name(name): values.dtype for name, values in state.items()}
+    if dtypes.get("tok_emb.weight") == torch.bfloat16:
+        return "bfloat16", "tok_emb.weight in bfloat16: the model was cast, and they with it"
+    return "exact", "assumed: nothing in the file tells"
+
+
 def recipe_of(model: Model, assume: Assume, where: str) -> Recipe:
     """Return a recipe with the model; its budget and optimizer are golf's, which scoring does not
     read.
@@ -193,13 +226,18 @@ def recipe_of(model: Model, assume: Assume, where: str) -> Recipe:
 
 
 def adopt(
-    state: dict[str, torch.Tensor], assume: Assume, where: str
-) -> tuple[Recipe, dict[str, torch.Tensor]]:
-    """Return (recipe, {our name: float32 tensor}); shapes that do not fit one model, and values
-    that are no numbers, are an InputError.
+    state: dict[str, torch.Tensor], layout: str, assume: Assume, where: str
+) -> tuple[Recipe, dict[str, torch.Tensor], str]:
+    """Return (recipe, {our name: float32 tensor}, what tells RoPE's frequencies); shapes that do
+    not fit one model, and values that are no numbers, are an InputError.
     """
     params = match(state, where)
-    recipe = recipe_of(model_of(params, assume, where), assume, where)
+    model = model_of(params, assume, where)
+    recipe_of(model, assume, where)
+    frequencies, told_by = rope_frequencies(state, layout, model, where)
+    if assume.rope_frequencies:
+        frequencies, told_by = assume.rope_frequencies, "--rope-frequencies"
+    recipe = recipe_of(replace(model, rope_frequencies=frequencies), assume, where)
     expected = transformer.shapes(recipe.model)
     wrong = [
         f"{their_name(name)} {tuple(params[name].shape)} instead of {shape}"
@@ -217,4 +255,4 @@ def adopt(
                 f"{where}: {their_name(name)}: expected finite weights, found {values.dtype} with"
                 " others; it cannot be scored"
             )
-    return recipe, {name: params[name].float() for name in expected}
+    return recipe, {name: params[name].float() for name in expected}, told_by

@@ -110,16 +110,20 @@ def rmsnorm(seed: int, width: int, scale: float) -> Compare:
     return compare
 
 
-def rope(seed: int, length: int, width: int, base: float) -> Compare:
+def rope(seed: int, length: int, width: int, base: float, frequencies: str) -> Compare:
     """The rotation of pairs, with its own angles and with a table."""
     x = representable(np.random.default_rng(seed).standard_normal((1, 2, length, width)))
-    exact = reference.transformer.rope(x, base)
+    exact = reference.transformer.rope(x, base, frequencies=frequencies)
     pair = np.tile(np.abs(x[..., : width // 2]) + np.abs(x[..., width // 2 :]), 2)
 
     def compare(setting: Setting) -> list[Difference]:
         bound = 4 * FLOAT32 * pair * (1 + setting.last) + setting.last * np.abs(exact)
-        table = fast.transformer.rope_table(length, width, base, setting.device, setting.master)
-        turned = (fast.transformer.rope(setting.cast(x), base, angles) for angles in (None, table))
+        given = length, width, base, setting.device, setting.master
+        tables = None, fast.transformer.rope_table(*given, frequencies)
+        turned = (
+            fast.transformer.rope(setting.cast(x), base, table, frequencies=frequencies)
+            for table in tables
+        )
         return [within(setting, found, exact, bound) for found in turned]
 
     return compare
@@ -278,6 +282,7 @@ def models(**fields) -> list[Model]:
 
 # Neighbours at the input, and predictions one position early
 MIXED, SHIFTED = replace(GROUPED, mixing=2, causal=True), replace(GROUPED, mixing=1, shift=True)
+ROUNDED = replace(MEDIUM, rope_frequencies="bfloat16")
 DUAL = replace(TINY.model, mixing=2, shift=True, causal_share=0.5)  # two objectives as well
 
 
@@ -314,11 +319,12 @@ PIECES = [
         "rope",
         rope,
         table(
-            "seed length width base",
-            (0, 1, 2, 10.0),
-            (1, 7, 4, 10000.0),
-            (2, 5, 6, 100.0),
-            (3, 1024, 72, 10000.0),
+            "seed length width base frequencies",
+            (0, 1, 2, 10.0, "exact"),
+            (1, 7, 4, 10000.0, "exact"),
+            (2, 5, 6, 100.0, "exact"),
+            (3, 1024, 72, 10000.0, "exact"),
+            (4, 1024, 72, 10000.0, "bfloat16"),
         ),
         "4 roundings of float32 of the pair's size, then one of the dtype",
     ),
@@ -350,6 +356,7 @@ PIECES = [
             {"seed": 6, "model": MEDIUM, "rows": 4},
             {"seed": 7, "model": MIXED},
             {"seed": 8, "model": replace(MEDIUM, mixing=2)},
+            {"seed": 9, "model": ROUNDED},
         ],
         TWICE,
         compiles=1,
@@ -368,6 +375,7 @@ PIECES = [
             (6, MIXED, 5),
             (7, SHIFTED, 3),
             (8, replace(MEDIUM, mixing=2, shift=True), 33),
+            (11, ROUNDED, 33),
         )
         + table(
             "seed model length causal",

@@ -28,13 +28,16 @@ def rounded_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
     return (wide / ((wide * wide).flip(-1).mean(-1, keepdim=True) + eps).sqrt()).to(x.dtype)
 
 
-def rotated(x_BLHh: torch.Tensor, base: float) -> torch.Tensor:
+def rotated(x_BLHh: torch.Tensor, model: Model) -> torch.Tensor:
     """Return RoPE with angles in float32 or better, pair by pair, rounded to the dtype of x."""
     half, wide = x_BLHh.shape[-1] // 2, x_BLHh.to(accurate(x_BLHh.dtype))
     pairs = []
     position = torch.arange(x_BLHh.shape[1], dtype=wide.dtype, device=x_BLHh.device)[:, None]
     for j in range(half):
-        angle = position * base ** (-j / half)
+        frequency = model.rope_base ** (-j / half)
+        if model.rope_frequencies == "bfloat16":
+            frequency = torch.tensor(frequency).bfloat16().item()
+        angle = position * frequency
         one, two = wide[..., j], wide[..., j + half]
         pairs.append((one * angle.cos() + two * angle.sin(), two * angle.cos() - one * angle.sin()))
     return torch.stack([one for one, _ in pairs] + [two for _, two in pairs], dim=-1).to(
@@ -67,10 +70,10 @@ def attention(
             for matrix in (p["q"][q_rows], p["k"][kv_rows], p["v"][kv_rows])
         )
         q = (
-            rotated(rounded_norm(q, model.norm_eps)[:, :, None], model.rope_base)[:, :, 0]
+            rotated(rounded_norm(q, model.norm_eps)[:, :, None], model)[:, :, 0]
             * p["query_gain"][head]
         )
-        k = rotated(rounded_norm(k, model.norm_eps)[:, :, None], model.rope_base)[:, :, 0]
+        k = rotated(rounded_norm(k, model.norm_eps)[:, :, None], model)[:, :, 0]
         scores = torch.einsum("bih,bjh->bij", q, k) / width**0.5
         if objective_of(model).is_causal if causal is None else causal:
             scores = scores.masked_fill(

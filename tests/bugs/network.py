@@ -219,8 +219,8 @@ BUGS = [
         (
             call("_accurate", by=first),
             whole(
-                by=lambda rope, x, base, table: rope(
-                    x, base, None if table is None else table.to(x.dtype)
+                by=lambda rope, x, base, table, **named: rope(
+                    x, base, None if table is None else table.to(x.dtype), **named
                 )
             ),
         ),
@@ -230,23 +230,42 @@ BUGS = [
     Bug(
         "rope-off-by-one",
         "fast.transformer.rope_table",
-        call("arange", by=lambda arange, length, **named: arange(1, length + 1, **named), nth=2),
+        call("arange", by=lambda arange, length, **named: arange(1, length + 1, **named)),
         "positions from 1: scores are the same in exact arithmetic, so only the rotation itself shows it",
         ("rope",),
     ),
     Bug(
         "rope-frequencies-of-half-width",
-        "fast.transformer.rope_table",
+        "fast.transformer.inverse_frequencies",
         operator("/", by=lambda channel, width: channel / (width // 2)),
         "the exponent counts channels in one paper and pairs in another",
+        ("rope",),
+    ),
+    Bug(
+        "rope-frequencies-always-exact",
+        "fast.transformer.table_for",
+        name("rope_frequencies", by=always("exact")),
+        "the shipped table forgets what the run trained with, and short windows hide it",
+        ("forward", "predictor"),
+    ),
+    Bug(
+        "rope-frequencies-truncated",
+        "fast.transformer.inverse_frequencies",
+        call(
+            "bfloat16",
+            by=lambda bfloat16: (bfloat16.__self__.view(torch.int32) >> 16 << 16).view(
+                torch.float32
+            ),
+        ),
+        "the upper half of a float32 is a bfloat16, rounded towards zero",
         ("rope",),
     ),
     Bug(
         "rope-angles-in-bfloat16",
         "fast.transformer.rope",
         whole(
-            by=lambda rope, x, base, table: rope(
-                x, base, None if table is None else table.to(x.dtype)
+            by=lambda rope, x, base, table, **named: rope(
+                x, base, None if table is None else table.to(x.dtype), **named
             )
         ),
         "only 513 of 1,024 positions stay distinct in bfloat16; compiled and eager runs disagree",

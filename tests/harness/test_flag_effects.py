@@ -586,6 +586,7 @@ def test_a_tokenizer_of_the_embedded_text(tmp_path, stranger, monkeypatch):
         (("--causal", "true"), {"vocab": 65, "causal": True}),
         (("--causal", "false"), {"vocab": 64, "causal": False}),
         (("--rope-base", "500"), {"rope_base": 500.0}),
+        (("--rope-frequencies", "bfloat16"), {"rope_frequencies": "bfloat16"}),
         (("--softcap", "15"), {"softcap": 15.0}),
         (("--compute-dtype", "float32"), {"compute_dtype": "float32"}),
     ],

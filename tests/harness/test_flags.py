@@ -364,12 +364,21 @@ CALLS = [
     Call(("validate", "--explain", "CHECK"), "harness.validate.explain", {"name": "CHECK"}),
     Call(
         ("import", "FILE", "--out", "OUT", "--length", "20", "--vocab", "30", "--causal", "true")
-        + ("--rope-base", "40", "--softcap", "50", "--compute-dtype", "float32"),
+        + (
+            "--rope-base",
+            "40",
+            "--rope-frequencies",
+            "bfloat16",
+            "--softcap",
+            "50",
+            "--compute-dtype",
+            "float32",
+        ),
         "harness.importers.convert.convert",
         {
             "path": Path("FILE"),
             "out": Path("OUT"),
-            "assume": Assume(20, 30, True, 40.0, 50.0, "float32"),
+            "assume": Assume(20, 30, True, 40.0, "bfloat16", 50.0, "float32"),
         },
     ),
     Call(

@@ -20,7 +20,7 @@ from fast import artifact, transformer
 from harness import cli
 from harness.importers import archive, convert, naming, torch_file
 from harness.importers.assume import Assume
-from reference.recipe import InputError
+from reference.recipe import GOLF, InputError
 from tests.support import published
 
 SHAPES = {  # vocabulary, layers, width, heads, key/value heads, MLP multiple, causal
@@ -42,7 +42,7 @@ def written(folder, data: bytes, name: str = "final_model.ptz"):
 
 def load(path, assume: Assume = Assume()):
     """Return (recipe, tensors) of a weight file."""
-    recipe, params, _ = convert.load(archive.read(path), str(path), assume)
+    recipe, params, *_ = convert.load(archive.read(path), str(path), assume)
     return recipe, params
 
 
@@ -100,6 +100,9 @@ def test_an_imported_file_scores_as_the_network_it_was_saved_from(tmp_path, file
     }
 
     original.load_state_dict(meant)
+    cast = file.startswith(("int", "fp8", "e2m1", "official")) or "bfloat16" in file
+    assert model.rope_frequencies == ("bfloat16" if cast else "exact")
+    original.round_frequencies(cast)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, vocab + (not causal), (3, 20)))
     with torch.no_grad():
         expected = original.double()(ids)
@@ -139,6 +142,50 @@ def test_large_models_are_packed_by_the_quick_codec(tmp_path, monkeypatch):
     assert best["codec"] != quick["codec"] == "entropy" and all(
         torch.equal(same[name], values) for name, values in weights.items()
     )
+
+
+def test_the_file_tells_the_frequencies_or_a_flag_does(tmp_path):
+    """A buffer in the file, a quantised layout, an embedding in bfloat16; without those, exact."""
+    state = network().state_dict()
+    exact = transformer.inverse_frequencies(8, 10000.0).float()
+    rounded = exact.bfloat16()
+    buffer = "blocks.1.attn.rotary.inv_freq"
+    embedding = {"tok_emb.weight": state["tok_emb.weight"].bfloat16()}
+    modal = published.mode(state, "int8")[0]
+    cases = [
+        (state, "exact", "assumed"),
+        (state | {buffer: exact}, "exact", buffer),
+        (state | {buffer: rounded}, "bfloat16", buffer),
+        (state | {buffer: rounded.float()}, "bfloat16", buffer),
+        (state | embedding, "bfloat16", "tok_emb.weight"),
+        (state | embedding | {f"module.{buffer}": exact}, "exact", buffer),
+        (modal, "bfloat16", "layout"),
+        (published.official(state)[0], "bfloat16", "layout"),
+    ]
+    for value, expected, told in cases:
+        path, out = written(tmp_path, published.saved(value)), tmp_path / "out.mgolf"
+        found = convert.convert(path, out, LENGTH)
+        assert found["model"]["rope_frequencies"] == expected, told
+        assert told in found["rope_frequencies_told_by"]
+        assert artifact.recipe_of(artifact.read(out)[0]).model.rope_frequencies == expected
+        for wanted in ("exact", "bfloat16"):
+            assume = replace(LENGTH, rope_frequencies=wanted)
+            assert load(path, assume)[0].model.rope_frequencies == wanted
+    largest = (transformer.inverse_frequencies(8, 10000.0) - rounded.double()).abs().max()
+    assert found["rope_angle_difference"] == pytest.approx(19 * float(largest))
+    for wrong in (exact[:3], exact * 1.01, exact.long()):
+        message = refused(tmp_path, published.saved(state | {buffer: wrong}))
+        assert "expected the 4 inverse frequencies of RoPE base 10000" in message
+    assert convert.angle_difference(GOLF.model) == pytest.approx(1.87, abs=0.01)
+
+
+def test_the_output_says_which_frequencies_were_taken(tmp_path, capsys):
+    path = written(tmp_path, published.saved(network().state_dict()))
+    words = ["import", str(path), "-o", str(tmp_path / "out.mgolf"), "--length", "20"]
+    for flags, said in (([], "exact (assumed"), (["--rope-frequencies", "bfloat16"], "bfloat16 (")):
+        assert cli.main([*words, *flags]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        assert said in shown and "radians" in shown and "--rope-frequencies" in shown
 
 
 def test_safetensors_give_the_same_numbers(tmp_path):
@@ -553,6 +600,8 @@ def test_the_command_writes_an_artifact_that_eval_scores_as_the_original(tmp_pat
         "parameters",
         "model",
         "compute_dtype",
+        "rope_frequencies_told_by",
+        "rope_angle_difference",
         "formats",
         "bytes_in",
         "bytes_out",

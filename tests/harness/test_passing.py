@@ -178,11 +178,13 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     ),
     "import": (
         "/path/a -o /path/b --length 33 --vocab 77 --causal true --rope-base 500 --softcap 15"
-        " --compute-dtype float32".split(),
+        " --compute-dtype float32 --rope-frequencies bfloat16".split(),
         {
             "harness.importers.convert.convert": (
                 {},
-                dict(path=A, out=B, assume=Assume(33, 77, True, 500.0, 15.0, "float32")),
+                dict(
+                    path=A, out=B, assume=Assume(33, 77, True, 500.0, "bfloat16", 15.0, "float32")
+                ),
             )
         },
     ),

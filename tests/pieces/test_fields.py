@@ -253,6 +253,7 @@ ENTRIES = [
     Entry("model.shift", True, (*NETWORK[1:], "inputs", *RUN[:3])),  # of ids that are given, none
     Entry("model.causal_share", 0.5, (*NOISE, *LOOP, "plan")),
     Entry("model.rope_base", 500.0, NETWORK),  # angles of a head of width 2 have no base
+    Entry("model.rope_frequencies", "bfloat16", NETWORK),
     Entry("model.softcap", 2.0, (*NETWORK, *RUN[:3]), _softcap),
     Entry("model.norm_eps", 0.02, (*NETWORK, *RUN[:3])),
     Entry(

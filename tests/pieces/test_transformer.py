@@ -196,6 +196,37 @@ def test_rope_is_a_rotation_of_complex_numbers(rng, length, width, base):
     assert_same_algorithm(fast.transformer.rope(torch.from_numpy(x), base, table), expected)
 
 
+@pytest.mark.parametrize("base", [10.0, 500.0, 10000.0, 1e6])
+def test_inverse_frequencies_are_rounded_as_a_buffer_is(base):
+    """Every head width: the float32 that public scripts compute, cast by their model.bfloat16(), in
+    both halves to the last bit.
+    """
+    changed = 0
+    for width in range(2, 258, 2):
+        buffer = 1.0 / (base ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
+        rounded = torch.nn.Module()
+        rounded.register_buffer("inv_freq", buffer)
+        expected = rounded.bfloat16().inv_freq.double().numpy()
+        for half in (reference.transformer, fast.transformer):
+            values = np.asarray(half.inverse_frequencies(width, base, "bfloat16"))
+            assert values.dtype == np.float64 and np.array_equal(values, expected), width
+            exact = np.asarray(half.inverse_frequencies(width, base))
+            assert relative_error(exact, buffer.double().numpy()) < 2**-21  # a power in float32
+            changed += (exact != expected).any()
+    assert changed > 200  # of 2 * 128: a head of width 2 has the frequency 1
+
+
+@given(rngs, st.sampled_from([2, 6, 72]), st.floats(1.0, 1e6))
+def test_rope_by_rounded_frequencies_is_the_same_in_both_halves(rng, width, base):
+    x = rng.standard_normal((1, 2, 40, width))
+    expected = reference.transformer.rope(x, base, frequencies="bfloat16")
+    given_x = torch.from_numpy(x)
+    found = fast.transformer.rope(given_x, base, frequencies="bfloat16")
+    assert_same_algorithm(found, expected)
+    table = fast.transformer.rope_table(40, width, base, None, torch.float64, "bfloat16")
+    assert_same_algorithm(fast.transformer.rope(given_x, base, table), expected)
+
+
 @given(rngs, st.integers(0, 5), st.integers(1, 5))
 def test_rope_scores_depend_on_the_distance_alone(rng, distance, shift):
     q, k = rng.standard_normal((2, 1, 1, 1, 6))

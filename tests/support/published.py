@@ -32,13 +32,15 @@ class Attention(nn.Module):
             nn.Linear(width, shared * size, bias=False),
         )
         self.q_gain = nn.Parameter(torch.empty(heads))
+        self.rounded = False  # the frequencies, to bfloat16
 
     def turned(self, x: torch.Tensor) -> torch.Tensor:
         """Turn the pair (j, j + half) at each position back by position / 10000^(j / half)."""
         half, x = x.shape[-1] // 2, unit(x)
-        angle = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * 10000.0 ** (
-            -torch.arange(half, dtype=x.dtype) / half
-        )
+        frequency = 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+        if self.rounded:
+            frequency = frequency.bfloat16().to(x.dtype)
+        angle = torch.arange(x.shape[-2], dtype=x.dtype)[:, None] * frequency
         pairs = torch.complex(x[..., :half], x[..., half:]) * torch.polar(
             torch.ones_like(angle), -angle
         )
@@ -122,6 +124,11 @@ class Published(nn.Module):
                     if name.endswith("weight")
                     else 1 + 0.3 * spread
                 )
+
+    def round_frequencies(self, rounded: bool) -> None:
+        """Take frequencies in bfloat16, or exact ones."""
+        for block in self.blocks:
+            block.attn.rounded = rounded
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         first = x = unit(self.tok_emb(ids))
