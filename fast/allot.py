@@ -4,7 +4,7 @@ information.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -18,14 +18,12 @@ FLOOR = 1e-6  # of the mean of a matrix: added to each entry, that none is zero
 FIT_ROUNDS = 8  # of fitting rows to columns and columns to rows
 
 
-def squared_gradients(
+def gradients(
     params: dict[str, torch.Tensor], batch: Callable, recipe: Recipe
-) -> dict[str, torch.Tensor]:
-    """Return {name: mean square of the gradient of a token's loss} in float64 on the CPU, the
-    diagonal of the empirical Fisher information, over the first quantization.fisher windows of
-    training; params: named or stacked; batch(step, rows) returns the windows of some global rows.
-
-    A gradient is that of several windows at a time, whose tokens count as independent.
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Yield (tokens, {name: gradient of the sum of their losses, float64}) over the first
+    quantization.fisher windows of training, several at a time; params: named or stacked;
+    batch(step, rows) returns the windows of some global rows.
     """
     length, windows = recipe.model.length, recipe.quantization.fisher
     global_rows = recipe.training.tokens_per_step // length
@@ -35,11 +33,7 @@ def squared_gradients(
         for name, value in transformer.stack(params).items()
     }
     device = next(iter(leaves.values())).device
-    squares = {
-        name: torch.zeros_like(value, dtype=torch.float64, device="cpu")
-        for name, value in leaves.items()
-    }
-    tokens = start = 0
+    start = 0
     while start < windows:
         step, first = divmod(start, global_rows)
         rows = np.arange(first, min(first + group, global_rows, first + windows - start))
@@ -47,11 +41,24 @@ def squared_gradients(
         loss = train.batch_loss(leaves, shown, step, rows, recipe)
         count = len(rows) * length
         grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        for square, grad in zip(squares.values(), grads, strict=True):
-            square += (count * grad.double().cpu()).square()
-        tokens, start = tokens + count, start + len(rows)
-    named = transformer.unstack(squares)
-    return {name: square / tokens for name, square in named.items()}
+        sums = [count * grad.double() for grad in grads]
+        yield count, transformer.unstack(dict(zip(leaves, sums, strict=True)))
+        start += len(rows)
+
+
+def squared_gradients(
+    params: dict[str, torch.Tensor], batch: Callable, recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """Return {name: mean square of the gradient of a token's loss} in float64 on the CPU, the
+    diagonal of the empirical Fisher information; arguments as of gradients(), whose tokens count
+    as independent.
+    """
+    squares, tokens = {}, 0
+    for count, grads in gradients(params, batch, recipe):
+        for name, grad in grads.items():
+            squares[name] = squares.get(name, 0) + grad.square().cpu()
+        tokens += count
+    return {name: square / tokens for name, square in squares.items()}
 
 
 def factors(squares_RC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fast import allot, container, quantize, transformer
+from fast import allot, compensate, container, quantize, transformer
 from fast import codec as codecs
 from fast.bytes import Tokenizer
 from fast.checkpoint import is_special, write_atomic
@@ -41,14 +41,14 @@ def steps_of(
     return allot.step_exponents(uniform, squares, dial)
 
 
-def _dials(
+def _stored(
     params: dict[str, torch.Tensor], formats: dict[str, str], recipe: Recipe, batch: Callable | None
-) -> Callable[[float], dict]:
-    """dial -> what container.pack needs of each tensor in the format uniform."""
+) -> Callable[[float], tuple[dict, dict]]:
+    """dial -> (values, what container.pack needs of each tensor in the format uniform)."""
     wanted = recipe.quantization
     if not (wanted.fisher or wanted.budget):
-        return lambda dial: dict.fromkeys(params, dial)
-    squares = None
+        return lambda dial: (params, dict.fromkeys(params, dial))
+    squares, back = None, {}
     if wanted.fisher:
         if batch is None:
             raise InputError(
@@ -56,7 +56,32 @@ def _dials(
                 " it to 0"
             )
         squares = allot.squared_gradients(params, batch, recipe)
-    return lambda dial: steps_of(params, formats, squares, dial)
+    if wanted.compensate:
+        back = feedback_of(params, batch, recipe)
+
+    def stored(dial: float) -> tuple[dict, dict]:
+        steps = steps_of(params, formats, squares, dial)
+        return params | rounded_with(params, steps, back), steps
+
+    return stored
+
+
+def feedback_of(
+    params: dict[str, torch.Tensor], batch: Callable, recipe: Recipe
+) -> dict[str, torch.Tensor]:
+    """What rounded_with() needs of each tensor in the format uniform: compensate.feedback."""
+    moments = compensate.second_moments(params, batch, recipe)
+    return {name: compensate.feedback(moment_CC) for name, moment_CC in moments.items()}
+
+
+def rounded_with(
+    params: dict[str, torch.Tensor], steps: dict, feedback: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The tensors that have a feedback, as compensate.compensated rounds them."""
+    return {
+        name: compensate.compensated(params[name], steps[name], back_CC)
+        for name, back_CC in feedback.items()
+    }
 
 
 def _fitted(size_at: Callable[[float], int], budget: int, dials: tuple[int, int]) -> float:
@@ -98,10 +123,11 @@ def write(
     params = transformer.unstack(params)
     formats = formats_of({name: tuple(values.shape) for name, values in params.items()}, recipe)
     header = {**(extra or {}), "recipe": asdict(recipe)}
-    dials, budget = _dials(params, formats, recipe, batch), recipe.quantization.budget
+    stored, budget = _stored(params, formats, recipe, batch), recipe.quantization.budget
 
     def packed(dial: float, codec: str) -> bytes:
-        return container.pack(params, formats, header, codec, dials(dial))
+        values, steps = stored(dial)
+        return container.pack(values, formats, header, codec, steps)
 
     dial = recipe.quantization.dial
     if budget:  # trials by one codec, since the others are slow and hardly ever smaller

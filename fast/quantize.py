@@ -114,7 +114,7 @@ def _ternary_scales(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Te
     return torch.from_numpy(rounded).clamp(min=SMALLEST_SCALE)
 
 
-def _step_sizes(exponents: torch.Tensor) -> torch.Tensor:
+def step_sizes(exponents: torch.Tensor) -> torch.Tensor:
     """2^(e/8) as float64, 0 or infinity beyond its range."""
     eighths = torch.tensor(EIGHTHS, dtype=torch.float64)
     exponents = exponents.to(torch.int64)
@@ -153,7 +153,7 @@ def _row_steps(values_RC: torch.Tensor, dial: int) -> torch.Tensor:
         open_R = torch.nonzero(~found_R)[:, 0]
         # A few columns rule most rows out
         for part_RC in (values_RC[:, :8], values_RC):
-            steps_R1 = _step_sizes(middle_R[open_R] + offset)[:, None]
+            steps_R1 = step_sizes(middle_R[open_R] + offset)[:, None]
             codes_RC = (part_RC[open_R] / steps_R1).round()
             again_RC = (codes_RC * steps_R1).to(torch.float32).double()
             fits_R = (again_RC == part_RC[open_R]).all(dim=1)
@@ -324,7 +324,7 @@ class StepScale:
         else:
             exponent_R = _row_steps(values_RC, dial)
             exponent_C = torch.zeros(values_RC.shape[1], dtype=torch.int64)
-        units_RC = values_RC / _step_sizes(exponent_R[:, None] + exponent_C)
+        units_RC = values_RC / step_sizes(exponent_R[:, None] + exponent_C)
         largest_R = units_RC.abs().amax(dim=1).round()
         if not largest_R.max() <= LARGEST_CODE:
             raise InputError(
@@ -338,7 +338,7 @@ class StepScale:
         """steps_RC of stored exponents; one that is not positive and finite is an InputError."""
         wide = torch.from_numpy(np.frombuffer(stored, "<i2").astype(np.int64))
         exponent_R, exponent_C = wide.tensor_split([rows])
-        return _positive(_step_sizes(exponent_R[:, None] + exponent_C), name)
+        return _positive(step_sizes(exponent_R[:, None] + exponent_C), name)
 
 
 class Format(NamedTuple):

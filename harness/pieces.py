@@ -9,7 +9,7 @@ NAMES = (  # in the order of harness/parity's rows
     *("loss", "rmsnorm", "rope", "attention", "block", "unet", "forward", "predictor", "gradients"),
     *("clip", "newton-schulz", "muon", "adam", "ema", "schedule"),
     *("fp8", *(f"quantize-{format}" for format in (*FORMATS, "steps")), "container", "bytes"),
-    *("fisher", "allot"),
+    *("fisher", "allot", "moments", "compensate"),
     *("nelbo", "nelbo-grid", "causal", *(f"chain-{order}" for order in ORDERS)),
     *("evaluate", "score"),
     *("query", "next", "chain-queried", "chain-positions", "chain-trailing", "chain-sliding"),

@@ -19,17 +19,15 @@ FLOOR = 1e-6  # of the mean of a matrix: added to each entry, that none is zero
 ROUNDS = 8  # of fitting rows to columns and columns to rows
 
 
-def squared_gradients(params, batch, recipe):
-    """Return {name: mean square of the gradient of a token's loss}, the diagonal of the empirical
-    Fisher information, over the first quantization.fisher windows of training; batch(step, rows)
-    returns the windows of some global rows.
-
-    A gradient is that of several windows at a time, whose tokens count as independent.
+def gradients(params, batch, recipe):
+    """Yield (tokens, {name: gradient of the sum of their losses}) over the first
+    quantization.fisher windows of training, several at a time; batch(step, rows) returns the
+    windows of some global rows.
     """
     length, windows = recipe.model.length, recipe.quantization.fisher
     global_rows = recipe.training.tokens_per_step // length
     group = min(max(1, TOKENS // length), global_rows)
-    squares, tokens, start = {name: np.zeros(value.shape) for name, value in params.items()}, 0, 0
+    start = 0
     while start < windows:
         step, first = divmod(start, global_rows)
         rows = np.arange(first, min(first + group, global_rows, first + windows - start))
@@ -39,9 +37,19 @@ def squared_gradients(params, batch, recipe):
             return train.batch_loss(params, shown, step, rows, recipe)
 
         count = len(rows) * length
-        for name, grad in gradient.gradient(loss, params).items():
-            squares[name] = squares[name] + np.square(count * grad)
-        tokens, start = tokens + count, start + len(rows)
+        grads = gradient.gradient(loss, params)
+        yield count, {name: count * grad for name, grad in grads.items()}
+        start += len(rows)
+
+
+def squared_gradients(params, batch, recipe):
+    """Return {name: mean square of the gradient of a token's loss}, the diagonal of the empirical
+    Fisher information; arguments as of gradients(), whose tokens count as independent.
+    """
+    squares, tokens = {name: np.zeros(value.shape) for name, value in params.items()}, 0
+    for count, grads in gradients(params, batch, recipe):
+        squares = {name: square + np.square(grads[name]) for name, square in squares.items()}
+        tokens += count
     return {name: square / tokens for name, square in squares.items()}
 
 

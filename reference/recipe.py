@@ -253,6 +253,8 @@ class Quantization:
     # uniform: windows of training text whose squared gradients set the steps instead, with that
     # dial on average; 0: none
     fisher: int = 0
+    # uniform: rounding makes up for earlier columns' errors by second moments on those windows
+    compensate: bool = False
     # uniform: bytes of the artifact, which the dial is set by; 0: the dial as it is
     budget: int = 0
 
@@ -537,10 +539,12 @@ def _mismatched_objectives(recipe):
 
 def _mismatched_storage(recipe):
     """Yield (rule, found) for each field that another format than uniform does not read."""
-    for name in ("fisher", "budget"):
-        if getattr(recipe.quantization, name) and recipe.quantization.format != "uniform":
-            found = recipe.quantization.format
-            yield f"quantization.{name} goes with quantization.format uniform", found
+    stored = recipe.quantization
+    for name in ("fisher", "compensate", "budget"):
+        if getattr(stored, name) and stored.format != "uniform":
+            yield f"quantization.{name} goes with quantization.format uniform", stored.format
+    if stored.compensate and not stored.fisher:
+        yield "quantization.compensate goes with quantization.fisher above 0", stored.fisher
 
 
 def _mismatched(recipe):

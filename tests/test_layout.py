@@ -333,6 +333,7 @@ def test_the_pieces_have_twins():
         "likelihood",
         "orders",
         "allot",
+        "compensate",
     } <= set(TWINS)
 
 

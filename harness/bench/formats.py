@@ -25,7 +25,7 @@ from reference.recipe import FORMATS, InputError
 EXACT = "float32"  # what the others are compared with
 STEPS = (36, 32, 28, 26, 24, 22, 20, 18, 16, 12, 8)  # dials of the format uniform
 COARSE = (4, 0, -8)  # and mean dials by the Fisher information, where no row's own is below 0
-PLAIN, ALLOTTED = "uniform", "uniform, fisher"
+PLAIN, ALLOTTED, COMPENSATED = "uniform", "uniform, fisher", "uniform, fisher, compensate"
 
 
 class Way(NamedTuple):
@@ -36,25 +36,35 @@ class Way(NamedTuple):
     dial: int | None = None
 
 
+class Measured(NamedTuple):
+    """What training text says of the matrices: squared gradients, the feedback of rounding."""
+
+    squares: dict | None = None
+    feedback: dict | None = None
+
+
 def ways(fisher: int) -> list[Way]:
     """Return every format, the format uniform by its dials, with steps by the Fisher information as
-    well where that is wanted.
+    well where that is wanted, rounded to nearest and with compensation.
     """
     ways = [Way(name, name) for name in (EXACT, *FORMATS) if name != PLAIN]
     ways += [Way(PLAIN, PLAIN, dial) for dial in STEPS]
-    ways += [Way(ALLOTTED, PLAIN, dial) for dial in (*STEPS, *COARSE) if fisher]
+    for name in (ALLOTTED, COMPENSATED) if fisher else ():
+        ways += [Way(name, PLAIN, dial) for dial in (*STEPS, *COARSE)]
     return list(dict.fromkeys(ways))
 
 
-def packed(params: dict, job: Job, way: Way, squares: dict | None) -> bytes:
+def packed(params: dict, job: Job, way: Way, measured: Measured) -> bytes:
     """Return the artifact of float32 weights stored in one way, by the smallest codec."""
     kept = replace(job.recipe.quantization, format=way.format, fisher=0, budget=0)
     recipe = replace(job.recipe, quantization=kept)
     shapes = {name: tuple(value.shape) for name, value in params.items()}
     formats, dials = artifact.formats_of(shapes, recipe), None
     if way.dial is not None:
-        by = squares if way.name == ALLOTTED else None
+        by = None if way.name == PLAIN else measured.squares
         dials = artifact.steps_of(params, formats, by, way.dial)
+        if way.name == COMPENSATED:
+            params = params | artifact.rounded_with(params, dials, measured.feedback)
     return container.pack(params, formats, {}, "best", dials)
 
 
@@ -105,18 +115,19 @@ def formats(run: Path, sequences: int | None, fisher: int, device: str) -> list[
 
 
 def _rows(params, job: Job, fisher: int, device: str, progress) -> Iterator[dict]:
-    scored, chosen, squares = Scorer(job, device), ways(fisher), None
+    scored, chosen, measured = Scorer(job, device), ways(fisher), Measured()
     if fisher:
-        progress.say(f"squared gradients of {fisher} windows")
+        progress.say(f"gradients of {fisher} windows")
         kept = replace(job.recipe.quantization, format=PLAIN, fisher=fisher)
         recipe = replace(job.recipe, quantization=kept)
         at = {name: value.to(device) for name, value in params.items()}
-        squares = allot.squared_gradients(at, data.batches(job.dataset.train, recipe), recipe)
+        known = at, data.batches(job.dataset.train, recipe), recipe
+        measured = Measured(allot.squared_gradients(*known), artifact.feedback_of(*known))
     exact_N, weights = None, sum(value.numel() for value in params.values())
     for done, way in enumerate(chosen, 1):
         progress.update(done, len(chosen), way.name)
         begun = time.perf_counter()
-        stored = packed(params, job, way, squares)
+        stored = packed(params, job, way, measured)
         between = time.perf_counter()
         header, read = container.unpack(stored)
         ended = time.perf_counter()
@@ -142,7 +153,7 @@ def _rows(params, job: Job, fisher: int, device: str, progress) -> Iterator[dict
 def plot(rows: list[dict], path: Path) -> None:
     """Draw bytes against damage, of all that does any, to an image (matplotlib, the plot extra)."""
     with figure(path) as axes:
-        for name in (PLAIN, ALLOTTED, None):
+        for name in (PLAIN, ALLOTTED, COMPENSATED, None):
             shown = [
                 row
                 for row in rows

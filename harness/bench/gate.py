@@ -14,7 +14,10 @@ NETWORK = ("masks", "loss", "forward")
 OPTIMIZER = ("clip", "newton-schulz", "muon", "adam", "ema")
 BEHIND = {  # what each benchmark's numbers rest on; bench device rests on every piece
     "likelihood": ("predictor", "nelbo", "nelbo-grid", "chain"),
-    "formats": ("quantize", "container", "fisher", "allot", "predictor", "causal", "nelbo"),
+    "formats": (
+        *("quantize", "container", "fisher", "allot", "moments", "compensate"),
+        *("predictor", "causal", "nelbo"),
+    ),
     "muon": ("newton-schulz", "muon"),
     "step": (*NETWORK, "gradients", *OPTIMIZER, "step", "predictor"),
 }

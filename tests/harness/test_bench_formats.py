@@ -15,6 +15,7 @@ from harness.corpus.sources import Source
 from reference.recipe import FORMATS
 from tests.support.commands import refused
 
+GIVEN = (formats.ALLOTTED, formats.COMPENSATED)
 OPTIONS = ("--sequences", "6", "--fisher", "4")
 
 
@@ -29,8 +30,8 @@ def measured(run_directory, tmp_path_factory) -> tuple[list[dict], object]:
 
 def test_every_format_has_a_row_and_uniform_one_for_each_dial(measured):
     rows, plotted = measured
-    assert {row["format"] for row in rows} == {*FORMATS, formats.ALLOTTED}
-    for name, more in ((formats.PLAIN, ()), (formats.ALLOTTED, formats.COARSE)):
+    assert {row["format"] for row in rows} == {*FORMATS, *GIVEN}
+    for name, more in ((formats.PLAIN, ()), *((name, formats.COARSE) for name in GIVEN)):
         dials = [row["dial"] for row in rows if row["format"] == name]
         assert dials == [*formats.STEPS, *more]
     assert rows[0]["format"] == "float32" and rows[0]["damage"] == rows[0]["stderr"] == 0
@@ -66,7 +67,7 @@ def test_a_row_is_what_its_artifact_weighs_and_scores(measured, run_directory, t
 
 def test_finer_steps_take_more_bytes(measured):
     rows, _ = measured
-    for name in (formats.PLAIN, formats.ALLOTTED):
+    for name in (formats.PLAIN, *GIVEN):
         sizes = [row["bytes"] for row in rows if row["format"] == name]
         # Of so small a model two neighbours may be the other way round
         assert sizes[0] > sizes[3] > sizes[6] > sizes[9]

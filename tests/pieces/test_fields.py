@@ -356,6 +356,12 @@ ENTRIES = [
         given=(("quantization.format", "uniform"),),
     ),
     Entry(
+        "quantization.compensate",
+        True,
+        ("bytes",),
+        given=(("quantization.format", "uniform"), ("quantization.fisher", 3)),
+    ),
+    Entry(
         "quantization.budget",
         1_000_000,
         ("estimate",),

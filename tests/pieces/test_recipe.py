@@ -62,6 +62,7 @@ SPEC = {  # SPEC.md, sections 4 to 8
         "threshold": 65_536,
         "dial": 28,
         "fisher": 0,
+        "compensate": False,
         "budget": 0,
     },
 }
@@ -159,6 +160,13 @@ BROKEN = [  # (part, field, value, words of the message)
         "fisher",
         9,
         "quantization.fisher goes with quantization.format uniform (found e4m3)",
+    ),
+    (
+        "quantization",
+        "compensate",
+        True,
+        "quantization.compensate goes with quantization.format uniform (found e4m3); "
+        "quantization.compensate goes with quantization.fisher above 0 (found 0)",
     ),
     (
         "quantization",

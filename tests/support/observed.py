@@ -280,6 +280,11 @@ def of_storage(half: str, recipe: Recipe) -> dict:
             uniform = {name: wide[name] for name in wide if formats[name] == "uniform"}
             squares = allot.squared_gradients(wide, batch, recipe)
             dials = allot.step_exponents(uniform, squares, recipe.quantization.dial)
+        if recipe.quantization.compensate:
+            compensate = of(half, "compensate")
+            for name, moments in compensate.second_moments(wide, batch, recipe).items():
+                back = compensate.feedback(moments)
+                stored[name] = compensate.compensated(wide[name], dials[name], back)
         blobs = {
             name: quantize.to_bytes(
                 stored[name].astype(np.float64),
