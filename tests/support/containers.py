@@ -71,12 +71,21 @@ def build_artifact(header: object, payload: bytes, sums: bool = True) -> bytes:
     so that later checks are reached.
     """
     if sums:
-        header = {key: value for key, value in header.items() if key != "header_sha256"}
-        header |= {"sha256": hashlib.sha256(payload).hexdigest(), "payload_bytes": len(payload)}
-        spelled = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        header["header_sha256"] = hashlib.sha256(spelled.encode()).hexdigest()
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        sums_of = {"sha256": hashlib.sha256(payload).hexdigest(), "payload_bytes": len(payload)}
+        header = with_own_sum(header | sums_of)
+    text = spelled(header)
     return struct.pack("<8sII", b"MASKGOLF", 1, len(text)) + text + payload
+
+
+def spelled(header: object) -> bytes:
+    """A header as its file spells it."""
+    return json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def with_own_sum(header: dict) -> dict:
+    """A header with the checksum of itself made right, whatever else it says."""
+    rest = {key: value for key, value in header.items() if key != "header_sha256"}
+    return rest | {"header_sha256": hashlib.sha256(spelled(rest)).hexdigest()}
 
 
 def assert_refused(data: bytes, match: str | None = None) -> None:
