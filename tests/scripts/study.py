@@ -90,7 +90,13 @@ VARIANTS |= {
     for name in ("causal 3/4", "AR, mixing")
 }
 MAIN = ("golf", "causal 1/2", "causal 3/4", "causal 7/8", "AR, mixing")
-SHARES = ("mixing, shift", "causal 1/4", "causal 1/2", "causal 3/4", "causal 7/8")
+SHARES = {  # of causal rows, by variant
+    "mixing, shift": "0",
+    "causal 1/4": "1/4",
+    "causal 1/2": "1/2",
+    "causal 3/4": "3/4",
+    "causal 7/8": "7/8",
+}
 MASKED, LOOKING_BACK = "golf", "AR, mixing"  # what others are compared with
 
 
@@ -330,40 +336,61 @@ def table(group: str, known: list[dict], split: str) -> Table:
     return shown
 
 
+def frontier(members: list[dict], split: str, by: str) -> list[tuple[str, float, float]]:
+    """Return (share, left to right, NELBO) for every share of causal rows that has both, means over
+    seeds in bits per byte. by: the estimator from left to right, causal or chain.
+    """
+    points = []
+    for variant, share in SHARES.items():
+        scores = [values_of(members, split, variant, name) for name in (by, "nelbo")]
+        seeds = scores[0].keys() & scores[1].keys()
+        if seeds:
+            means = [statistics.fmean(values[seed] for seed in seeds) for values in scores]
+            points.append((share, *means))
+    return points
+
+
 def plot(known: dict[str, list[dict]], split: str, path: Path) -> None:
-    """Draw the frontier: NELBO against one causal pass by the share of causal rows, a line for each
-    group (matplotlib, the plot extra).
+    """Draw the frontier: NELBO against left to right by the share of causal rows, a panel for each
+    group that has some (matplotlib, the plot extra).
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    for index, (group, members) in enumerate(known.items()):
-        points = []
-        for variant in SHARES:
-            pair = (values_of(members, split, variant, name) for name in ("causal", "nelbo"))
-            causal, nelbo = (list(values.values()) for values in pair)
-            if causal and nelbo:
-                points.append((variant, statistics.fmean(causal), statistics.fmean(nelbo)))
-        if not points:
-            continue
-        color = f"C{index}"
-        axes.plot(*zip(*(point[1:] for point in points), strict=True), "o-", color=color)
-        for variant, x, y in points:
-            axes.annotate(variant, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
-        axes.plot([], [], "o-", color=color, label=GROUPS[group].title)
-        for variant, name, draw in (
-            (LOOKING_BACK, "causal", axes.axvline),
-            (MASKED, "nelbo", axes.axhline),
+    drawn = {
+        group: members for group, members in known.items() if frontier(members, split, "chain")
+    }
+    columns = min(2, len(drawn)) or 1
+    rows = max(1, -(-len(drawn) // columns))
+    figure = Figure(figsize=(5 * columns, 3.8 * rows + 0.8), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, (group, members) in zip(panels, drawn.items(), strict=False):
+        for by, label, style in (
+            ("causal", "one causal pass", "o-"),
+            ("chain", f"masked network, {CHAIN_WINDOWS} windows", "s--"),
+        ):
+            points = frontier(members, split, by)
+            if points:
+                axes.plot(*zip(*(point[1:] for point in points), strict=True), style, label=label)
+            for share, x, y in points:
+                axes.annotate(share, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        for variant, name, label, draw in (
+            (LOOKING_BACK, "causal", "autoregression, one pass", axes.axvline),
+            (MASKED, "nelbo", "golf's objective, NELBO", axes.axhline),
         ):
             values = list(values_of(members, split, variant, name).values())
             if values:
-                draw(statistics.fmean(values), color=color, linestyle=":", linewidth=1)
-    axes.set_xlabel("left to right, one causal pass (bits per byte); dotted: autoregression alone")
-    axes.set_ylabel("NELBO (bits per byte); dotted: golf's objective")
-    axes.set_title(f"Share of causal rows: both scores, {split} split")
-    axes.legend()
-    figure.savefig(path)
+                color = {"causal": "black", "nelbo": "gray"}[name]
+                draw(statistics.fmean(values), color=color, ls=":", lw=1.2, label=label)
+        axes.margins(0.12)
+        axes.set(title=GROUPS[group].title, xlabel="left to right", ylabel="NELBO")
+    for axes in list(panels):
+        axes.axis("off")
+    if drawn:
+        figure.legend(
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+        )
+    figure.suptitle(f"Bits per byte, {split} split; by the share of rows that train causally")
+    figure.savefig(path, dpi=130)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -167,11 +167,23 @@ def test_differences_are_paired_by_seed():
     ]
 
 
+def test_a_share_is_on_the_frontier_by_the_seeds_that_have_both_scores():
+    known = [
+        numbers("causal 1/2", 1, nelbo=2.7, causal=2.3),
+        numbers("causal 1/2", 2, nelbo=2.9, causal=2.1),
+        numbers("causal 1/2", 3, nelbo=9.0),
+        numbers("mixing, shift", 1, nelbo=2.6, chain=2.5),
+        numbers("golf", 1, nelbo=3.0, chain=2.9),
+    ]
+    assert study.frontier(known, "choice", "causal") == [("1/2", 2.2, 2.8)]
+    assert study.frontier(known, "choice", "chain") == [("0", 2.5, 2.6)]
+
+
 def test_the_frontier_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     known = [
-        numbers(variant, 1, nelbo=2.7 + place / 10, causal=2.5 - place / 10)
-        for place, variant in enumerate(study.SHARES[1:])
+        numbers(variant, 1, nelbo=2.7 + place / 10, causal=2.5 - place / 10, chain=2.5)
+        for place, variant in enumerate(study.SHARES)
     ]
     known += [numbers("golf", 1, nelbo=3.0), numbers("AR, mixing", 1, causal=2.1)]
     study.plot({"demo": known}, "choice", tmp_path / "one.svg")
