@@ -104,10 +104,29 @@ def _bounded(values_RC, size_R, step_R, step_C, offset: float, finer: float) -> 
     """Return the nearest exponents, a share of the first ones smaller by one: at most the size of a
     row, and such that no code takes more than 16 bits.
     """
-    columns_C = (8 * step_C).round()
-    largest_R = (values_RC / 2.0 ** (columns_C / 8)).abs().amax(dim=1)
-    most_R = (largest_R / LARGEST_CODE).masked_fill(largest_R == 0, 1.0)
+    columns_C = (8 * step_C).round().long()
     first_R = torch.arange(len(step_R), dtype=torch.float64) < finer * len(step_R)
     rows_R = torch.minimum((8 * (step_R + offset)).round() - first_R.double(), (8 * size_R).round())
-    rows_R = torch.maximum(rows_R, (8 * most_R.log2()).ceil())
-    return StepExponents(rows_R.long(), columns_C.long())
+    return StepExponents(torch.maximum(rows_R.long(), _least(values_RC, columns_C)), columns_C)
+
+
+def _least(values_RC: torch.Tensor, columns_C: torch.Tensor) -> torch.Tensor:
+    """Return the least exponent of each row by which no code takes more than 16 bits."""
+    largest_R = (values_RC / 2.0 ** (columns_C.double() / 8)).abs().amax(dim=1)
+    most_R = (largest_R / LARGEST_CODE).masked_fill(largest_R == 0, 1.0)
+    return (8 * most_R.log2()).ceil().long()
+
+
+def shifted(
+    values: dict[str, torch.Tensor], exponents: dict[str, StepExponents], dial: float
+) -> dict[str, StepExponents]:
+    """Return {name: StepExponents} of matrices, steps finer by so much of a dial than `exponents`,
+    and such that no code takes more than 16 bits; of a fraction of a dial: as in step_exponents.
+    """
+    moved = {}
+    for name, (rows_R, columns_C) in exponents.items():
+        values_RC = values[name].detach().cpu().double()
+        first_R = torch.arange(len(rows_R), dtype=torch.float64) < dial % 1 * len(rows_R)
+        rows_R = rows_R - math.floor(dial) - first_R.long()
+        moved[name] = StepExponents(torch.maximum(rows_R, _least(values_RC, columns_C)), columns_C)
+    return moved

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -177,6 +178,22 @@ def from_rank_0(value: bool, world: World) -> bool:
     if world.size == 1:
         return value
     return bool(_reduce([int(value) if world.rank == 0 else 0], dist.ReduceOp.MAX)[0])
+
+
+def made_by_rank_0(make: Callable[[], dict], world: World) -> dict[str, torch.Tensor]:
+    """Return on every rank the tensors that rank 0 makes, on the CPU; its error is one on all
+    ranks. Making them must not communicate.
+    """
+    made = {}
+    with fail_on_all_ranks(world):
+        if world.rank == 0:
+            made = {name: value.cpu() for name, value in make().items()}
+    if world.size > 1:
+        shared = [made]
+        with _connected():
+            dist.broadcast_object_list(shared)
+        [made] = shared
+    return made
 
 
 def _reduce(values: list[int], operation) -> list[int]:

@@ -116,9 +116,25 @@ def _ternary_scales(groups_RGW: torch.Tensor, top: float, name: str) -> torch.Te
 
 def step_sizes(exponents: torch.Tensor) -> torch.Tensor:
     """2^(e/8) as float64, 0 or infinity beyond its range."""
-    eighths = torch.tensor(EIGHTHS, dtype=torch.float64)
+    eighths = torch.tensor(EIGHTHS, dtype=torch.float64, device=exponents.device)
     exponents = exponents.to(torch.int64)
     return eighths[exponents % 8] * _power_of_two((exponents // 8).clamp(-1023, 1024))
+
+
+def rounded(
+    values: dict[str, torch.Tensor], exponents: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return {name: tensor} with the matrices that `exponents` names as the format uniform stores
+    them, by steps of those exponents, (..., rows + columns) for one matrix or a stack of them; the
+    others as they are.
+    """
+
+    def stored(values: torch.Tensor, exponents: torch.Tensor) -> torch.Tensor:
+        exponent_R, exponent_C = exponents.tensor_split([values.shape[-2]], dim=-1)
+        steps = step_sizes(exponent_R[..., :, None] + exponent_C[..., None, :])
+        return ((values.double() / steps).round() * steps).to(values.dtype)
+
+    return values | {name: stored(values[name], parts) for name, parts in exponents.items()}
 
 
 def _mean_exponents(values_RC: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from fast import adam, checkpoint, distributed, ema, muon, schedule, transformer
+from fast import adam, checkpoint, distributed, ema, muon, quantize, schedule, transformer
 from fast.distributed import World
 from fast.errors import TrainingError
 from fast.objective import objective_of
@@ -46,13 +46,15 @@ class State:
     ema_started_step: int | None = None
     durations: list[float] = field(default_factory=list)  # seconds of the last steps
     finished: bool = False  # the budget is used up
+    # int64 exponents of the steps that gradients are taken at from now on, as in quantize.rounded
+    exponents: dict[str, torch.Tensor] | None = None
 
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the groups of tensors by name."""
         return {group: getattr(self, group) for group in GROUPS}
 
     def progress(self) -> dict:
-        """Return the plain values a checkpoint keeps beside the tensors."""
+        """Return the values a checkpoint keeps beside the groups of tensors."""
         return {
             "step": self.step,
             "elapsed": self.elapsed,
@@ -60,7 +62,18 @@ class State:
             "ema_started_step": self.ema_started_step,
             "durations": self.durations,
             "finished": self.finished,
+            "exponents": self.exponents,
         }
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        """Return the weights that gradients are taken at: as they would be stored, once exponents
+        are chosen.
+        """
+        if self.exponents is None:
+            return self.params
+        with torch.no_grad():
+            values = quantize.rounded(self.params, self.exponents)
+        return {name: value.detach().requires_grad_() for name, value in values.items()}
 
 
 class StepReport(NamedTuple):
@@ -197,7 +210,7 @@ def apply_gradients(
         new, norm = _updated(
             state.tensors(), grads, *controls(state, multiplier, averaging, recipe), recipe
         )
-    return State(**new, step=state.step + 1), norm
+    return State(**new, step=state.step + 1, exponents=state.exponents), norm
 
 
 def train_step(
@@ -210,7 +223,7 @@ def train_step(
     """Return (state, loss, gradient norm) after one step on the windows (ids_BL, previous_B) of the
     global batch, written plainly: no accumulation.
     """
-    params = {name: value.detach().requires_grad_() for name, value in state.params.items()}
+    params = {name: value.detach().requires_grad_() for name, value in state.stored().items()}
     loss = batch_loss(params, windows, state.step, torch.arange(len(windows[0])), recipe)
     grads = dict(
         zip(
@@ -404,7 +417,7 @@ class Stepper:
         without waiting for it.
         """
         return self.update(
-            state, *self.gradients(state.params, batch, state.step), multiplier, averaging
+            state, *self.gradients(state.stored(), batch, state.step), multiplier, averaging
         )
 
     def update(
@@ -456,7 +469,7 @@ class Stepper:
         """Return what is not finite at a step whose update was withheld: the loss or the first
         tensor with a bad gradient.
         """
-        loss, grads = self.gradients(state.params, batch, step)
+        loss, grads = self.gradients(state.stored(), batch, step)
         bad = [name for name, grad in grads.items() if not torch.isfinite(grad).all()]
         if not math.isfinite(loss):
             return f"loss ({float(loss)})"
@@ -471,12 +484,16 @@ def train(
     callbacks: Sequence[Callable[[State, StepReport], float | None]] = (),
     clock=time.perf_counter,
     world: World | None = None,
+    *,
+    choose: Callable[[dict, Callable, Recipe], dict] | None = None,
 ) -> tuple[State, list[float]]:
     """Return (state, losses) of a run, from `state` on (default: from the start) to the end of its
     budget, which rank 0's clock decides.
 
     batch(step, rows) returns the windows (ids_BL, previous_B) of some global rows. callbacks are
     called in order after every step; the seconds that they return are off the training clock.
+    choose(shadow, batch, recipe) returns the exponents of the last quantization.aware_steps steps:
+    artifact.choose_steps.
     """
     state, world = state or initial_state(recipe), world or World()
     stepper = stepper or Stepper(recipe, state.params["embedding"].device, False, world)
@@ -488,6 +505,10 @@ def train(
             schedule.remaining_steps(state.step, clock() - begun, seconds, recipe.training), world
         )
         state.multiplier = schedule.lr_multiplier(remaining, state.multiplier, recipe.training)
+        if state.exponents is None and remaining <= recipe.quantization.aware_steps:
+            made = distributed.made_by_rank_0(lambda: choose(state.shadow, batch, recipe), world)
+            device = state.params["embedding"].device
+            state.exponents = {name: value.to(device) for name, value in made.items()}
         result = stepper(state, batch, state.multiplier, state.ema_started_step is not None)
         if remaining > 1:
             stepper.prepare(batch, state.step)

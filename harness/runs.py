@@ -150,7 +150,9 @@ def _train(
             )
             stepper.warm_up(state, batch)
         try:
-            state, _ = train(batch, recipe, state, stepper, callbacks, world=world)
+            state, _ = train(
+                batch, recipe, state, stepper, callbacks, world=world, choose=artifact.choose_steps
+            )
         except (TrainingError, PeerLost) as error:
             if world.rank == 0:
                 train_log.line(f"stopped: {error}; the last checkpoint is kept")
@@ -261,6 +263,7 @@ def _ship(
         recipe,
         {"tokenizer_sha256": dataset.tokenizer.sha256},
         batch=data.batches(dataset.train, recipe),
+        exponents=state.exponents,
     )
     header, params = artifact.read(file)
     code = size.code_bytes(recipe, header["codec"])

@@ -11,7 +11,7 @@ text, and as the product of a number for each row and one for each column.
 import numpy as np
 
 from reference import gradient, train
-from reference.quantize import LARGEST_CODE, rows_and_columns
+from reference.quantize import LARGEST_CODE, choose_format, rows_and_columns
 from reference.recipe import StepExponents
 
 TOKENS = 1024  # of one gradient, at most, but for a single window that is longer
@@ -94,10 +94,37 @@ def _bounded(values_RC, size_R, step_R, step_C, offset, finer):
     """Return the nearest exponents, a share of the first ones smaller by one: at most the size of a
     row, and such that no code takes more than 16 bits.
     """
-    columns_C = np.rint(8 * step_C)
-    largest_R = np.abs(values_RC / 2.0 ** (columns_C / 8)).max(axis=1)
-    most = np.where(largest_R > 0, largest_R / LARGEST_CODE, 1.0)
+    columns_C = np.rint(8 * step_C).astype(int)
     first_R = np.arange(len(step_R)) < finer * len(step_R)
     rows_R = np.minimum(np.rint(8 * (step_R + offset)) - first_R, np.rint(8 * size_R))
-    rows_R = np.maximum(rows_R, np.ceil(8 * np.log2(most)))
-    return StepExponents(rows_R.astype(int), columns_C.astype(int))
+    return StepExponents(np.maximum(rows_R.astype(int), _least(values_RC, columns_C)), columns_C)
+
+
+def _least(values_RC, columns_C):
+    """Return the least exponent of each row by which no code takes more than 16 bits."""
+    largest_R = np.abs(values_RC / 2.0 ** (columns_C / 8)).max(axis=1)
+    most_R = np.where(largest_R > 0, largest_R / LARGEST_CODE, 1.0)
+    return np.ceil(8 * np.log2(most_R)).astype(int)
+
+
+def shifted(values, exponents, dial):
+    """Return {name: StepExponents} of matrices, steps finer by so much of a dial than `exponents`,
+    and such that no code takes more than 16 bits; of a fraction of a dial: as in step_exponents.
+    """
+    moved = {}
+    for name, (rows_R, columns_C) in exponents.items():
+        first_R = np.arange(len(rows_R)) < dial % 1 * len(rows_R)
+        rows_R = np.asarray(rows_R) - int(np.floor(dial)) - first_R
+        moved[name] = StepExponents(np.maximum(rows_R, _least(values[name], columns_C)), columns_C)
+    return moved
+
+
+def choose_steps(params, batch, recipe):
+    """Return {name: StepExponents} of the matrices that are stored in the format uniform, by the
+    recipe's dial; batch: as in squared_gradients. A budget is met by the fast half alone.
+    """
+    wanted = recipe.quantization
+    formats = {name: choose_format(name, np.shape(params[name]), wanted) for name in params}
+    values = {name: params[name] for name in params if formats[name] == "uniform"}
+    squares = squared_gradients(params, batch, recipe) if wanted.fisher else None
+    return step_exponents(values, squares, wanted.dial)

@@ -157,6 +157,18 @@ def step_sizes(exponents: np.ndarray) -> np.ndarray:
         return np.ldexp(np.array(EIGHTHS)[exponents % 8], exponents // 8)
 
 
+def rounded(values, exponents):
+    """Return {name: array} with the matrices that `exponents` names as the format uniform stores
+    them, by steps of those exponents; the others as they are.
+    """
+
+    def stored(values_RC, rows_R, columns_C):
+        steps_RC = step_sizes(np.add.outer(rows_R, columns_C))
+        return np.rint(values_RC / steps_RC) * steps_RC
+
+    return values | {name: stored(values[name], *parts) for name, parts in exponents.items()}
+
+
 def mean_exponents(values_RC: np.ndarray) -> np.ndarray:
     """The e whose 2^(e/8) is nearest to the root mean square of each row, on a logarithmic scale;
     0 for zeros.

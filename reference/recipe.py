@@ -257,6 +257,9 @@ class Quantization:
     compensate: bool = False
     # uniform: bytes of the artifact, which the dial is set by; 0: the dial as it is
     budget: int = 0
+    # uniform: last steps of training whose gradients are taken at the weights as they are stored,
+    # with steps chosen when the first of them begins (quantisation-aware training); 0: none
+    aware_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -416,6 +419,7 @@ COUNTS = (
     "quantization.threshold",
     "quantization.fisher",
     "quantization.budget",
+    "quantization.aware_steps",
 )
 
 RANGES = (  # what must hold of one field, the check, the fields
@@ -447,6 +451,7 @@ RANGES = (  # what must hold of one field, the check, the fields
             "model.mixing",
             "quantization.fisher",
             "quantization.budget",
+            "quantization.aware_steps",
             "training.max_wallclock_seconds",
             "training.warmdown",
             "training.checkpoint_every",
@@ -540,7 +545,7 @@ def _mismatched_objectives(recipe):
 def _mismatched_storage(recipe):
     """Yield (rule, found) for each field that another format than uniform does not read."""
     stored = recipe.quantization
-    for name in ("fisher", "compensate", "budget"):
+    for name in ("fisher", "compensate", "budget", "aware_steps"):
         if getattr(stored, name) and stored.format != "uniform":
             yield f"quantization.{name} goes with quantization.format uniform", stored.format
     if stored.compensate and not stored.fisher:

@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from reference import adam, ema, gradient, muon, schedule, transformer
+from reference import adam, ema, gradient, muon, quantize, schedule, transformer
 from reference.objective import objective_of
 
 MATRICES = ("q", "k", "v", "o", "up", "down")
 
 
 class State(NamedTuple):
-    """Everything a run carries from step to step; each field but step maps a parameter's name to a
-    float64 array.
+    """Everything a run carries from step to step; each field but the last two maps a parameter's
+    name to a float64 array.
     """
 
     params: dict
@@ -24,6 +24,7 @@ class State(NamedTuple):
     second: dict
     shadow: dict  # EMA of params
     step: int  # steps done
+    exponents: dict = {}  # {name: StepExponents} of the matrices that train_step rounds
 
 
 def is_matrix(name):
@@ -78,32 +79,40 @@ def apply_gradients(state, grads, multiplier, averaging, recipe):
         shadow[name] = ema.ema_update(
             state.shadow[name], params[name], recipe.ema.decay if averaging else 0.0
         )
-    return State(params, buffers, first, second, shadow, state.step + 1), norm
+    return State(params, buffers, first, second, shadow, state.step + 1, state.exponents), norm
 
 
 def train_step(state, windows, multiplier, averaging, recipe):
     """Return (state, loss, gradient norm) after one step on the windows (ids_BL, previous_B) of the
     global batch.
+
+    Gradients are taken at the matrices of state.exponents as the format uniform stores them, and
+    change the values before rounding (straight-through estimator: Bengio et al. 2013,
+    arXiv:1308.3432).
     """
     rows = np.arange(len(windows[0]))
 
     def loss(params):
         return batch_loss(params, windows, state.step, rows, recipe)
 
-    value, grads = loss(state.params), gradient.gradient(loss, state.params)
+    stored = quantize.rounded(state.params, state.exponents)
+    value, grads = loss(stored), gradient.gradient(loss, stored)
     state, norm = apply_gradients(state, grads, multiplier, averaging, recipe)
     return state, value, norm
 
 
-def train(batch, recipe):
+def train(batch, recipe, *, choose=None):
     """Return (state, losses) of a whole step-bound run; batch(step, rows) returns the windows
-    (ids_BL, previous_B) of some global rows.
+    (ids_BL, previous_B) of some global rows. choose(shadow, batch, recipe) returns the exponents of
+    the last quantization.aware_steps steps: allot.choose_steps.
     """
     state, losses, multiplier, averaging = initial_state(recipe), [], 1.0, False
     rows = np.arange(recipe.training.tokens_per_step // recipe.model.length)
     for step in range(recipe.training.iterations):
         remaining = schedule.remaining_steps(step, 0.0, 0.0, recipe.training)
         multiplier = schedule.lr_multiplier(remaining, multiplier, recipe.training)
+        if not state.exponents and remaining <= recipe.quantization.aware_steps:
+            state = state._replace(exponents=choose(state.shadow, batch, recipe))
         state, loss, _ = train_step(state, batch(step, rows), multiplier, averaging, recipe)
         averaging = averaging or ema.ema_starts(state.step, remaining - 1, recipe.ema.start)
         losses.append(loss)

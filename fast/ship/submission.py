@@ -78,7 +78,8 @@ def train_model(recipe: Recipe, tokens: Tokens, callbacks: list[Callable], world
         )
         if compiled:
             stepper.warm_up(state, batch)
-        return train(batch, recipe, state, stepper, callbacks, world=world)[0]
+        choose = partial(artifact.choose_steps, codec=CODEC)
+        return train(batch, recipe, state, stepper, callbacks, world=world, choose=choose)[0]
 
 
 def score_tokens(
@@ -219,6 +220,7 @@ def run(recipe: Recipe, world: World) -> None:
                 {"tokenizer_sha256": tokenizer.sha256},
                 CODEC,
                 data.batches(tokens, recipe),
+                state.exponents,
             )
             for line in log.closing_lines(state, recipe):
                 train_log.line(line)

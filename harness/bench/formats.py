@@ -25,6 +25,8 @@ from reference.recipe import FORMATS, InputError
 EXACT = "float32"  # what the others are compared with
 STEPS = (36, 32, 28, 26, 24, 22, 20, 18, 16, 12, 8)  # dials of the format uniform
 COARSE = (4, 0, -8)  # and mean dials by the Fisher information, where no row's own is below 0
+FINER = (-8, 0, 8)  # dials than the steps that training took gradients at
+AWARE = "uniform, as trained"
 PLAIN, ALLOTTED, COMPENSATED = "uniform", "uniform, fisher", "uniform, fisher, compensate"
 
 
@@ -37,20 +39,26 @@ class Way(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What training text says of the matrices: squared gradients, the feedback of rounding."""
+    """What is known of the matrices: squared gradients on training text, the feedback of rounding,
+    the steps of training where it took gradients at rounded weights (train.State.exponents).
+    """
 
     squares: dict | None = None
     feedback: dict | None = None
+    exponents: dict | None = None
 
 
-def ways(fisher: int) -> list[Way]:
+def ways(fisher: int, aware: bool) -> list[Way]:
     """Return every format, the format uniform by its dials, with steps by the Fisher information as
-    well where that is wanted, rounded to nearest and with compensation.
+    well where that is wanted, rounded to nearest and with compensation. aware: also by steps finer
+    by some dials than those of training.
     """
     ways = [Way(name, name) for name in (EXACT, *FORMATS) if name != PLAIN]
     ways += [Way(PLAIN, PLAIN, dial) for dial in STEPS]
     for name in (ALLOTTED, COMPENSATED) if fisher else ():
         ways += [Way(name, PLAIN, dial) for dial in (*STEPS, *COARSE)]
+    if aware:
+        ways += [Way(AWARE, PLAIN, dial) for dial in FINER]
     return list(dict.fromkeys(ways))
 
 
@@ -60,7 +68,9 @@ def packed(params: dict, job: Job, way: Way, measured: Measured) -> bytes:
     recipe = replace(job.recipe, quantization=kept)
     shapes = {name: tuple(value.shape) for name, value in params.items()}
     formats, dials = artifact.formats_of(shapes, recipe), None
-    if way.dial is not None:
+    if way.name == AWARE:
+        dials = artifact.trained_steps(params, measured.exponents, way.dial)
+    elif way.dial is not None:
         by = None if way.name == PLAIN else measured.squares
         dials = artifact.steps_of(params, formats, by, way.dial)
         if way.name == COMPENSATED:
@@ -99,7 +109,9 @@ def formats(run: Path, sequences: int | None, fisher: int, device: str) -> list[
     """Return a row for each way to store a run's averaged weights, exact ones first.
 
     sequences: windows of the validation split, from its start. fisher: windows of training text
-    whose squared gradients set the steps; 0: none. Nothing is compiled: each row has other weights.
+    whose squared gradients set the steps; 0: none. A run of quantisation-aware training is also
+    stored by its own steps; `dial` is then how much finer than these. Nothing is compiled: each row
+    has other weights.
     """
     [job] = scoring.prepare([run], Source(), Estimate(sequences=sequences))
     state = restore(run, job.recipe)
@@ -110,19 +122,21 @@ def formats(run: Path, sequences: int | None, fisher: int, device: str) -> list[
         )
     params = transformer.unstack(state.shadow)
     with bar("bench formats", "formats") as progress:
-        rows = list(_rows(params, job, fisher, device, progress))
+        rows = list(_rows(params, job, fisher, state.exponents, device, progress))
     return on_machine(rows, device)
 
 
-def _rows(params, job: Job, fisher: int, device: str, progress) -> Iterator[dict]:
-    scored, chosen, measured = Scorer(job, device), ways(fisher), Measured()
+def _rows(params, job: Job, fisher: int, exponents, device: str, progress) -> Iterator[dict]:
+    scored, measured = Scorer(job, device), Measured(exponents=exponents)
+    chosen = ways(fisher, exponents is not None)
     if fisher:
         progress.say(f"gradients of {fisher} windows")
         kept = replace(job.recipe.quantization, format=PLAIN, fisher=fisher)
         recipe = replace(job.recipe, quantization=kept)
         at = {name: value.to(device) for name, value in params.items()}
         known = at, data.batches(job.dataset.train, recipe), recipe
-        measured = Measured(allot.squared_gradients(*known), artifact.feedback_of(*known))
+        squares, feedback = allot.squared_gradients(*known), artifact.feedback_of(*known)
+        measured = Measured(squares, feedback, exponents)
     exact_N, weights = None, sum(value.numel() for value in params.values())
     for done, way in enumerate(chosen, 1):
         progress.update(done, len(chosen), way.name)
@@ -153,7 +167,7 @@ def _rows(params, job: Job, fisher: int, device: str, progress) -> Iterator[dict
 def plot(rows: list[dict], path: Path) -> None:
     """Draw bytes against damage, of all that does any, to an image (matplotlib, the plot extra)."""
     with figure(path) as axes:
-        for name in (PLAIN, ALLOTTED, COMPENSATED, None):
+        for name in (PLAIN, ALLOTTED, COMPENSATED, AWARE, None):
             shown = [
                 row
                 for row in rows

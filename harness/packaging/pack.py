@@ -130,7 +130,7 @@ def stored_anew(run: Run, budget: int, device: str, folder: Path) -> Run:
     shadow = {name: value.to(device) for name, value in run.state.shadow.items()}
     batch = data.batches(dataset.train, recipe)
     try:
-        artifact.write(file, shadow, recipe, kept, size.CODEC, batch)
+        artifact.write(file, shadow, recipe, kept, size.CODEC, batch, run.state.exponents)
     except InputError as error:
         raise InputError(f"{run.folder}: {error}") from error
     header, _ = artifact.read(file)

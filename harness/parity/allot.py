@@ -65,16 +65,19 @@ def allot(seed: int, shapes: list[list[int]], dial: float, squared: bool) -> Com
     given = squares if squared else None
     expected = reference.allot.step_exponents(values, given, dial)
     parts = {name: reference.allot.factors(square) for name, square in squares.items()}
+    moved = reference.allot.shifted(values, expected, dial - 20)
 
     def compare(setting: Setting) -> list[Difference]:
         tensors = {name: torch.from_numpy(square) for name, square in squares.items()}
         found = fast.allot.step_exponents(
             setting.tensors(values), tensors if squared else None, dial
         )
+        shifted = fast.allot.shifted(setting.tensors(values), found, dial - 20)
         pairs = [
             (one, other)
+            for ours, theirs in ((found, expected), (shifted, moved))
             for name in values
-            for one, other in zip(found[name], expected[name], strict=True)
+            for one, other in zip(ours[name], theirs[name], strict=True)
         ]
         made = {name: fast.allot.factors(tensor) for name, tensor in tensors.items()}
         factors = [

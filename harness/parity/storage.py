@@ -7,6 +7,7 @@ import json
 import struct
 
 import numpy as np
+import torch
 
 import fast.bytes
 import fast.container
@@ -101,11 +102,15 @@ def quantize_steps(seed: int, rows: int, columns: int) -> Compare:
     values[rows // 2] = 0.0
     data = reference.quantize.to_bytes(values, "uniform", dial=exponents)
     back = reference.quantize.from_bytes(data, (rows, columns), "uniform")
+    rounded = reference.quantize.rounded({"m": values}, {"m": exponents})["m"]
+    joined = torch.from_numpy(np.concatenate(exponents))
 
     def compare(setting: Setting) -> list[Difference]:
         if not held(values, setting.dtype).all():
             return []
+        wide = torch.from_numpy(values)[None]
         return [
+            same(fast.quantize.rounded({"m": wide}, {"m": joined[None]})["m"][0], rounded),
             same(fast.quantize.to_bytes(setting.cast(values), "uniform", dial=exponents), data),
             same(fast.quantize.from_bytes(data, (rows, columns), "uniform"), back),
             same((np.abs(values - back) > steps_RC * (0.5 + 1e-6)).sum(), 0),

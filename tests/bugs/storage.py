@@ -267,6 +267,27 @@ BUGS = [
         ("tests/pieces/test_allot.py::test_no_code_takes_more_than_16_bits",),
     ),
     Bug(
+        "shifted-the-other-way",
+        "fast.allot.shifted",
+        operator("-", by=lambda rows_R, finer: rows_R + finer, nth=1),
+        "a greater exponent is a coarser step",
+        ("allot",),
+    ),
+    Bug(
+        "shifted-beyond-16-bits",
+        "fast.allot.shifted",
+        call("maximum", by=lambda maximum, rows, most: rows),
+        "weights that have grown since their steps were chosen",
+        ("tests/pieces/test_allot.py::test_no_finer_step_takes_more_than_16_bits",),
+    ),
+    Bug(
+        "rounded-down",
+        "fast.quantize.rounded",
+        call("round", to="floor"),
+        "training at other weights than those that are stored",
+        ("quantize-steps",),
+    ),
+    Bug(
         "moments-of-the-rows",
         "fast.compensate.second_moments",
         operator("@", by=lambda one, other: other @ one if len(one) == len(other) else one @ other),
@@ -304,7 +325,7 @@ BUGS = [
     Bug(
         "budget-overspent",
         "fast.artifact._fitted",
-        operator("<=", by=always(True), nth=2),
+        operator("<=", by=always(True)),
         "what is over the budget is kept as well",
         ("tests/pieces/test_allot.py::test_a_budget_is_met_to_a_thousandth",),
     ),
@@ -503,6 +524,20 @@ BUGS = [
         call("evaluation_windows", by=argument(-1, lambda share: share // 2)),
         "a share of the windows that is cut twice leaves windows that nobody scores",
         ("tests/harness/test_bundle.py::test_a_program_scores_every_window",),
+    ),
+    Bug(
+        "stored-by-other-steps-than-trained-at",
+        "harness.runs._ship",
+        call("write", by=without("exponents")),
+        "steps chosen anew at the end",
+        ("tests/harness/test_runs.py::test_a_run_is_stored_by_the_steps_that_its_training_chose",),
+    ),
+    Bug(
+        "submission-stored-by-other-steps-than-trained-at",
+        "fast.ship.submission.run",
+        call("write", by=argument(-1, lambda exponents: None)),
+        "the same in a packed program",
+        ("tests/pieces/test_ship.py::test_a_program_ships_by_the_steps_that_its_training_chose",),
     ),
     Bug(
         "shipped-from-live-weights",

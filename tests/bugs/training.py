@@ -53,6 +53,40 @@ BUGS = [
         ("step",),
     ),
     Bug(
+        "gradients-at-the-weights-before-rounding",
+        "fast.train.Stepper.__call__",
+        call("stored", by=lambda stored: stored.__self__.params),
+        "quantisation-aware training that is not aware of anything",
+        (
+            "tests/pieces/test_train.py"
+            "::test_train_step_and_stepper_and_reference_take_the_same_step",
+        ),
+    ),
+    Bug(
+        "one-step-too-few-at-rounded-weights",
+        "fast.train.train",
+        operator("<=", by=lambda remaining, steps: remaining < steps),
+        "the first of the last steps",
+        ("tests/pieces/test_train.py::test_aware_steps_are_those_of_the_reference",),
+    ),
+    Bug(
+        "steps-of-the-live-weights",
+        "fast.train.train",
+        call(
+            "choose",
+            by=lambda choose, shadow, *rest: choose({n: v + v for n, v in shadow.items()}, *rest),
+        ),
+        "the average is what will be stored",
+        ("tests/pieces/test_train.py::test_aware_steps_are_those_of_the_reference",),
+    ),
+    Bug(
+        "rounding-forgotten-at-resumption",
+        "fast.train.State.progress",
+        whole(by=lambda progress, state: progress(state) | {"exponents": None}),
+        "a checkpoint without the steps that were chosen chooses others",
+        ("tests/pieces/test_train.py::test_an_aware_run_resumes_bit_for_bit",),
+    ),
+    Bug(
         "averaging-from-the-start",
         "fast.train.Stepper.__call__",
         whole(

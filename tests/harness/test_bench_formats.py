@@ -13,7 +13,7 @@ from harness import cli, scoring
 from harness.bench import formats
 from harness.corpus.sources import Source
 from reference.recipe import FORMATS
-from tests.support.commands import refused
+from tests.support.commands import TINY, refused
 
 GIVEN = (formats.ALLOTTED, formats.COMPENSATED)
 OPTIONS = ("--sequences", "6", "--fisher", "4")
@@ -86,6 +86,22 @@ def test_a_masked_model_is_scored_with_the_same_masks(measured):
     [row] = [row for row in rows if row["format"] == "float16"]
     assert rows[0]["estimator"] in ("nelbo", "causal")
     assert abs(row["damage"]) < 1e-3 and np.isfinite(row["stderr"])
+
+
+def test_a_run_that_trained_at_rounded_weights_is_stored_by_its_own_steps(corpus, tmp_path, capsys):
+    run, stored = tmp_path / "run", ("format uniform", "threshold 64", "dial 12", "aware_steps 2")
+    options = [word for field in stored for word in f"--quantization.{field}".split()]
+    options += ["--model.causal", "true"]  # the estimate of a NELBO is fitted to the weights
+    assert cli.main(["train", *TINY, *options, "--data", str(corpus), "--out", str(run)]) == 0
+    words = ["bench", "formats", str(run), "--sequences", "6", "--fisher", "0", "--json", "-"]
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    rows = json.loads(capsys.readouterr().out)
+    own = [row for row in rows if row["format"] == formats.AWARE]
+    assert [row["dial"] for row in own] == list(formats.FINER)
+    assert own[0]["bytes"] < own[1]["bytes"] < own[2]["bytes"]
+    score = scoring.score(run, Source(), scoring.Estimate(estimator="causal", sequences=6))
+    assert own[1]["bpb"] == pytest.approx(score["bpb"], rel=1e-6)
 
 
 def test_weights_of_no_checkpoint_are_refused(run_directory, capsys, tmp_path):

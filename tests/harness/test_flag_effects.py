@@ -794,7 +794,7 @@ def test_the_script_holds_every_field_of_the_recipe():
 def test_the_script_trains_by_the_recipe(monkeypatch):
     recipe = replace(BASE, training=replace(BASE.training, repeatable=True))
 
-    def train(batch, made, state, stepper, callbacks, world):
+    def train(batch, made, state, stepper, callbacks, world, choose):
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert made == stepper.recipe == recipe and callbacks == ["called"]
         initial = fast.train.initial_state(recipe).params

@@ -10,8 +10,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
-from fast import artifact, data, evaluate
+from fast import artifact, data, evaluate, quantize, transformer
 from fast.data import write_shard
 from fast.errors import TrainingError
 from fast.train import restore
@@ -150,6 +151,23 @@ def test_causal_baseline_trains_and_scores(corpus, tmp_path):
     assert [score["estimator"] for score in summary["scores"]] == ["causal"]
     # No mask row
     assert summary["scores"][0]["stderr_masks"] == 0 and summary["parameters"] == 4184 - 8
+
+
+@pytest.mark.parametrize("options", [(), ("--quantization.fisher", "4")])
+def test_a_run_is_stored_by_the_steps_that_its_training_chose(options, corpus, tmp_path):
+    stored = "--quantization.format", "uniform", "--quantization.threshold", "64"
+    aware = *stored, "--quantization.dial", "8", "--quantization.aware_steps", "2", *options
+    out = tmp_path / "run"
+    command = ["train", *TINY, *aware, "--data", str(corpus), "--out", str(out)]
+    assert cli.main(command) == 0
+    header, params = artifact.read(out / "artifact.mgolf")
+    recipe = artifact.recipe_of(header)
+    state = restore(out, recipe)
+    assert recipe.quantization.aware_steps == 2 and len(state.exponents) > 2
+    wanted = transformer.stack(params)
+    for name, value in quantize.rounded(state.shadow, state.exponents).items():
+        assert name not in state.exponents or torch.equal(wanted[name], value), name
+        assert (wanted[name] != state.shadow[name]).any() or name not in state.exponents
 
 
 def test_validation_scores_the_shadow_on_the_validation_text(run_directory, corpus):

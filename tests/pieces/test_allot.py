@@ -15,7 +15,7 @@ import fast.quantize
 import reference.allot
 import reference.quantize
 from fast import artifact, container, data, quantize, train, transformer
-from reference.recipe import DIALS, TINY, InputError, check
+from reference.recipe import DIALS, TINY, InputError, StepExponents, check
 from tests.support.observed import stream
 
 UNIFORM = replace(TINY.quantization, format="uniform", threshold=16)
@@ -143,6 +143,13 @@ def exponents_of(half, values: np.ndarray, squares: np.ndarray | None, dial: flo
     return half.step_exponents({"w": make(values)}, given_, dial)["w"]
 
 
+def moved_by(half, values: np.ndarray, exponents: StepExponents, dial: float) -> StepExponents:
+    """The exponents of one matrix, shifted by one half."""
+    make = torch.from_numpy if half is fast.allot else np.asarray
+    given_ = StepExponents(*(make(np.asarray(part)) for part in exponents))
+    return half.shifted({"w": make(values)}, {"w": given_}, dial)["w"]
+
+
 both = pytest.mark.parametrize("half", [reference.allot, fast.allot], ids=["reference", "fast"])
 
 
@@ -164,6 +171,28 @@ def test_no_code_takes_more_than_16_bits(half):
     assert 2**14 < largest[0] <= 2**15 - 1 and largest[1] == 2.0**8
     stored = reference.quantize.to_bytes(values, "uniform", dial=exponents)
     assert fast.quantize.to_bytes(torch.from_numpy(values), "uniform", dial=exponents) == stored
+
+
+@both
+@pytest.mark.parametrize("dial", [0.0, 16.0, 32.0])
+def test_no_finer_step_takes_more_than_16_bits(half, dial):
+    """shifted(): weights may have grown since their steps were chosen."""
+    values = np.zeros((2, 40))
+    values[0, 7], values[1] = 2.0**12, 2.0**9
+    chosen = StepExponents(*(np.zeros(n, int) for n in values.shape))
+    rows_R = moved_by(half, values, chosen, dial).rows_R
+    assert np.asarray(rows_R).tolist() == [max(-int(dial), -23), -int(dial)]
+
+
+@both
+def test_a_fraction_of_a_shift_is_a_share_of_the_rows(half):
+    values = np.random.default_rng(0).standard_normal((20, 9))
+    chosen = exponents_of(half, values, None, 20.0)
+    for dial, most, share in ((0.0, 1, 0), (2.25, 3, 5), (-1.75, -1, 5)):
+        found = moved_by(half, values, chosen, dial)
+        apart = np.asarray(chosen.rows_R) - np.asarray(found.rows_R)
+        assert apart.tolist() == [most] * share + [most - 1] * (20 - share)
+        assert np.array_equal(found.columns_C, chosen.columns_C)
 
 
 @both

@@ -58,14 +58,27 @@ def assert_same_up_to_order(run, expected):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("scenario", ["float32", "bfloat16", "pairs"])
+@pytest.mark.parametrize("scenario", ["float32", "bfloat16", "pairs", "aware"])
 def test_losses_and_weights_are_the_same_bits_at_any_size(worlds, size, scenario):
     """With micro-batches of one size, powers of two: one row at 1, 2 and 4 ranks, two rows with 4,
     2 and 1 of them on each.
     """
     for results in worlds[size]:
         assert_same_bits(results[scenario], worlds[1][0][scenario])
-    assert len(set(worlds[1][0][scenario][0])) == 6
+    losses = worlds[1][0][scenario][0]
+    assert len(set(losses)) == 6
+    if scenario == "aware":
+        plain = worlds[1][0]["float32"][0]
+        assert [loss == other for loss, other in zip(losses, plain, strict=True)] == [True] * 2 + [
+            False
+        ] * 4
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_error_in_what_rank_0_chooses_is_one_on_all(worlds, size):
+    found = [results["unchosen"] for results in worlds[size]]
+    assert found[0] == "InputError: no steps"
+    assert all(text.startswith("PeerFailed: ") for text in found[1:])
 
 
 @pytest.mark.parametrize("size", SIZES)

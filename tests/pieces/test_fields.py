@@ -368,6 +368,12 @@ ENTRIES = [
         fast=("bytes",),  # the reference writes no artifact
         given=(("quantization.format", "uniform"),),
     ),
+    Entry(
+        "quantization.aware_steps",
+        2,
+        (*RUN, "run shadow"),
+        given=(("quantization.format", "uniform"), ("quantization.threshold", 1)),
+    ),
 ]
 
 

@@ -64,6 +64,7 @@ SPEC = {  # SPEC.md, sections 4 to 8
         "fisher": 0,
         "compensate": False,
         "budget": 0,
+        "aware_steps": 0,
     },
 }
 
@@ -173,6 +174,12 @@ BROKEN = [  # (part, field, value, words of the message)
         "budget",
         9,
         "quantization.budget goes with quantization.format uniform (found e4m3)",
+    ),
+    (
+        "quantization",
+        "aware_steps",
+        9,
+        "quantization.aware_steps goes with quantization.format uniform (found e4m3)",
     ),
 ]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fast import artifact, evaluate, transformer
+from fast import artifact, data, evaluate, quantize, transformer
 from fast.bytes import byte_table
 from fast.callbacks import LogLoss, Validate, validation_text
 from fast.data import evaluation_windows, write_shard
@@ -178,6 +178,21 @@ def test_a_program_ships_by_its_codec_and_names_its_tokenizer(here, monkeypatch)
     assert all(torch.equal(params[name], value) for name, value in expected.items())
 
 
+def test_a_program_ships_by_the_steps_that_its_training_chose(here, monkeypatch, stream):
+    stored = replace(RUN.quantization, format="uniform", threshold=16, dial=8, aware_steps=2)
+    recipe, tokens = replace(RUN, quantization=stored), stream([5] * 30, [6] * 13)
+    state = trained(recipe)
+    state.exponents = artifact.choose_steps(
+        state.params, data.batches(tokens, recipe), recipe, "zlib"
+    )
+    monkeypatch.setattr(submission, "train_model", lambda *_: state)
+    monkeypatch.setattr(submission, "score_file", lambda *_: [])
+    submission.run(recipe, World())
+    params = transformer.stack(artifact.read(here / "final_model.mgolf")[1])
+    for name, value in quantize.rounded(state.shadow, state.exponents).items():
+        assert name not in state.exponents or torch.equal(params[name], value)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])
 def test_a_program_trains_as_its_recipe_says(device, monkeypatch, stream):
     """The mode, the device, the world and the callbacks reach the loop; on a GPU the step is
@@ -205,6 +220,8 @@ def test_a_program_trains_as_its_recipe_says(device, monkeypatch, stream):
     assert warmed == ([] if device == "cpu" else [("a start", "the batches")])
     [found] = loops
     del found["clock"]
+    choose = found.pop("choose")
+    assert (choose.func, choose.keywords) == (artifact.choose_steps, {"codec": submission.CODEC})
     assert found == dict(
         batch="the batches",
         recipe=recipe,

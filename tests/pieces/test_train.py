@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 import fast.errors
 import fast.masking
 import fast.objective
+import fast.quantize
 import fast.train
+import reference.allot
+import reference.quantize
 import reference.train
-from fast import checkpoint, masking, transformer
+from fast import artifact, checkpoint, masking, transformer
 from fast.data import windows_of
 from harness.parity import plain
 from reference.recipe import TINY
@@ -42,6 +45,8 @@ SHORT = replace(
     optimizer=replace(TINY.optimizer, momentum_warmup=4),
 )
 EXACT = replace(SHORT, training=replace(SHORT.training, compute_dtype="float64"))
+STORED = replace(TINY.quantization, format="uniform", threshold=16, dial=10, aware_steps=3)
+AWARE = replace(EXACT, quantization=STORED)
 ROWS = 4
 
 
@@ -122,18 +127,28 @@ def test_trajectory(causal):
     assert len(set(losses)) == len(losses)
 
 
-@pytest.mark.parametrize("averaging", [False, True])
-def test_train_step_and_stepper_and_reference_take_the_same_step(averaging):
+@pytest.mark.parametrize("averaging, aware", [(False, False), (True, False), (True, True)])
+def test_train_step_and_stepper_and_reference_take_the_same_step(averaging, aware):
+    """By gradients at the weights, and at the weights as they are stored."""
     start = random_state(EXACT, 3)
     windows = batch(start.step, range(ROWS))
+    if aware:
+        start = start._replace(exponents=reference.allot.choose_steps(start.shadow, batch, AWARE))
     expected, loss, norm = reference.train.train_step(start, windows, 0.3, averaging, EXACT)
+
+    def begun():
+        state = fast_state(start)
+        if aware:
+            state.exponents = artifact.choose_steps(state.shadow, batch, AWARE)
+        return state
+
     state, fast_loss, fast_norm = fast.train.train_step(
-        fast_state(start), sent(windows), 0.3, averaging, EXACT
+        begun(), sent(windows), 0.3, averaging, EXACT
     )
     assert_same_state(state, expected)
     assert_same_algorithm(fast_loss, loss)
     assert_same_algorithm(fast_norm, norm)
-    in_place = fast_state(start)
+    in_place = begun()
     report = fast.train.Stepper(EXACT, compiled=False)(in_place, batch, 0.3, averaging)
     assert_same_state(in_place, expected)
     assert_same_algorithm(report, np.array([loss, norm, 1.0]))
@@ -625,3 +640,121 @@ def test_compiled_steps_may_have_a_graph_for_every_shape():
     with torch._dynamo.config.patch(recompile_limit=100):
         fast.train.Stepper(TINY)
         assert torch._dynamo.config.recompile_limit == 100
+
+
+# quantisation-aware training
+
+
+@pytest.mark.parametrize("aware_steps, fisher, first", [(2, 2, 1), (99, 0, 0)])
+def test_aware_steps_are_those_of_the_reference(aware_steps, fisher, first):
+    """The exponents, and the whole run of three steps, of which the first to differ is `first`."""
+    stored = replace(STORED, aware_steps=aware_steps, fisher=fisher)
+    recipe = replace(AWARE, quantization=stored, training=replace(EXACT.training, iterations=3))
+    chosen = []
+
+    def choose(shadow, batch, recipe):
+        chosen.append(reference.allot.choose_steps(shadow, batch, recipe))
+        return chosen[-1]
+
+    expected, losses = reference.train.train(batch, recipe, choose=choose)
+    state = fast_state(reference.train.initial_state(recipe))
+    found, fast_losses = fast.train.train(batch, recipe, state, choose=artifact.choose_steps)
+    [exponents] = chosen
+    assert len(exponents) > 3
+    named = transformer.unstack(found.exponents)
+    for name, parts in exponents.items():
+        assert named[name].tolist() == np.concatenate(parts).tolist()
+    assert max(abs(a / b - 1) for a, b in zip(fast_losses, losses, strict=True)) <= ALGORITHM
+    assert_same_state(found, expected)
+    plain = replace(recipe, quantization=TINY.quantization)
+    plain = fast.train.train(batch, plain, fast_state(reference.train.initial_state(plain)))[1]
+    differ = [bool(abs(a / b - 1) > 1e-8) for a, b in zip(losses, plain, strict=True)]
+    assert differ == [step >= first for step in range(3)]
+
+
+def test_a_step_changes_the_weights_before_rounding():
+    """By the gradients at the rounded ones."""
+    state = fast_state(random_state(AWARE, 3))
+    exponents = artifact.choose_steps(state.params, batch, AWARE)
+    rounded = fast.quantize.rounded(state.params, exponents)
+    assert all((rounded[name] != state.params[name]).any() for name in exponents)
+    ends = [
+        fast.train.train_step(begun, sent(batch(7, range(ROWS))), 0.3, True, AWARE)
+        for begun in (replace(state, exponents=exponents), replace(state, params=rounded))
+    ]
+    assert ends[0][1:] == ends[1][1:]
+    moved, other = (
+        end.params["up"] - begun["up"]
+        for (end, *_), begun in zip(ends, (state.params, rounded), strict=True)
+    )
+    torch.testing.assert_close(moved, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5])
+def test_an_aware_run_resumes_bit_for_bit(tmp_path, stop):
+    """Stopped before the steps are chosen, and after."""
+    recipe = replace(SHORT, quantization=STORED)
+    whole, losses = fast.train.train(batch, recipe, choose=artifact.choose_steps)
+    with pytest.raises(fast.errors.Interrupted):
+        callbacks = [StopAfter(tmp_path, stop, recipe)]
+        fast.train.train(batch, recipe, callbacks=callbacks, choose=artifact.choose_steps)
+    state = fast.train.restore(tmp_path, recipe)
+    assert (state.exponents is None) == (stop < len(losses) - 2)
+    state, rest = fast.train.train(batch, recipe, state, choose=artifact.choose_steps)
+    assert rest == losses[stop:]
+    assert all(torch.equal(state.params[name], value) for name, value in whole.params.items())
+
+
+def test_an_aware_run_ships_by_the_steps_it_ended_with(tmp_path):
+    """Storing the weights as they were rounded changes nothing but the type of the small ones."""
+    recipe = replace(SHORT, quantization=STORED)
+    state, _ = fast.train.train(batch, recipe, choose=artifact.choose_steps)
+    path = tmp_path / "a.mgolf"
+    artifact.write(path, state.shadow, recipe, exponents=state.exponents)
+    kept = transformer.stack(artifact.read(path)[1])
+    rounded = fast.quantize.rounded(state.shadow, state.exponents)
+    for name in state.exponents:
+        assert torch.equal(kept[name], rounded[name].float())
+        assert not torch.equal(kept[name], state.shadow[name])
+
+
+def spread_weights(recipe) -> dict[str, torch.Tensor]:
+    """Initial weights, of which none is 0 any more."""
+    draw = torch.Generator().manual_seed(0)
+    return {
+        name: value + 0.02 * torch.randn(value.shape, generator=draw)
+        for name, value in fast.train.initial_state(recipe).shadow.items()
+    }
+
+
+@pytest.mark.parametrize("share", [0.4, 0.8, 1.2])
+def test_a_budget_moves_the_steps_of_an_aware_run(tmp_path, share):
+    """All by about the same, so that the artifact is just within it."""
+    model = replace(SHORT.model, layers=4, d=64)
+    recipe = replace(SHORT, model=model, quantization=replace(STORED, dial=20))
+    params = spread_weights(recipe)
+    exponents = artifact.choose_steps(params, batch, recipe)
+    plain = artifact.write(tmp_path / "a.mgolf", params, recipe, exponents=exponents)
+    budget = int(share * plain)
+    recipe = replace(recipe, quantization=replace(recipe.quantization, budget=budget))
+    size = artifact.write(tmp_path / "a.mgolf", params, recipe, exponents=exponents)
+    assert 0.999 * budget <= size <= budget
+
+
+@pytest.mark.parametrize("budget", [0, 90_000])
+def test_an_aware_run_is_on_target_when_it_begins(tmp_path, budget):
+    """Its steps are those by which the same weights would be stored then, all but to a hundredth of
+    a budget.
+    """
+    model = replace(SHORT.model, layers=4, d=64)
+    recipe = replace(SHORT, model=model, quantization=replace(STORED, fisher=2, budget=budget))
+    params = spread_weights(recipe)
+    exponents = artifact.choose_steps(params, batch, recipe, "entropy")
+    plain = replace(recipe, quantization=replace(STORED, fisher=2))
+    size = artifact.write(tmp_path / "a", params, plain, codec="entropy", exponents=exponents)
+    anew = artifact.write(tmp_path / "b", params, recipe, codec="entropy", batch=batch)
+    if budget:
+        assert 0.999 * budget <= anew <= budget and 0.99 * budget - 50 <= size <= budget
+        return
+    wanted, read = (transformer.stack(artifact.read(tmp_path / name)[1]) for name in "ba")
+    assert all(torch.equal(read[name], wanted[name]) for name in exponents)

@@ -247,7 +247,9 @@ def _run(half: str, recipe: Recipe) -> dict:
     batch = data.batches(stream(), recipe)
     initial = of("reference", "train").initial_state(recipe)
     if half == "reference":
-        state, losses = of(half, "train").train(batch, recipe)
+        state, losses = of(half, "train").train(
+            batch, recipe, choose=of(half, "allot").choose_steps
+        )
     else:
         groups = {
             group: {k: value.clone() for k, value in native(half, getattr(initial, group)).items()}
@@ -256,7 +258,11 @@ def _run(half: str, recipe: Recipe) -> dict:
         for value in groups["params"].values():
             value.requires_grad_()
         state, losses = fast.train.train(
-            batch, recipe, fast.train.State(**groups), clock=lambda: 0.0
+            batch,
+            recipe,
+            fast.train.State(**groups),
+            clock=lambda: 0.0,
+            choose=artifact.choose_steps,
         )
     return {
         "run losses": np.array(losses),
@@ -342,7 +348,9 @@ def of_loop(recipe: Recipe) -> dict:
         given = (log, metrics, validate, lambda: None, lambda *shown: None)
         made = callbacks.run_callbacks(Path(folder), recipe, *given)
         clock = functools.partial(next, seconds)
-        state, losses = fast.train.train(batch, recipe, callbacks=[note, *made], clock=clock)
+        state, losses = fast.train.train(
+            batch, recipe, callbacks=[note, *made], clock=clock, choose=artifact.choose_steps
+        )
         for record in map(json.loads, metrics.path.read_text().splitlines()):
             events.append((record["step"], f"recorded {'val' if 'val_bpb' in record else 'train'}"))
     return {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fast import distributed, errors, masking, train
+from fast import artifact, distributed, errors, masking, train
 from fast.callbacks import StopOnRequest
 from fast.data import windows_of
 from reference.recipe import TINY, InputError
@@ -23,6 +23,12 @@ SHORT = replace(
     ),
     ema=replace(TINY.ema, start=0.3),  # seeded after the second step
     optimizer=replace(TINY.optimizer, momentum_warmup=4),
+)
+AWARE = replace(
+    SHORT,
+    quantization=replace(
+        SHORT.quantization, format="uniform", threshold=16, fisher=4, dial=8, aware_steps=4
+    ),
 )
 STOPPING = 3  # the step in which one rank is asked to stop
 SECONDS = (0.5, 0.3, 0.8, 0.1)  # of a step by each rank's clock
@@ -44,15 +50,40 @@ def batch(step, rows):
     return windows_of(np.stack(drawn))
 
 
-def trained(recipe, world, dtype=torch.float32):
+def trained(recipe, world, dtype=torch.float32, choose=None):
     """Return (losses, tensors by group) of a whole run."""
     state, losses = train.train(
-        batch, recipe, train.initial_state(recipe, dtype=dtype), world=world
+        batch, recipe, train.initial_state(recipe, dtype=dtype), world=world, choose=choose
     )
     return losses, {
         group: {name: value.detach() for name, value in members.items()}
         for group, members in state.tensors().items()
     }
+
+
+def aware(world):
+    """Return trained() of a run whose last steps are taken at rounded weights: only rank 0 chooses
+    how.
+    """
+    assert AWARE.quantization.aware_steps < AWARE.training.iterations
+
+    def choose(*given):
+        assert world.rank == 0
+        return artifact.choose_steps(*given)
+
+    return trained(AWARE, world, choose=choose)
+
+
+def unchosen(world) -> str | None:
+    """Return the error of a run whose rounding rank 0 cannot choose."""
+
+    def choose(*_):
+        raise InputError("no steps")
+
+    try:
+        trained(AWARE, world, choose=choose)
+    except (errors.PeerFailed, InputError) as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def masks(world) -> list[tuple[int, list[int], torch.Tensor]]:
@@ -178,6 +209,8 @@ def results(world) -> dict:
             rows: trained(exact(micro_batch_tokens=8 * rows), world, torch.float64)
             for rows in (1, 4, 8)
         },
+        "aware": aware(world),
+        "unchosen": unchosen(world),
         "odd": trained(exact(tokens_per_step=96), world, torch.float64),
         "masks": masks(world),
         "spoiled": spoiled(world),
