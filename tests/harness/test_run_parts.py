@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from fast import artifact
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
 from harness import runs
@@ -250,7 +251,9 @@ def test_rank_0_trains_with_its_callbacks(train_of, calls):
     assert (out, recipe, validate, stop, update) == (folder, TINY, "validate", "stop", "update")
     assert log.path == folder / "train.log" and metrics.path == folder / "metrics.jsonl"
     assert calls.of("Stepper") == [(TINY, "device", False, world)] and not calls.of("warm")
-    assert calls.of("train") == [("batch", TINY, state, stepper, "callbacks", ("world", world))]
+    [trained] = calls.of("train")
+    given = {"world": world, "choose": artifact.choose_steps}
+    assert trained == ("batch", TINY, state, stepper, "callbacks", *given.items())
     assert log_of(folder) == said == [PART]
 
 
@@ -258,7 +261,7 @@ def test_another_rank_trains_until_all_stop_and_writes_nothing(train_of, calls):
     trained, said, folder = train_of
     _, state, stepper = trained(rank=1)
     assert calls.of("bar")[0][2] is True and not calls.of("run_callbacks")
-    [(*_, [callback], _)] = calls.of("train")
+    [(*_, [callback], _, _)] = calls.of("train")
     assert (callback.asked, callback.leave) == ("stop", None)
     assert log_of(folder) == said == [] and not list(folder.iterdir())
 
@@ -480,8 +483,8 @@ def test_parity_is_said_and_shows_its_pieces(monkeypatch, calls):
 def shipped(calls, monkeypatch, tmp_path):
     """Return a function that ships a run with stand-ins for the artifact and its scores."""
 
-    def write(path, shadow, recipe, fields, batch):
-        calls.made.append(("write", path, shadow, recipe, fields, batch))
+    def write(path, shadow, recipe, fields, *, batch, exponents):
+        calls.made.append(("write", path, shadow, recipe, fields, batch, exponents))
         path.write_bytes(b"x" * 77)
 
     header = {"codec": "lzma", "recipe": "packed"}
@@ -497,7 +500,13 @@ def shipped(calls, monkeypatch, tmp_path):
     calls.plant(runs.log, "hardware", lambda device, count: f"{count} of {device}")
     calls.plant(runs.distributed, "environment", (0, 3, 0))
     state = SimpleNamespace(
-        shadow="shadow", params="live", step=20, elapsed=8.0, multiplier=0.25, ema_started_step=6
+        shadow="shadow",
+        params="live",
+        step=20,
+        elapsed=8.0,
+        multiplier=0.25,
+        ema_started_step=6,
+        exponents="exponents",
     )
 
     def ship(sequences=None):
@@ -513,7 +522,8 @@ def test_a_summary_says_what_was_trained_and_scored(shipped, calls):
     summary = ship()
     file = out / "artifact.mgolf"
     batch = "batches", DATASET.train, TINY
-    assert calls.of("write") == [(file, "shadow", TINY, {"tokenizer_sha256": "abc"}, batch)]
+    fields = {"tokenizer_sha256": "abc"}
+    assert calls.of("write") == [(file, "shadow", TINY, fields, batch, "exponents")]
     assert calls.of("read") == [(file,)] and calls.of("code_bytes") == [(TINY, "lzma")]
     assert calls.of("check_size") == [(header, 77, {"a.py": 30, "b.py": 12})]
     assert calls.of("score_fresh") == [
