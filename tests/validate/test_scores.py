@@ -414,7 +414,9 @@ def test_a_quotient_is_the_texts_bytes_per_token(per_token, verdict, made, monke
             " bytes per token; "
         )
     else:
-        assert reply.evidence.startswith(f"1 pairs such as {loss:.6g}, 1.25 imply {per_token:.5f}")
+        assert reply.evidence.startswith(
+            f"1 pairs, such as: {loss:.6g} nats and 1.25 bits per byte imply {per_token:.5f}"
+        )
         assert reply.evidence.endswith(f"here {10 / per_token:.4f}")
 
 
@@ -433,18 +435,127 @@ def test_what_a_quotient_is_about_must_be_known(made, monkeypatch):
         registered(score.byte_accounting)(made({"val_loss": 2.2, "val_bpb": 1.2}))
 
 
-@pytest.mark.parametrize(("factor", "fine"), [(1.0, True), (1 + 2.8e-4, True), (1 + 3.2e-4, False)])
-def test_another_tokenizer_may_have_read_the_official_text(factor, fine, made, monkeypatch):
-    """Fewer tokens that hold as many bytes."""
-    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
-    loss = 1.25 * math.log(2) * score.OFFICIAL_BYTES * factor / 40_000_000
-    log = STEP + f"val_tokens:40000000\n{final(f'{loss:.8f}', '1.25000000')}"
-    if fine:
-        reply = registered(score.byte_accounting)(made({}, a=log))
-        assert reply.verdict == "pass" and reply.evidence.startswith("40,000,000 tokens hold 151,")
-    else:
+def whole(tokens: int, factor: float = 1.0) -> str:
+    """A final line of so many tokens over `factor` times the bytes of the official text."""
+    loss = 1.25 * math.log(2) * score.OFFICIAL_BYTES * factor / tokens
+    return final(f"{loss:.8f}", "1.25000000")
+
+
+@pytest.mark.parametrize("data", [True, False])
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [
+        (1.0, "pass"),
+        (1 + 2.8e-4, "pass"),
+        (1 - 9.8e-4, "pass"),  # a window of 32,768 tokens was cut off
+        (1 + 3.2e-4, "fail"),
+        (1 - 1.02e-3, "fail"),
+        (1.041, "fail"),
+        (3.9, "fail"),
+        (4.1, "cannot tell"),
+        (0.24, "cannot tell"),
+    ],
+)
+def test_another_tokenizer_may_have_read_the_official_text(
+    factor, verdict, data, made, monkeypatch
+):
+    """Other tokens that hold as many bytes, whether or not there are data to compare with."""
+
+    def sizes(submission):
+        if data:
+            return 2_000, 5_000, 1_024
+        raise CannotTell("no data were given")
+
+    monkeypatch.setattr(score, "sizes", sizes)
+    log = STEP + f"val_tokens:40000000\n{whole(40_000_000, factor)}"
+    if verdict == "cannot tell":
         with pytest.raises(CannotTell, match="^the claim is about 40,000,000 tokens"):
             registered(score.byte_accounting)(made({}, a=log))
+        return
+    reply = registered(score.byte_accounting)(made({}, a=log))
+    assert reply.verdict == verdict and "40,000,000 tokens" in reply.evidence
+    if factor == 1.041:
+        assert reply.evidence == (
+            "a.log final_roundtrip: 40,000,000 tokens of 3.93188 bytes are 157.3 MB of text where"
+            " the official split has 151.1 (+4.1 %)"
+        )
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        "val_loader:shards pattern=a/fineweb_val_*.bin tokens:40000000",
+        "val_tokens: 40000000",
+        "  val tokens: 40,000,000",
+        "Validation tokens = 40,000,000",
+        "the validation split has 40,000,000 tokens",
+        "Val:   40,000,000 tokens",
+        "  fineweb_val_000000.bin: magic=OK version=1 ntokens=40,000,000 size=80.0MB",
+        "slide:start chunks=9 chunk_tokens=32768 total_windows=625000 stride=64 lr=0.002",
+    ],
+)
+def test_the_tokens_of_the_text_are_stated_in_many_ways(stated, made, monkeypatch):
+    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
+    log = f"{STEP}train_batch_tokens:524288 val_batch_tokens:65536\n{stated}\n"
+    for factor, verdict in ((1.0, "pass"), (1.065, "fail")):
+        folder = made({}, a=log + whole(40_000_000, factor))
+        assert registered(score.byte_accounting)(folder).verdict == verdict
+
+
+def test_where_no_tokens_are_stated_the_tokenizer_may_be_known(made, monkeypatch):
+    """Of the official tokenizer the bytes per token are known; of any other one nothing is."""
+    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
+    official = STEP + "tokenizer_path=./data/tokenizers/fineweb_1024_bpe.model\n"
+    for factor, verdict in ((1.0, "pass"), (1.063, "fail")):
+        reply = registered(score.byte_accounting)(
+            made({}, a=official + whole(score.OFFICIAL_TOKENS, factor))
+        )
+        assert reply.verdict == verdict
+        assert "(the official set, whose tokenizer the log names)" in reply.evidence
+    with pytest.raises(CannotTell, match="2.74642 bytes per token would make the official text 55"):
+        registered(score.byte_accounting)(made({}, a=STEP + whole(55_010_125)))
+
+
+def test_more_text_at_the_same_bytes_per_token_is_another_text(made, monkeypatch):
+    """An older split had 3 % more tokens of the official tokenizer; nothing is wrong with its
+    bytes.
+    """
+    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
+    log = f"{STEP}val_loader: tokens:63779840\n{whole(63_779_840, 1.031)}"
+    assert registered(score.byte_accounting)(made({}, a=log)).verdict == "fail"
+    named = "tokenizer_path=fineweb_1024_bpe.model\n" + log
+    with pytest.raises(CannotTell, match="at its bytes per token: another validation text"):
+        registered(score.byte_accounting)(made({}, a=named))
+
+
+def test_each_log_is_held_against_its_own_tokens(made, monkeypatch):
+    """Two tokenizers in one folder; what the JSON says is of the log that it agrees with."""
+    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
+    logs = {
+        name: f"{STEP}val_tokens:{tokens}\n{whole(tokens)}"
+        for name, tokens in (("a", 40_000_000), ("b", 50_000_000))
+    }
+    nats = 1.25 * math.log(2) * score.OFFICIAL_BYTES / 50_000_000
+    claims = {"val_loss": round(nats, 8), "val_bpb": 1.25000001}
+    assert registered(score.byte_accounting)(made(claims, **logs)).verdict == "pass"
+    lone = {"a": logs["a"], "c": STEP + whole(40_000_000)}  # the second states no tokens
+    assert registered(score.byte_accounting)(made({}, **lone)).verdict == "pass"
+    with pytest.raises(CannotTell, match="^no log says over how many tokens"):
+        registered(score.byte_accounting)(made({}, a=logs["a"], c=STEP + whole(44_000_000)))
+    swapped = {"a": logs["b"], "b": logs["a"].replace("val_tokens:40", "val_tokens:44")}
+    reply = registered(score.byte_accounting)(made(claims, **swapped))
+    assert reply.verdict == "fail" and reply.evidence.startswith(
+        "b.log final_roundtrip: 44,000,000"
+    )
+
+
+def test_the_last_step_stands_for_a_final_score(made, monkeypatch):
+    monkeypatch.setattr(score, "sizes", lambda submission: (2_000, 5_000, 1_024))
+    nats = 1.25 * math.log(2) * score.OFFICIAL_BYTES / 40_000_000
+    for factor, verdict in ((1.0, "pass"), (1.01, "fail")):
+        line = f"step:2/2 val_loss:{nats * factor:.4f} val_bpb:1.2500 train_time:1ms\n"
+        reply = registered(score.byte_accounting)(made({}, a=f"val_tokens:40000000\n{line}"))
+        assert reply.verdict == verdict and "a.log step 2" in reply.evidence
 
 
 def coded(*texts, unread=()):
