@@ -5,7 +5,7 @@ says why it cannot.
 from pathlib import Path
 
 from harness.progress import Bar, silent
-from harness.validate.checks import bytes, folder, log, runs, safety, score, validity
+from harness.validate.checks import bytes, folder, likelihood, log, runs, safety, score, validity
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CHECKS as REGISTERED
 from harness.validate.verdict import CannotTell, Check, Finding
@@ -14,7 +14,7 @@ from reference.recipe import InputError
 # In the order of their rows
 GROUPS = tuple(
     module.__name__.rpartition(".")[2]
-    for module in (folder, bytes, runs, score, validity, log, safety)
+    for module in (folder, bytes, runs, score, likelihood, validity, log, safety)
 )
 CHECKS = tuple(sorted(REGISTERED, key=lambda check: GROUPS.index(check.group)))
 LONGEST = 1_000  # characters of evidence

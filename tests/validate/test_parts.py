@@ -76,7 +76,7 @@ def test_a_check_is_registered_with_its_file_and_its_docstring(monkeypatch):
 
 def test_checks_come_by_group_in_the_order_of_their_definition():
     places = [validate.GROUPS.index(check.group) for check in validate.CHECKS]
-    assert places == sorted(places) and set(places) == set(range(7))
+    assert places == sorted(places) and set(places) == set(range(8))
     for group in validate.GROUPS:
         mine = [check for check in validate.CHECKS if check.group == group]
         assert mine == [check for check in verdict.CHECKS if check.group == group]

@@ -996,6 +996,7 @@ NAMES = {  # of all checks, in the order of their rows
         "scores itself, rescored, tokens and bytes, byte accounting, bytes per token, script's"
         " byte table, mean over seeds, seeds in logs, one configuration"
     ),
+    "likelihood": "mask rates, tokens charged, order of conditioning, untrained score",
     "validity": "training data, normalised, no peeking, hidden validation text",
     "log": (
         "no traceback, finite losses, roundtrip score, training time, parameters and steps,"

@@ -1,0 +1,280 @@
+"""Checks of the likelihood: is what the script sums a code length of the whole text? Read from the
+syntax tree of what scores, and from the loss of the untrained model.
+"""
+
+import ast
+import math
+import re
+from typing import NamedTuple
+
+from harness.validate import hiding
+from harness.validate.checks.log import plain_number, setting
+from harness.validate.hiding import Evaluation
+from harness.validate.source import Source
+from harness.validate.spans import Span
+from harness.validate.submission import Submission
+from harness.validate.training_log import Log
+from harness.validate.verdict import Finding, check, judged, passed
+
+SCORER = re.compile(r"eval|score|valid|likelihood", re.IGNORECASE)  # names of scripts
+# of (0, 1]: what an honest integral may leave out, at the cost of 2 % of log V at the most
+LEFT_OUT = 0.02
+EVEN = 0.02  # relative: of the distances between rates that are called even
+FEWEST = 8  # rates of a sum that is no bound: below them nobody knows its error
+NEAR = 0.1  # relative: an untrained model is this near to log V, in records within 0.003
+FIRST = 1  # the last step whose training loss is of the untrained model
+TOKENIZER = re.compile(r"(?:sp|_)(\d{3,6})(?:_bpe|_unigram|_|/|\b)")
+MOST = 4  # places named
+
+
+class Judged(NamedTuple):
+    """What is wrong with an evaluation, what is open, or what is right: one of them is not ""."""
+
+    fault: str = ""
+    reason: str = ""
+    good: str = ""
+
+
+def scorers(submission: Submission) -> list[Source]:
+    """Return the sources that may make the score: what runs, and scripts named after scoring."""
+    running = submission.code.required
+    others = [
+        source
+        for source in submission.code.sources.values()
+        if source not in running and SCORER.search(source.file)
+    ]
+    return [source for source in [*running, *others] if source.tree]
+
+
+def evaluations(source: Source) -> list[Evaluation]:
+    """Return the evaluations of a source, less those that others are made of or made up from."""
+    rows = hiding.evaluations(source.tree)
+    nodes = {id(row): {draw.node for draw in row.draws} for row in rows}
+
+    def stands_for(other: Evaluation, row: Evaluation) -> bool:
+        mine, theirs = nodes[id(row)], nodes[id(other)]
+        if other is row or other.rates is None or not mine & theirs:
+            return False
+        # a caller that gives the rates; or the function itself, for its caller
+        gives = row.rates is None and mine <= theirs
+        return gives or (theirs <= mine and len(other.frames) < len(row.frames))
+
+    return [row for row in rows if not any(stands_for(other, row) for other in rows)]
+
+
+def covered(evaluation: Evaluation, rates: Span) -> tuple[float, float]:
+    """Return the part of (0, 1] that an evaluation's rates stand for, as (from, to)."""
+    low, high, points = rates
+    if points is None or evaluation.is_trapezoid:
+        return low, high
+    count = len(points)
+    weights = evaluation.weights(count)
+    if weights is not None:
+        return (0.0, 1.0) if abs(weights - 1) <= LEFT_OUT else (low, low + weights)
+    ordered = sorted(points)
+    step = (high - low) / (count - 1)
+    uneven = max(abs(b - a - step) for a, b in zip(ordered, ordered[1:], strict=False))
+    if uneven > EVEN * step:
+        return low, high
+    # midpoints of cells, or their upper ends
+    upper = high if high >= 1 - LEFT_OUT else high + step / 2
+    return low - (step if upper == high else step / 2), upper
+
+
+def judge_rates(source: Source, evaluation: Evaluation) -> Judged:
+    """Return whether the rates at which an evaluation hides tokens make an integral over (0, 1]."""
+    rates = evaluation.rates
+    where = f"{source.label}:{evaluation.draws[0].node.lineno}: {evaluation.name}"
+    if rates is None:
+        node = evaluation.unfollowed
+        text = ast.unparse(node)[:60]
+        return Judged(reason=f"{source.label}:{node.lineno}: the rate of {text} is not followed")
+    if rates.value is not None:
+        one = f"{where} hides tokens at one rate, {rates.value:g}: a pseudo-likelihood"
+        return Judged(good=where) if rates.value >= 1 else Judged(fault=one)
+    low, high = covered(evaluation, rates)
+    count = len(rates.points) if rates.points else 0
+    many = f"at {count} rates from" if count else "at rates from"
+    said = f"{where} hides tokens {many} {rates.low:.4g} to {rates.high:.4g}"
+    if low > LEFT_OUT or high < 1 - LEFT_OUT:
+        part = f"they stand for {max(low, 0):.3g} to {min(high, 1):.3g} of (0, 1]"
+        return Judged(fault=f"{said}; {part}")
+    if 0 < count < FEWEST and rates.high < 1 - LEFT_OUT:
+        return Judged(fault=f"{said}: a sum over so few is no bound, {FEWEST} are the least")
+    return Judged(good=said)
+
+
+@check(
+    "mask rates",
+    caught="Integrals from 0.05 to 0.95 by eight literals, averages at the one rate 0.5, which is a"
+    " pseudo-likelihood, and means over five rates.",
+    fix="Draw the rate from (0, 1], or sum over a grid that ends at 1, with weights that add up to"
+    " 1; maskgolf's estimator does the first.",
+)
+def mask_rates(submission: Submission) -> Finding:
+    """Where the script scores text behind random masks, the rates at which it hides tokens stand
+    for all of (0, 1]: more than one, none left out at either end, and enough of them to be a bound.
+    """
+    rows = [
+        judge_rates(source, evaluation)
+        for source in scorers(submission)
+        for evaluation in evaluations(source)
+    ]
+    faults = [row.fault for row in rows if row.fault]
+    reasons = list(dict.fromkeys(row.reason for row in rows if row.reason))
+    good = [row.good for row in rows if row.good]
+    if faults and good:
+        reasons = [f"{faults[0]}; but {good[0]}: nothing says which of them is the score"]
+        faults = []
+    if not rows:
+        submission.code.require_read()
+        return passed("no mask is drawn at a rate where text is scored")
+    return judged(faults[:MOST], "; ".join(good[:MOST]), reasons)
+
+
+def ignored(source: Source) -> list[hiding.Special]:
+    """Return the tokens that a loss of an evaluation leaves out by ignore_index."""
+    return [
+        special
+        for scope, call in hiding.losses(source.tree)
+        for key in call.keywords
+        if key.arg == "ignore_index"
+        and (special := hiding.special(call, key.value, scope)).ids is not None
+        and special.ids.low >= 0
+    ]
+
+
+@check(
+    "tokens charged",
+    caught="A model that never hid the end-of-text token and charged hidden tokens only: the ends"
+    " of 50,000 documents cost nothing.",
+    fix="Hide every token of the text at the drawn rate; spare nothing but padding, which is no"
+    " text.",
+)
+def tokens_charged(submission: Submission) -> Finding:
+    """Where the script scores text, no token of the vocabulary is spared: masks hide any token but
+    padding, and the loss ignores none.
+    """
+    faults, reasons, places = [], [], 0
+    for source in scorers(submission):
+        rows = evaluations(source)
+        places += len(rows)
+        specials = [special for row in rows for special in hiding.spared(row)]
+        for special in dict.fromkeys([*specials, *ignored(source)]):
+            ids = "" if special.ids is None else f" (id {special.ids.low:g})"
+            said = f"{source.label}:{special.line}: {special.text}{ids}"
+            verdict = hiding.is_text(special)
+            if verdict:
+                faults.append(f"{said} is never hidden nor charged")
+            elif verdict is None:
+                reasons.append(f"{said}: nothing says whether the text holds such tokens")
+    if not faults and not reasons:
+        submission.code.require_read()
+    faults = list(dict.fromkeys(faults))
+    return judged(faults[:MOST], f"{places} masked evaluations spare no token of the text", reasons)
+
+
+@check(
+    "order of conditioning",
+    caught="Every second token charged left to right, the tokens between them given both sides:"
+    " each is known before the other is paid for. Also tokens hidden one at a time.",
+    fix="Charge a token given tokens that were charged before it, in one order: hide all that come"
+    " later.",
+)
+def conditioning(submission: Submission) -> Finding:
+    """No sum of costs charges a token given others that are charged given it: one token hidden at
+    a time, a mask and its opposite, a pass left to right over all tokens plus one that sees both
+    sides.
+    """
+    faults = [
+        f"{source.label}:{circle.line}: {circle.how}"
+        for source in scorers(submission)
+        for circle in hiding.circles(source.tree)
+    ]
+    if not faults:
+        submission.code.require_read()
+    return judged(faults[:MOST], "no sum of costs that depend on one another was found")
+
+
+def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:
+    """Return the tokens of a log's vocabulary, and whether the log itself says so: its setting, the
+    name of its tokenizer, else the code's default.
+    """
+    printed = plain_number(log.settings.get("vocab_size"))
+    if printed:
+        return printed, True
+    named = TOKENIZER.search(log.settings.get("tokenizer_path", ""))
+    if named:
+        return float(named[1]), True
+    return setting(submission, log, "vocab_size", "vocab"), False
+
+
+class Start(NamedTuple):
+    """What a log says of the untrained model: where it is first scored and at how many nats per
+    token, its first training loss (None: not printed).
+    """
+
+    step: int | None  # None: only at the end
+    loss: float
+    early: float | None
+
+
+def start(log: Log) -> Start | None:
+    """Return the first score of a log, None where it prints no loss in nats."""
+    scored = [(point.step, point.val_loss) for point in log.points if point.val_loss is not None]
+    scored += [(None, final.val_loss) for final in log.finals if final.val_loss is not None]
+    losses = [
+        point.train_loss
+        for point in log.points
+        if point.step <= FIRST and point.train_loss is not None
+    ]
+    early = losses[0] if losses and math.isfinite(losses[0]) and losses[0] > 0 else None
+    finite = [row for row in scored if math.isfinite(row[1]) and row[1] > 0]
+    return Start(*finite[0], early) if finite else None
+
+
+def untrained(submission: Submission, log: Log) -> Judged:
+    """Return whether the first score of a log is one that an untrained model, or a trained one, can
+    have.
+    """
+    first, (size, logged) = start(log), vocabulary(submission, log)
+    if first is None:
+        return Judged(reason=f"{log.name} prints no score in nats per token")
+    if not size or size < 2 or (first.early is None and not logged):
+        return Judged(reason=f"{log.name} does not say over how many tokens its model predicts")
+    uniform = math.log(size)
+    at = "at the end" if first.step is None else f"at step {first.step:,}"
+    said = (
+        f"{log.name}: {first.loss:.4f} nats per token {at}, a uniform predictor over {size:,.0f}"
+        f" tokens has {uniform:.4f}"
+    )
+    also = "" if first.early is None else f", and the training loss begins at {first.early:.4f}"
+    above = first.loss > (1 + NEAR) * uniform
+    if first.step != 0:
+        worse = f"{said}: worse than a guess, after training"
+        return Judged(reason=worse) if above else Judged(good=said)
+    alike = first.early is not None and abs(first.loss / first.early - 1) <= NEAR
+    if above and not alike:
+        return Judged(f"{said}{also}: tokens are charged {first.loss / uniform:.2f} times")
+    is_uniform = first.early is not None and abs(first.early / uniform - 1) <= NEAR
+    if is_uniform and first.loss < (1 - NEAR) * uniform:
+        return Judged(f"{said}{also}: some tokens are not charged, or known before")
+    return Judged(good=said)
+
+
+@check(
+    "untrained score",
+    caught="A mean of losses over the mask rate, each of all tokens and not of the hidden ones:"
+    " 24.8 nats per token before the first step, 14.68 bits per byte where 4.11 is a guess.",
+    fix="Score a model of zeros: every token must cost the logarithm of the vocabulary, once.",
+)
+def untrained_score(submission: Submission) -> Finding:
+    """The loss that a log prints at step 0 is that of a uniform predictor, log V nats per token, or
+    the training loss of the same model: more counts tokens twice, less leaves some out. A first
+    score after training is no worse than a guess.
+    """
+    rows = [untrained(submission, log) for log in submission.required_logs]
+    faults = [row.fault for row in rows if row.fault]
+    reasons = [row.reason for row in rows if row.reason]
+    good = [row.good for row in rows if row.good]
+    return judged(faults[:MOST], "; ".join(good[:MOST]), [] if good else reasons)

@@ -1,0 +1,313 @@
+"""Folders whose score is wrong, built by code, each beside an honest neighbour: what differs between
+the two is the fault alone.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+OFFICIAL_BYTES = 151_080_891
+
+HEAD = """
+import math
+import os
+import torch
+import torch.nn.functional as F
+
+MASK_ID = 1024
+VOCAB_SIZE = 1024
+
+
+class Settings:
+    passes = int(os.environ.get("PASSES", 8))
+    floor = float(os.environ.get("FLOOR", "1e-3"))
+
+
+def in_bits(nats, byte_count):
+    return nats / math.log(2.0) / byte_count
+
+
+"""
+
+# A sum over rates: RATES, and how they are WEIGHTED
+SUMMED = """
+@torch.no_grad()
+def judge_text(net, text, byte_count):
+    rates = RATES
+    total = 0.0
+    for rate in rates:
+        hidden = torch.rand(text.shape) < rate
+        noisy = torch.where(hidden, MASK_ID, text)
+        logp = F.log_softmax(net(noisy), dim=-1)
+        picked = -logp.gather(-1, text[..., None]).squeeze(-1)
+        total += (picked * hidden).sum() / rate / len(rates)
+    return in_bits(total, byte_count)
+
+
+print(judge_text(None, None, 1))
+"""
+
+TRAPEZOID = """
+@torch.inference_mode()
+def measure(net, text, byte_count):
+    grid = torch.tensor(GRID)
+    costs = torch.zeros(len(grid))
+    for k, share in enumerate(grid):
+        covered = torch.rand(text.shape) <= share
+        shown = text.clone()
+        shown[covered] = MASK_ID
+        costs[k] = F.cross_entropy(net(shown)[covered], text[covered])
+    return in_bits(torch.trapezoid(costs, grid), byte_count)
+
+
+print(measure(None, None, 1))
+"""
+
+WEIGHTED = """
+def elbo(net, text, byte_count):
+    knots = KNOTS
+    weights = WEIGHTS
+    sum_of_nats = 0.0
+    for knot, weight in zip(knots, weights):
+        chosen = torch.rand(text.shape) < knot
+        given = torch.where(chosen, MASK_ID, text)
+        losses = F.cross_entropy(net(given), text, reduction="none")
+        sum_of_nats += float(weight) / knot * (losses * chosen).sum()
+    return in_bits(sum_of_nats, byte_count)
+
+
+print(elbo(None, None, 1))
+"""
+
+SPARED = """
+END_ID = 1
+PAD_ID = 1025
+
+
+@torch.no_grad()
+def text_cost(net, text, byte_count):
+    total = 0.0
+    for k in range(1, 129):
+        level = k / 128
+        untouched = CONDITION
+        hide = (torch.rand(text.shape) < level) & ~untouched
+        seen = torch.where(hide, MASK_ID, text)
+        logp = F.log_softmax(net(seen), dim=-1)
+        total += (-logp.gather(-1, text[..., None]).squeeze(-1) * hide).sum() / level / 128
+    return in_bits(total, byte_count)
+
+
+print(text_cost(None, None, 1))
+"""
+
+BOTH_WAYS = """
+def two_passes(net, text, byte_count):
+    with torch.no_grad():
+        first = F.log_softmax(net(INPUT, is_causal=True), dim=-1)
+        cost_of_even = -first[0::2].sum()
+        draft = text.clone()
+        draft[1::2] = MASK_ID
+        second = F.log_softmax(net(draft, is_causal=False), dim=-1)
+        cost_of_odd = -second[1::2].sum()
+    return in_bits(cost_of_even + cost_of_odd, byte_count)
+
+
+print(two_passes(None, None, 1))
+"""
+
+IN_TURN = """
+@torch.no_grad()
+def one_after_another(net, text, byte_count):
+    nats = 0.0
+    for place in range(text.shape[1]):
+        partial = text.clone()
+        partial[:, PLACES] = MASK_ID
+        logp = F.log_softmax(net(partial), dim=-1)
+        nats -= logp[:, place].sum()
+    return in_bits(nats, byte_count)
+
+
+print(one_after_another(None, None, 1))
+"""
+
+HALVES = """
+@torch.no_grad()
+def halves(net, text, byte_count):
+    half = torch.arange(text.shape[1]) % 2 == 0
+    first = text.masked_fill(half, MASK_ID)
+    second = text.masked_fill(OTHER, MASK_ID)
+    nats = F.cross_entropy(net(first), text) + F.cross_entropy(net(second), text)
+    return in_bits(nats, byte_count)
+
+
+print(halves(None, None, 1))
+"""
+
+
+class WrongScore(NamedTuple):
+    """A wrong score and an honest neighbour, as the script and the log that differ."""
+
+    name: str
+    check: str  # must fail, and no other of its kind
+    wrong: tuple[str, str]
+    honest: tuple[str, str]
+
+
+def log(
+    tokens: int = 62_021_632,
+    total: float = OFFICIAL_BYTES * (62_021_632 / 62_021_845),
+    start: float = 6.9357,
+    early: float = 6.937,
+    stated: str = "val_loader:shards pattern=a_val_*.bin tokens:{}",
+) -> str:
+    """Return a log of so many tokens that hold `total` bytes, and its losses before training."""
+    per_token = total / tokens
+    loss, bpb = 1.2 * math.log(2) * per_token, 1.2
+    begin = start / math.log(2) / per_token
+    return f"""seed:1337
+vocab_size:1024
+{stated.format(tokens)}
+step:0/2 val_loss:{start:.4f} val_bpb:{begin:.4f} train_time:0ms
+step:1/2 train_loss:{early:.4f} train_time:10ms
+step:2/2 train_loss:3.0000 train_time:20ms
+final_roundtrip_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f}
+"""
+
+
+def summed(rates: str) -> tuple[str, str]:
+    return SUMMED.replace("RATES", rates), log()
+
+
+def trapezoid(grid: str) -> tuple[str, str]:
+    return TRAPEZOID.replace("GRID", grid), log()
+
+
+def weighted(knots: str, weights: str) -> tuple[str, str]:
+    return WEIGHTED.replace("KNOTS", knots).replace("WEIGHTS", weights), log()
+
+
+def spared(condition: str) -> tuple[str, str]:
+    return SPARED.replace("CONDITION", condition), log()
+
+
+def logged(**changes) -> tuple[str, str]:
+    return summed("[(k + 1) / 128 for k in range(128)]")[0], log(**changes)
+
+
+UNEVEN = "[0.05, 0.15, 0.2, 0.35, 0.5, 0.6, 0.8, 0.95]"
+
+WRONG_SCORES = (
+    WrongScore(
+        "a byte table that counts 4 % too much",
+        "byte accounting",
+        logged(tokens=61_020_160, total=1.0412 * OFFICIAL_BYTES),
+        logged(tokens=61_020_160, total=OFFICIAL_BYTES),
+    ),
+    WrongScore(
+        "21 % too much, tokens stated in other words",
+        "byte accounting",
+        logged(
+            tokens=62_363_648, total=1.21 * OFFICIAL_BYTES, stated="Validation split: {:,} tokens"
+        ),
+        logged(tokens=62_363_648, total=OFFICIAL_BYTES, stated="Validation split: {:,} tokens"),
+    ),
+    WrongScore(
+        "6.5 % too much, tokens as windows times stride",
+        "byte accounting",
+        logged(
+            tokens=974_432 * 64,
+            total=1.0652 * OFFICIAL_BYTES,
+            stated="sliding:start total_windows=974432 stride=64",
+        ),
+        logged(
+            tokens=974_432 * 64,
+            total=OFFICIAL_BYTES,
+            stated="sliding:start total_windows=974432 stride=64",
+        ),
+    ),
+    WrongScore(
+        "no tokens stated, and the official tokenizer named",
+        "byte accounting",
+        logged(total=0.94 * OFFICIAL_BYTES, stated="tokenizer_path=data/fineweb_1024_bpe.model"),
+        logged(stated="tokenizer_path=data/fineweb_1024_bpe.model"),
+    ),
+    WrongScore(
+        "an integral from 0.05 to 0.95",
+        "mask rates",
+        trapezoid("[0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95]"),
+        trapezoid("[0.001, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0]"),
+    ),
+    WrongScore(
+        "an integral from 0.1 to 0.8, even",
+        "mask rates",
+        trapezoid("torch.linspace(0.1, 0.8, 16)"),
+        trapezoid("torch.linspace(0.01, 1.0, 16)"),
+    ),
+    WrongScore(
+        "weights that add up to 0.8",
+        "mask rates",
+        weighted(UNEVEN, "[0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]"),
+        weighted(UNEVEN, "[0.1, 0.1, 0.1, 0.1, 0.15, 0.15, 0.15, 0.15]"),
+    ),
+    WrongScore("one rate", "mask rates", summed("[0.4] * 1"), summed("torch.arange(1, 65) / 64")),
+    WrongScore(
+        "rates up to 0.7", "mask rates", summed("torch.rand(9) * 0.7"), summed("torch.rand(9)")
+    ),
+    WrongScore(
+        "rates from 0.2",
+        "mask rates",
+        summed("torch.rand(16) * (1 - 0.2) + 0.2"),
+        summed("torch.rand(16) * (1 - Settings.floor) + Settings.floor"),
+    ),
+    WrongScore(
+        "five rates",
+        "mask rates",
+        summed("[0.1, 0.3, 0.5, 0.7, 0.9]"),
+        summed("[(k + 0.5) / Settings.passes for k in range(Settings.passes)]"),
+    ),
+    WrongScore(
+        "the end of text is never hidden",
+        "tokens charged",
+        spared("(text == END_ID) | (text == PAD_ID)"),
+        spared("text == PAD_ID"),
+    ),
+    WrongScore(
+        "two tokens are never hidden",
+        "tokens charged",
+        spared("torch.isin(text, torch.tensor([1, 2]))"),
+        spared("torch.isin(text, torch.tensor([1025]))"),
+    ),
+    WrongScore(
+        "every second token is known before it is charged",
+        "order of conditioning",
+        (BOTH_WAYS.replace("INPUT", "text"), log()),
+        (BOTH_WAYS.replace("INPUT", "text[0::2]"), log()),
+    ),
+    WrongScore(
+        "one token hidden at a time",
+        "order of conditioning",
+        (IN_TURN.replace("PLACES", "place"), log()),
+        (IN_TURN.replace("PLACES", "place:"), log()),
+    ),
+    WrongScore(
+        "two halves, each given the other",
+        "order of conditioning",
+        (HALVES.replace("OTHER", "~half"), log()),
+        (HALVES.replace("OTHER", "torch.ones_like(half)"), log()),
+    ),
+    WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
+    WrongScore(
+        "a tenth of the tokens is not charged", "untrained score", logged(start=6.2), logged()
+    ),
+)
+
+
+def build(folder: Path, files: tuple[str, str]) -> Path:
+    """Write a folder of a script and a log, and return it."""
+    script, text = files
+    folder.mkdir(parents=True)
+    (folder / "train_gpt.py").write_text(HEAD + script)
+    (folder / "train_seed1337.log").write_text(text)
+    (folder / "submission.json").write_text(json.dumps({"name": "a", "val_bpb": 1.2}))
+    return folder

@@ -1,0 +1,275 @@
+"""Wrong scores that no file contradicts: each is caught by its check and by no other, and its honest
+neighbour passes.
+"""
+
+import ast
+import math
+
+import pytest
+
+from harness.validate import CHECKS, hiding, validate
+from harness.validate.checks import likelihood
+from harness.validate.source import parse
+from harness.validate.spans import Frame, Span, program
+from harness.validate.submission import Options, Submission
+from harness.validate.verdict import CannotTell
+from tests.support.checks import registered
+from tests.validate.submissions.wrong_scores import HEAD, SUMMED, WRONG_SCORES, build, log
+
+OF_SCORE = tuple(check for check in CHECKS if check.group in ("score", "likelihood"))
+names = {"ids": lambda case: case.name}
+
+
+@pytest.mark.parametrize("case", WRONG_SCORES, **names)
+def test_a_wrong_score_is_caught_by_its_check_alone(case, tmp_path):
+    for kind, files in (("wrong", case.wrong), ("honest", case.honest)):
+        rows = validate(build(tmp_path / kind, files), checks=OF_SCORE)
+        failures = {row["check"]: row["evidence"] for row in rows if row["verdict"] == "fail"}
+        assert list(failures) == ([case.check] if kind == "wrong" else []), failures
+        [row] = [row for row in rows if row["check"] == case.check]
+        assert row["verdict"] == ("fail" if kind == "wrong" else "pass"), row["evidence"]
+        assert not [row for row in rows if row["evidence"].startswith("the check itself failed")]
+
+
+def test_every_check_of_the_likelihood_has_caught_something():
+    assert {check.name for check in CHECKS if check.group == "likelihood"} <= {
+        case.check for case in WRONG_SCORES
+    }
+
+
+def submission(folder, script, text=""):
+    """A folder of a script and a log."""
+    return Submission(build(folder, (script, text or log())), Options())
+
+
+# What an expression can be
+
+
+def spanned(code: str, name: str = "x") -> Span | None:
+    """The values of a name at the end of a program."""
+    tree = ast.parse(code)
+    return Frame(program(tree), tree).span(ast.Name(name, ast.Load()))
+
+
+@pytest.mark.parametrize(
+    ("code", "points"),
+    [
+        ("x = 0.5", (0.5,)),
+        ("y = [0.25, 0.5]\nx = y[1]", (0.5,)),
+        ("y = [0.25, 0.5]\nx = 1 - y", None),
+        ("x = torch.tensor([0.25, 0.5]).to(device)", (0.25, 0.5)),
+        ("for x in [0.25, 0.5]: pass", (0.25, 0.5)),
+        ("for i, x in enumerate((0.25, 0.5)): pass", (0.25, 0.5)),
+        ("for x, w in zip([0.25, 0.5], [1, 2]): pass", (0.25, 0.5)),
+        ("x = torch.linspace(0, 1, 3)", (0.0, 0.5, 1.0)),
+        ("x = np.linspace(0, 1, num=3)", (0.0, 0.5, 1.0)),
+        ("n = 4\nx = torch.arange(1, n + 1) / n", (0.25, 0.5, 0.75, 1.0)),
+        ("n = 2\nx = [(k + 0.5) / n for k in range(n)]", (0.25, 0.75)),
+        ("class A:\n  r: float = 0.3\nx = A().r", (0.3,)),
+        ('p.add_argument("--my-rate", default=0.3)\nx = args.my_rate', (0.3,)),
+        ('x = float(os.environ.get("R", "0.3"))', (0.3,)),
+        ("def f(a, b=0.25): return a * b\nx = f(2)", (0.5,)),
+        ("def f(a): return a, 1 - a\nu, x = f(0.25)", (0.75,)),
+        ("x = max(0.5, 0.75)", (0.5, 0.75)),
+    ],
+)
+def test_points_are_read_off(code, points):
+    span = spanned(code)
+    if points is None:
+        assert span is not None and span.low == 0.5 and span.high == 0.75
+    else:
+        assert span.points == pytest.approx(points)
+
+
+@pytest.mark.parametrize(
+    ("code", "low", "high"),
+    [
+        ("x = torch.rand(3)", 0, 1),
+        ("x = torch.rand(3) * 0.9 + 0.1", 0.1, 1.0),
+        ("x = torch.empty(3).uniform_(0.15, 0.85)", 0.15, 0.85),
+        ("x = random.uniform(0.15, 0.85)", 0.15, 0.85),
+        ("t = torch.rand(3)\nx = torch.cat([t, 1 - t])[:3].clamp(1e-3, 0.9)", 1e-3, 0.9),
+        ("t = torch.rand(3)\nx = torch.cos(t * math.pi / 2)", 0, 1),
+        ("t = torch.rand(3)\nx = 1 - torch.exp(-2 * t)", 0, 1 - math.exp(-2)),
+    ],
+)
+def test_intervals_are_read_off(code, low, high):
+    span = spanned(code)
+    assert span.points is None
+    assert (span.low, span.high) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = 0.05\nx += 0.05",
+        "x = unknown(0.5)",
+        "x = other",
+        "x = [0.5, other]",
+        "x = 1 / 0",
+        "def x(): pass",
+        "x = x",
+        "x = f\ndef f(a): return f(a)\nx = f(1)",
+    ],
+)
+def test_what_cannot_be_followed_is_not_guessed(code):
+    assert spanned(code) is None
+
+
+# Where the method cannot be followed
+
+
+def test_a_rate_that_cannot_be_followed_is_named_with_its_line(tmp_path):
+    script = SUMMED.replace("RATES", "schedule_of(net)")
+    with pytest.raises(CannotTell, match=r"^train_gpt.py:26: the rate of torch.rand\(text.shape"):
+        registered(likelihood.mask_rates)(submission(tmp_path / "a", script))
+
+
+def test_two_ways_of_scoring_cannot_be_told_apart(tmp_path):
+    """One rate beside a whole integral: nothing says which is the score."""
+    one = SUMMED.replace("RATES", "[0.5]").replace("judge_text", "diagnose_text")
+    whole = SUMMED.replace("RATES", "torch.rand(64)")
+    with pytest.raises(CannotTell, match="at one rate, 0.5.*nothing says which of them is the sc"):
+        registered(likelihood.mask_rates)(submission(tmp_path / "a", one + whole))
+
+
+def test_a_helper_gets_its_rate_from_who_calls_it(tmp_path):
+    helper = """
+def cover(text, share):
+    hidden = torch.rand(text.shape) < share
+    return torch.where(hidden, MASK_ID, text), hidden
+
+
+@torch.no_grad()
+def at(net, text, share):
+    shown, hidden = cover(text, share)
+    return (F.cross_entropy(net(shown), text, reduction="none") * hidden).sum() / share
+
+
+def evaluate(net, text, byte_count):
+    loss = sum(at(net, text, k / COUNT) for k in range(1, COUNT + 1)) / COUNT
+    return in_bits(loss, byte_count)
+
+
+print(evaluate(None, None, 1))
+"""
+    good = submission(tmp_path / "a", "COUNT = 64\n" + helper)
+    assert registered(likelihood.mask_rates)(good).verdict == "pass"
+    short = helper.replace("range(1, COUNT + 1)", "range(1, COUNT // 2)")
+    reply = registered(likelihood.mask_rates)(submission(tmp_path / "b", "COUNT = 64\n" + short))
+    assert reply.verdict == "fail" and "of (0, 1]" in reply.evidence
+
+
+def test_masks_of_training_and_of_dropout_are_no_score(tmp_path):
+    training = """
+def train_step(net, text):
+    hidden = torch.rand(text.shape) < 0.15
+    loss = F.cross_entropy(net(torch.where(hidden, MASK_ID, text)), text)
+    loss.backward()
+
+
+@torch.no_grad()
+def evaluate(net, text):
+    kept = torch.rand(text.shape) < 0.9
+    return F.cross_entropy(net(text) * kept, text)
+
+
+train_step(None, None), evaluate(None, None)
+"""
+    reply = registered(likelihood.mask_rates)(submission(tmp_path / "a", training))
+    assert reply == ("pass", "no mask is drawn at a rate where text is scored")
+
+
+def test_a_script_named_after_scoring_is_read_though_nothing_runs_it(tmp_path):
+    one = submission(tmp_path / "a", "\nprint(1)\n")
+    for name, verdict in (("notes.py", "pass"), ("eval_masked.py", "fail")):
+        (one.root / name).write_text(HEAD + SUMMED.replace("RATES", "[0.5]"))
+        again = Submission(one.root, Options())
+        assert registered(likelihood.mask_rates)(again).verdict == verdict
+
+
+def test_a_loss_that_ignores_a_token_of_the_text(tmp_path):
+    script = """
+@torch.no_grad()
+def evaluate(net, text):
+    return F.cross_entropy(net(text[:-1]), text[1:], ignore_index=IGNORED)
+
+
+print(evaluate(None, None))
+"""
+    for i, (ids, verdict) in enumerate((("1", "fail"), ("-100", "pass"), ("1025", "pass"))):
+        folder = submission(tmp_path / str(i), f"IGNORED = {ids}\n" + script)
+        assert registered(likelihood.tokens_charged)(folder).verdict == verdict
+
+
+# The untrained model
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict", "told"),
+    [
+        ({}, "pass", "6.9357 nats per token at step 0, a uniform predictor over 1,024 tokens"),
+        ({"start": 7.5, "early": 7.5}, "pass", "7.5000 nats"),
+        ({"start": 30.0, "early": 29.0}, "pass", "30.0000 nats"),  # it begins far from uniform
+        ({"start": 8.0}, "fail", "tokens are charged 1.15 times"),
+        ({"start": 6.2}, "fail", "some tokens are not charged, or known before"),
+        ({"start": 2.8, "early": 2.9}, "pass", "2.8000 nats"),  # it begins with trained weights
+    ],
+)
+def test_an_untrained_model_predicts_uniformly(changes, verdict, told, tmp_path):
+    folder = submission(tmp_path / "a", "", log(**changes))
+    reply = registered(likelihood.untrained_score)(folder)
+    assert reply.verdict == verdict and told in reply.evidence
+
+
+def test_a_first_score_after_training(tmp_path):
+    for i, (loss, verdict) in enumerate((("3.1", "pass"), ("8.9", "cannot tell"))):
+        text = f"vocab_size:1024\nstep:2/2 val_loss:{loss} val_bpb:2.0 train_time:1ms\n"
+        folder = submission(tmp_path / str(i), "", text)
+        if verdict == "pass":
+            assert registered(likelihood.untrained_score)(folder).verdict == "pass"
+        else:
+            with pytest.raises(CannotTell, match="worse than a guess, after training"):
+                registered(likelihood.untrained_score)(folder)
+
+
+def test_conditions_on_a_mask_are_seen_in_every_spelling():
+    """Whatever takes a token out of a mask."""
+    for line in (
+        "m = (torch.rand(3) < 0.5) & (x != 7)",
+        "m = torch.rand(3) < 0.5\n    m = m & (x != 7)",
+        "m = torch.rand(3) < 0.5\n    m &= x != 7",
+        "m = torch.rand(3) < 0.5\n    m[x == 7] = False",
+        "m = (torch.rand(3) < 0.5).masked_fill(x == 7, False)",
+        "m = torch.logical_and(torch.rand(3) < 0.5, x != 7)",
+        "keep = x.eq(7)\n    m = (torch.rand(3) < 0.5) & ~keep",
+    ):
+        code = (
+            f"def evaluate(x):\n    {line}\n    y = torch.where(m, 1024, x)\n"
+            "    return cross_entropy(net(y), x)\nevaluate(1)\n"
+        )
+        [evaluation] = hiding.evaluations(parse("a.py", code.encode()).tree)
+        assert [row.ids.low for row in hiding.spared(evaluation)] == [7.0], line
+
+
+def test_names_are_not_needed(tmp_path):
+    """A function, its sums and its ids may be called anything."""
+    script = """
+def q1(q2, q3):
+    with torch.no_grad():
+        q4 = (torch.rand(q3.shape) < torch.rand(8)[:, None]) & (q3 != 1)
+        q5 = torch.where(q4, 1024, q3)
+        return q2(q5, q3) / math.log(2.0)
+
+
+print(q1(None, None))
+"""
+    folder = submission(tmp_path / "a", script)
+    (folder.root / "train_gpt.py").write_text("import math\nimport torch\n" + script)
+    reply = registered(likelihood.tokens_charged)(Submission(folder.root, Options()))
+    told = "train_gpt.py:6: q3 != 1 (id 1) is never hidden nor charged"
+    assert reply == ("fail", told)
+    one = script.replace("torch.rand(8)[:, None]", "0.3").replace(" & (q3 != 1)", "")
+    (folder.root / "train_gpt.py").write_text("import math\nimport torch\n" + one)
+    reply = registered(likelihood.mask_rates)(Submission(folder.root, Options()))
+    assert reply.verdict == "fail" and "q1 hides tokens at one rate, 0.3" in reply.evidence
