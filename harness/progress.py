@@ -24,18 +24,24 @@ class Bar:
 
     def __init__(self, title: str, unit: str, progress: Progress | None, console: Console):
         self.title, self.unit, self.progress, self.console = title, unit, progress, console
-        self.task = progress.add_task(title, total=None, note="") if progress else None
+        self.task = progress.add_task(title, total=None, note="", unit=unit) if progress else None
         self.shown, self.first = time.perf_counter(), None
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def start(self, title: str) -> None:
-        """Go on to another task, of which nothing is finished yet."""
+    def start(self, title: str, done: int, total: int, unit: str) -> None:
+        """Go on to another of `total` tasks, of which `done` are finished: that is shown until an
+        update tells how far the new one is.
+        """
         self.title, self.first = title, None
         if self.progress:
-            self.progress.reset(self.task, description=title, total=None, note="")
+            shown = {"completed": done, "total": total, "unit": unit}
+            self.progress.reset(self.task, description=title, note="", **shown)
+        elif time.perf_counter() - self.shown >= PLAIN_EVERY:
+            self.shown = time.perf_counter()
+            self.say(f"{title}: {done:,} of {total:,} {unit} done")
 
     def update(self, done: float, total: float, note: str = "") -> None:
         """Show that `done` of `total` units are finished; note says what else is worth knowing,
@@ -44,7 +50,8 @@ class Bar:
         now = time.perf_counter()
         self.first = self.first or (done, now)
         if self.progress:
-            self.progress.update(self.task, completed=done, total=total, note=note)
+            shown = {"completed": done, "total": total, "unit": self.unit, "note": note}
+            self.progress.update(self.task, **shown)
         elif now - self.shown >= PLAIN_EVERY:
             self.shown = now
             rate = (done - self.first[0]) / max(now - self.first[1], 1e-9)
@@ -71,7 +78,7 @@ def bar(title: str, unit: str, quiet: bool = False):
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TextColumn("ETA"),
         TimeRemainingColumn(),

@@ -1,11 +1,13 @@
 """Tables for people: what the JSON says, on stdout."""
 
+import os
 import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -13,11 +15,11 @@ from fast.artifact import LIMIT
 from fast.objective import objective_of
 from reference.recipe import ROPE_FREQUENCIES, Model
 
-# A pipe has no width. Text is shown as it is: no `:name:` becomes an emoji.
-console = Console(width=None if sys.stdout.isatty() else 140, emoji=False)
+# A pipe has no width, unless COLUMNS gives it one. No `:name:` in a text becomes an emoji.
+KNOWN_WIDTH = sys.stdout.isatty() or "COLUMNS" in os.environ
+console = Console(width=None if KNOWN_WIDTH else 140, emoji=False)
 SCORE_OPTIONS = ("points", "step", "block", "positions", "trailing")  # that a score tells
 BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
-VERDICT_STYLES = {"pass": "green", "fail": "bold red", "cannot tell": "yellow"}
 
 
 def _print_table(
@@ -423,27 +425,72 @@ def parity(rows: list[dict]) -> None:
     _print_line(f"\n{len(rows)} rows, {len(red)} red, {seconds:.1f} s")
 
 
-def validation(rows: list[dict], folder: Path) -> None:
-    """Print one line per check, and how many of each verdict."""
-    _print_table(
-        f"Checks of {str(folder)!a}",
-        ("check", "verdict", "evidence"),
-        (
-            (row["check"], Text(row["verdict"], VERDICT_STYLES[row["verdict"]]), row["evidence"])
-            for row in rows
-        ),
-        justify="left",
-        overflow="fold",
+def _print_listed(rows: Iterable[tuple[str, str | Text]]) -> None:
+    """Print names, each with a text beside it that is broken over lines."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
+    console.print(Padding(table, (0, 0, 0, 2), expand=False), width=_text_width())
+
+
+def _print_text(text: str, style: str = "", indent: int = 0) -> None:
+    """Print text that is broken over lines, all of them indented."""
+    shown = Text(text, style, overflow="fold")
+    console.print(Padding(shown, (0, 0, 0, indent), expand=False), width=_text_width())
+
+
+def _text_width() -> int | None:
+    """Return the columns for sentences: all there are, 80 where nobody says how many."""
+    return None if KNOWN_WIDTH else 80
+
+
+def validation(
+    summary, severities: dict[str, str], folder: Path, passes: bool, strict: bool
+) -> None:
+    """Print a Summary of harness.validate.summary: the worst failure in a sentence, what failed by
+    severity, what is missing for the rest, the number of passes; passes: list these too.
+    severities: what each one means.
+    """
+    warned = [] if strict else ["paperwork"]
+    worst = next(iter(summary.failures), None)
+    style = "green" if worst is None else "yellow" if worst in warned else "bold red"
+    _print_text(summary.headline, style)
+    for severity, rows in summary.failures.items():
+        title = f"{severity.capitalize()}: {severities[severity]}"
+        title += " (warnings: exit status 1 with --strict alone)" if severity in warned else ""
+        console.print()
+        _print_text(title, "yellow" if severity in warned else "bold red")
+        _print_listed((row["check"], row["evidence"]) for row in rows)
+    if summary.missing:
+        console.print()
+        _print_text("Cannot tell", "yellow")
+    for what, checks in summary.missing:
+        _print_text(what, indent=2)
+        names = (f"{name} ({rest})" if rest else name for name, rest in checks.items())
+        _print_text(", ".join(names), "dim", indent=4)
+    if passes and summary.passes:
+        console.print()
+        _print_text("Passed", "green")
+        _print_listed((row["check"], row["evidence"]) for row in summary.passes)
+    counts = {
+        "passed" + ("" if passes else " (--all lists them)"): len(summary.passes),
+        "failed": sum(map(len, summary.failures.values())),
+        "cannot tell": sum(len(one.checks) for one in summary.missing),
+    }
+    console.print()
+    _print_text(
+        f"{str(folder)!a}: {', '.join(f'{count} {what}' for what, count in counts.items())};"
+        " maskgolf validate --explain CHECK says more"
     )
-    verdicts = [row["verdict"] for row in rows]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICT_STYLES)
-    _print_line(f"{len(rows)} checks: {counts}; maskgolf validate --explain CHECK says more")
 
 
-def explanation(check: dict) -> None:
-    """Print what a check looks at, what it has caught, how to fix it."""
+def explanation(check: dict, meaning: str) -> None:
+    """Print what a check looks at, what its failure means, what it has caught, how to fix it."""
     console.print(f"{check['check']} ({check['group']})", highlight=False, style="bold")
     _print_line(f"What it looks at: {check['what']}")
+    _print_line(f"Severity: {check['severity']}, {meaning}")
     _print_line(f"What it has caught: {check['caught']}")
     _print_line(f"How to fix it: {check['fix']}")
 

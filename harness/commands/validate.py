@@ -13,8 +13,8 @@ from reference.recipe import InputError
 
 @dataclass(frozen=True)
 class Validate:
-    """Check a submission folder, ours or anybody's: exit 1 when something is wrong with it. Nothing
-    in it is executed without --run.
+    """Check a submission folder, ours or anybody's: exit 1 when its score is wrong or cannot be
+    proven, or a rule is broken. Nothing in it is executed without --run.
 
     Example: maskgolf validate records/2026-11-23_Mine --data ../shared/fineweb --run
     """
@@ -31,20 +31,28 @@ class Validate:
     time_limit: float = 600.0  # seconds that what is executed may take
     # Say what a check is, which submissions it has caught, how to fix it (no DIR).
     explain: Annotated[str | None, tyro.conf.arg(metavar="CHECK")] = None
-    # Write the list of check, verdict, evidence to PATH, - for stdout.
+    # Exit 1 for paperwork too: pins, README, JSON fields. Without it these are warnings.
+    strict: bool = False
+    # List the checks that passed too.
+    all: bool = False
+    # Write the list of check, severity, verdict, evidence to PATH, - for stdout.
     json: Json = None
 
     def run(self):
-        """Return the rows, and whether none of them failed."""
+        """Return the rows, and whether none of them failed, warnings left out."""
         if self.explain is None:
             self._check()
         from harness import report, validate
         from harness.corpus import prepare
         from harness.progress import bar
+        from harness.validate.summary import summarise
+        from harness.validate.verdict import SEVERITIES, is_sound
 
         if self.explain is not None:
             explained = validate.explain(self.explain)
-            return explained, lambda: report.explanation(explained)
+            return explained, lambda: report.explanation(
+                explained, SEVERITIES[explained["severity"]]
+            )
         data = prepare.embedded() if self._embedded else self.data
         with bar("validate", "windows") as progress:
             rows = validate.validate(
@@ -52,8 +60,10 @@ class Validate:
             )
         return (
             rows,
-            lambda: report.validation(rows, self.folder),
-            not any(row["verdict"] == "fail" for row in rows),
+            lambda: report.validation(
+                summarise(rows), SEVERITIES, self.folder, self.all, self.strict
+            ),
+            is_sound(rows, self.strict),
         )
 
     @property

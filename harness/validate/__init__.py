@@ -48,17 +48,17 @@ def validate(
     checks: tuple[Check, ...] | None = None,
     progress: Bar | None = None,
 ) -> list[dict]:
-    """Return [{check, group, verdict, evidence}] for a submission folder; nothing in it is executed
-    unless run is true. progress: shows which check runs, and how far the long ones are.
+    """Return [{check, group, severity, verdict, evidence}] for a submission folder; nothing in it
+    is executed unless run is true. progress: shows which check runs, and how far the long ones are.
     """
     progress = progress or silent()
     submission = Submission(folder, Options(data, tokenizer, run, time_limit, progress))
-    rows = []
-    for check in CHECKS if checks is None else checks:
-        progress.start(f"validate: {check.name}")
+    rows, asked = [], CHECKS if checks is None else checks
+    for check in asked:
+        progress.start(f"validate: {check.name}", len(rows), len(asked), "checks")
         verdict, evidence = answer(check, submission)
-        row = {"check": check.name, "group": check.group, "verdict": verdict}
-        rows.append(row | {"evidence": printable(evidence)})
+        row = {"check": check.name, "group": check.group, "severity": check.severity}
+        rows.append(row | {"verdict": verdict, "evidence": printable(evidence)})
     return rows
 
 
@@ -68,7 +68,7 @@ def explain(name: str) -> dict:
     """
     for check in CHECKS:
         if check.name == name:
-            fields = {"what": check.what, "caught": check.caught, "fix": check.fix}
-            return {"check": check.name, "group": check.group, **fields}
+            told = {"check": check.name, "group": check.group, "severity": check.severity}
+            return told | {"what": check.what, "caught": check.caught, "fix": check.fix}
     names = ", ".join(check.name for check in CHECKS)
     raise InputError(f"--explain {name!r}: expected one of: {names}; choose one of these")

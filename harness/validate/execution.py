@@ -15,6 +15,7 @@ from fast.evaluate import default_effort
 from harness.validate import rescore, sandbox
 from harness.validate.model import Text, model, model_and_text, once, text
 from harness.validate.sandbox import Box, Ran
+from harness.validate.source import NO_SCRIPT
 from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell, require
 
@@ -70,7 +71,7 @@ def ready(submission: Submission) -> None:
     """Raise CannotTell unless the whole submission may be executed and can be on this machine."""
     allowed(submission)
     code = submission.code
-    require(code.entry, "there is no script to run")
+    require(code.entry, NO_SCRIPT)
     cuda = not submission.ours and any("cuda" in source.text for source in code.required)
     possible = torch.cuda.is_available() or not cuda
     require(possible, f"{code.entry} needs a CUDA device, this machine has none")

@@ -20,6 +20,7 @@ from harness import bounded
 from harness.validate.verdict import CannotTell
 from reference.recipe import InputError
 
+NO_SCRIPT = "there is no Python script"
 MAX_PAYLOAD = 1 << 24  # bytes that a hidden source may unpack to
 MAX_SOURCES = 200
 MAX_LAYERS = 4  # of compression around one source
@@ -380,7 +381,7 @@ class Code:
     def required(self) -> list[Source]:
         """The sources that run, or all of them; CannotTell where there are none."""
         if not self.sources:
-            raise CannotTell("there is no Python in the folder")
+            raise CannotTell(NO_SCRIPT)
         return self.running or list(self.sources.values())
 
     @cached_property
@@ -403,7 +404,7 @@ class Code:
         is absent.
         """
         if self.entry is None:
-            raise CannotTell("there is no script to read")
+            raise CannotTell(NO_SCRIPT)
         if not self.texts[self.entry].strip():
             raise CannotTell(f"{self.entry} is empty")
         if self.unseen:

@@ -23,6 +23,7 @@ from harness.validate.numbers import agree
 from harness.validate.verdict import CannotTell, require
 from reference.recipe import InputError
 
+NO_LOG = "there is no training log"
 MAX_FILES = 5_000  # regular files looked at
 MAX_DEPTH = 12  # folders below the submission
 MAX_READ = 1 << 28  # bytes of an artifact: sixteen times the challenge's limit
@@ -261,7 +262,7 @@ class Submission:
     @cached_property
     def required_logs(self) -> list[training_log.Log]:
         """The submission's logs; CannotTell where there are none."""
-        require(self.own_logs, "there is no training log")
+        require(self.own_logs, NO_LOG)
         return self.own_logs
 
     @cached_property

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 Verdict = Literal["pass", "fail", "cannot tell"]
+Severity = Literal["score", "rules", "paperwork"]
 VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "cannot tell")
+# What a failure means, the worst first
+SEVERITIES: dict[Severity, str] = {
+    "score": "the number is wrong or cannot be proven",
+    "rules": "size, time, or what may run",
+    "paperwork": "pins, README, JSON fields: score and rules stand",
+}
 
 
 class CannotTell(Exception):
@@ -29,6 +36,7 @@ class Check(NamedTuple):
 
     name: str
     group: str
+    severity: Severity  # of its failure
     run: Callable[..., Finding]
     what: str  # it looks at
     caught: str  # so far
@@ -38,15 +46,15 @@ class Check(NamedTuple):
 CHECKS: list[Check] = []  # in the order of their definition
 
 
-def check(name: str, caught: str, fix: str) -> Callable:
+def check(name: str, severity: Severity, caught: str, fix: str) -> Callable:
     """Register a function of a submission as a check of the group that its file is named after.
-    Its docstring, what has been caught and the fix are what --explain prints.
+    Severity, its docstring, what has been caught and the fix are what --explain prints.
     """
 
     def register(function: Callable[..., Finding]) -> Callable[..., Finding]:
         group = function.__module__.rpartition(".")[2]
         what = " ".join(function.__doc__.split())
-        CHECKS.append(Check(name, group, function, what, caught, fix))
+        CHECKS.append(Check(name, group, severity, function, what, caught, fix))
         return function
 
     return register
@@ -71,3 +79,9 @@ def judged(faults: list[str | bool], evidence: str, unseen: list[str] = ()) -> F
         return failed("; ".join(present))
     require(not unseen, "; ".join(unseen[:3]))
     return passed(evidence)
+
+
+def is_sound(rows: list[dict], strict: bool = False) -> bool:
+    """Return whether no check of score or rules failed; strict: none of paperwork either."""
+    failures = {row["severity"] for row in rows if row["verdict"] == "fail"}
+    return not failures & (SEVERITIES.keys() if strict else {"score", "rules"})

@@ -7,6 +7,7 @@ from tests.bugs.edits import always, argument, call, constant, name, without
 
 COMMANDS = "tests/harness/test_passing.py::test_what_a_command_is_given_arrives"
 LIBRARY = "tests/harness/test_passing.py::test_"
+SUMMARY = "tests/validate/test_summary.py::test_"
 
 
 def first_arguments(count: int):
@@ -175,6 +176,34 @@ BUGS = [
         name("run_", by=always(False)),
         "checks that did not run do not fail",
         (f"{COMMANDS}[validate]",),
+    ),
+    Bug(
+        "strict-dropped",
+        "harness.commands.validate.Validate.run",
+        name("strict", nth=2, by=always(False)),
+        "a warning that was asked to be an error",
+        (f"{SUMMARY}score_and_rules_decide_the_exit_status_and_paperwork_if_asked",),
+    ),
+    Bug(
+        "paperwork-counts-as-failure",
+        "harness.validate.verdict.is_sound",
+        constant("score", to="paperwork"),
+        "a verdict that is nearly always fail is not read, and a wrong score is none",
+        (f"{SUMMARY}score_and_rules_decide_the_exit_status_and_paperwork_if_asked",),
+    ),
+    Bug(
+        "any-reason-is-missing-alone",
+        "harness.validate.summary.missing",
+        call("split", by=lambda split, *given: [split("\0")[0]]),
+        "one missing artifact in ten rows",
+        (f"{SUMMARY}a_missing_thing_is_named_once_with_all_that_wait_for_it",),
+    ),
+    Bug(
+        "passes-always-listed",
+        "harness.report.validation",
+        name("passes", nth=2, by=always(True)),
+        "what matters scrolls away",
+        (f"{SUMMARY}passes_are_counted_and_listed_if_asked",),
     ),
     Bug(
         "gate-of-an-eager-benchmark",

@@ -363,6 +363,18 @@ CALLS = [
     ),
     Call(("validate", "--explain", "CHECK"), "harness.validate.explain", {"name": "CHECK"}),
     Call(
+        ("validate", "DIR", "--strict"),
+        "harness.validate.verdict.is_sound",
+        {"strict": True},
+        ("harness.validate.validate",),
+    ),
+    Call(
+        ("validate", "DIR", "--all"),
+        "harness.report.validation",
+        {"folder": Path("DIR"), "passes": True, "strict": False},
+        ("harness.validate.validate",),
+    ),
+    Call(
         ("import", "FILE", "--out", "OUT", "--length", "20", "--vocab", "30", "--causal", "true")
         + (
             "--rope-base",

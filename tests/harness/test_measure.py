@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from harness import progress
 from harness.bench import measure
@@ -70,6 +72,38 @@ def test_the_time_left_is_that_at_the_rate_since_the_bar_began(clock, monkeypatc
         "train: 1,020 of 1,100 steps, 80 s left, note",
         "train: 1,060 of 1,100 steps, 20 s left",
     ]
+
+
+def test_a_bar_goes_from_task_to_task(clock, monkeypatch):
+    """Plain lines say which task begins, at most one in ten seconds; the rate of a task is its
+    own.
+    """
+    said = []
+    monkeypatch.setattr(progress.Bar, "say", lambda self, text: said.append(text))
+    with progress.bar("validate", "windows") as bar:
+        bar.start("first", 0, 3, "checks")
+        clock.now += 10.0
+        bar.start("second", 1, 3, "checks")
+        bar.update(5, 100)
+        clock.now += 10.0
+        bar.update(15, 100)
+        bar.start("third", 2, 3, "checks")
+    assert said == ["second: 1 of 3 checks done", "second: 15 of 100 windows, 85 s left"]
+
+
+def test_a_bar_on_a_terminal_counts_tasks_until_one_tells_how_far_it_is():
+    shown = Progress(disable=True)
+    bar = progress.Bar("validate", "windows", shown, Console(quiet=True))
+    [task] = shown.tasks
+    bar.start("second", 1, 3, "checks")
+    told = task.description, task.completed, task.total, task.fields["unit"]
+    assert told == ("second", 1, 3, "checks")
+    bar.update(5, 100, "note")
+    told = task.description, task.completed, task.total, task.fields["unit"]
+    assert told == ("second", 5, 100, "windows") and task.fields["note"] == "note"
+    bar.start("third", 2, 3, "checks")
+    told = task.description, task.completed, task.total, task.fields["unit"]
+    assert told == ("third", 2, 3, "checks") and task.fields["note"] == ""
 
 
 def test_a_bar_speaks_on_stderr_and_a_quiet_one_not_at_all(capsys):

@@ -8,6 +8,7 @@ CHECK = '''
 
 @check(
     "thanks",
+    "paperwork",
     caught="Submissions whose authors had help and did not say so.",
     fix="Name those who helped.",
 )
@@ -25,12 +26,13 @@ def test_a_check_is_one_decorated_function(tmp_path):
     folder.mkdir()
     (folder / "README.md").write_text("# Mine\n\nThanks to nobody in particular.\n")
     out = tmp_path / "rows.json"
-    ran = copy.run("-m", "harness", "validate", folder, "--json", out)
+    ran = copy.run("-m", "harness", "validate", folder, "--all", "--json", out)
     assert ran.returncode == 1 and "thanks" in ran.stdout, ran.stderr  # other checks fail
     rows = {row["check"]: row for row in json.loads(out.read_text())}
     assert rows["thanks"] == {
         "check": "thanks",
         "group": "folder",
+        "severity": "paperwork",
         "verdict": "pass",
         "evidence": "somebody is thanked",
     }

@@ -17,8 +17,8 @@ class Bar:
     def update(self, done: float, total: float) -> None:
         self.updates.append((done, total))
 
-    def start(self, title: str) -> None:
-        self.started.append(title)
+    def start(self, title: str, done: int, total: int, unit: str) -> None:
+        self.started.append((title, done, total, unit))
 
 
 class Split:

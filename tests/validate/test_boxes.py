@@ -90,7 +90,7 @@ def test_code_for_another_device_is_not_executed(ours, texts, device, fine, monk
         with pytest.raises(CannotTell, match="^train_gpt.py needs a CUDA device"):
             execution.ready(made)
     made.code.entry = None
-    with pytest.raises(CannotTell, match="^there is no script to run$"):
+    with pytest.raises(CannotTell, match="^there is no Python script$"):
         execution.ready(made)
     made.options = Options(run=False)
     with pytest.raises(CannotTell, match="^nothing is executed without --run$"):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness import cli, validate
 from harness.validate import archives, model, numbers, source, submission, training_log
 from harness.validate.submission import Options, Submission
-from harness.validate.verdict import VERDICTS, CannotTell, Check, failed, passed
+from harness.validate.verdict import SEVERITIES, VERDICTS, CannotTell, Check, failed, passed
 from tests.validate.submissions.defects import DEFECTS
 
 SEEDS = ("mean over seeds", "seeds in logs", "one configuration")
@@ -119,23 +119,24 @@ def test_checks_are_named_once_and_explained():
     for check in validate.CHECKS:
         assert check.group in validate.GROUPS
         explained = validate.explain(check.name)
-        assert set(explained) == {"check", "group", "what", "caught", "fix"} and all(
+        assert set(explained) == {"check", "group", "severity", "what", "caught", "fix"} and all(
             len(text) >= 3 for text in explained.values()
         )
 
 
 def test_json_has_its_frozen_shape(packed, capsys):
-    """SPEC section 13: a list of check, verdict, evidence; more fields may be added, none may
-    go.
+    """SPEC section 13: a list of check, severity, verdict, evidence; more fields may be added, none
+    may go.
     """
-    assert cli.main(["validate", str(packed), "--json", "-"]) == 0
+    assert cli.main(["validate", str(packed), "--strict", "--json", "-"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert isinstance(rows, list) and [row["check"] for row in rows] == [
         check.name for check in validate.CHECKS
     ]
     for row in rows:
         assert (
-            set(row) >= {"check", "group", "verdict", "evidence"}
+            set(row) >= {"check", "group", "severity", "verdict", "evidence"}
+            and row["severity"] in SEVERITIES
             and row["verdict"] in VERDICTS
             and isinstance(row["evidence"], str)
         )
@@ -145,7 +146,7 @@ def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_p
     """--data embedded is the text that ships with Python; a folder of that name comes first."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.corpus.prepare.embedded", lambda: corpus)
-    assert cli.main(["validate", str(packed), "--data", "embedded", "--json", "-"]) == 0
+    assert cli.main(["validate", str(packed), "--data", "embedded", "--strict", "--json", "-"]) == 0
     assert {row["check"]: row["verdict"] for row in json.loads(capsys.readouterr().out)}[
         "rescored"
     ] == "pass"
@@ -162,16 +163,17 @@ def test_the_embedded_text_has_a_name(packed, corpus, capsys, monkeypatch, tmp_p
 
 
 def test_exit_codes(packed, good, tmp_path, capsys):
-    """0 when nothing failed, 1 when a check failed, 2 for no folder, a file, an unknown check; the
-    table goes with all of them.
+    """0 when nothing failed of what we pack, paperwork included; 1 when a score cannot be proven; 2
+    for no folder, a file, an unknown check. The text goes with the first two.
     """
-    assert cli.main(["validate", str(packed), "--json", str(tmp_path / "rows.json")]) == 0
+    words = ["validate", str(packed), "--strict", "--json", str(tmp_path / "rows.json")]
+    assert cli.main(words) == 0
     assert json.loads((tmp_path / "rows.json").read_text())[0]["verdict"] == "pass"
     shown = capsys.readouterr().out
-    assert "required files" in shown and "0 fail" in shown
-    (good / "README.md").unlink()
+    assert "Nothing wrong was found" in shown and "0 failed" in shown
+    (good / "train_gpt.py").unlink()
     assert cli.main(["validate", str(good)]) == 1
-    assert "missing: README.md" in " ".join(capsys.readouterr().out.split())
+    assert "missing: train_gpt.py" in " ".join(capsys.readouterr().out.split())
     for arguments in (
         [str(tmp_path / "nowhere")],
         [str(packed / "README.md")],
@@ -197,7 +199,7 @@ def test_a_check_that_raises_cannot_tell(packed):
     def broken(folder):
         raise ZeroDivisionError("planted")
 
-    check = Check("planted", "folder", broken, "", "", "")
+    check = Check("planted", "folder", "score", broken, "", "", "")
     [row, other] = validate.validate(packed, checks=(check, validate.CHECKS[0]))
     assert row["verdict"] == "cannot tell" and "ZeroDivisionError: planted" in row["evidence"]
     assert other["verdict"] == "pass"
@@ -210,6 +212,7 @@ def test_evidence_is_one_printable_line(packed):
     check = Check(
         "planted",
         "folder",
+        "score",
         lambda folder: failed("a\x1b[31m\udc80\n" + "b" * 5000),
         "",
         "",

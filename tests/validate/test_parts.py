@@ -70,8 +70,10 @@ def test_a_check_is_registered_with_its_file_and_its_docstring(monkeypatch):
         """
 
     asked.__module__ = "harness.validate.checks.bytes"
-    assert verdict.check("name", "caught", "fix")(asked) is asked
-    assert verdict.CHECKS == [verdict.Check("name", "bytes", asked, "Two words.", "caught", "fix")]
+    assert verdict.check("name", "rules", "caught", "fix")(asked) is asked
+    assert verdict.CHECKS == [
+        verdict.Check("name", "bytes", "rules", asked, "Two words.", "caught", "fix")
+    ]
 
 
 def test_checks_come_by_group_in_the_order_of_their_definition():
@@ -86,7 +88,7 @@ def test_checks_come_by_group_in_the_order_of_their_definition():
 def test_nothing_is_executed_and_ten_minutes_are_given_unless_asked(tmp_path):
     wanted = Options(None, None, False, 600.0)
     check = verdict.Check(
-        "mine", "folder", lambda s: verdict.passed(f"{s.options == wanted}"), "", "", ""
+        "mine", "folder", "rules", lambda s: verdict.passed(f"{s.options == wanted}"), "", "", ""
     )
     [row] = validate.validate(tmp_path, checks=(check,))
     assert row["evidence"] == "True"

@@ -918,8 +918,8 @@ def test_logs_are_called_logs_or_texts(tmp_path):
 # Rows of a validation
 
 
-def asking(name: str, run, group: str = "folder") -> Check:
-    return Check(name, group, run, "what", "caught", "fix")
+def asking(name: str, run, group: str = "folder", severity: str = "score") -> Check:
+    return Check(name, group, severity, run, "what", "caught", "fix")
 
 
 def test_rows_come_in_the_order_of_the_checks_and_progress_says_which(tmp_path):
@@ -928,17 +928,21 @@ def test_rows_come_in_the_order_of_the_checks_and_progress_says_which(tmp_path):
 
     checks = (
         asking("b", lambda submission: verdict.failed("x\ny")),
-        asking("a", refuse, "log"),
+        asking("a", refuse, "log", "paperwork"),
         asking("c", lambda s: verdict.passed(f"{s.root.name} {s.options.progress is shown}")),
     )
     shown = Bar()
     rows = validate.validate(tmp_path, checks=checks, progress=shown)
-    assert shown.started == ["validate: b", "validate: a", "validate: c"]
-    assert rows == [
-        {"check": "b", "group": "folder", "verdict": "fail", "evidence": "x y"},
-        {"check": "a", "group": "log", "verdict": "cannot tell", "evidence": "no text"},
-        {"check": "c", "group": "folder", "verdict": "pass", "evidence": f"{tmp_path.name} True"},
+    assert shown.started == [
+        (f"validate: {name}", done, 3, "checks") for done, name in enumerate("bac")
     ]
+    values = [
+        ("b", "folder", "score", "fail", "x y"),
+        ("a", "log", "paperwork", "cannot tell", "no text"),
+        ("c", "folder", "score", "pass", f"{tmp_path.name} True"),
+    ]
+    fields = ("check", "group", "severity", "verdict", "evidence")
+    assert rows == [dict(zip(fields, row, strict=True)) for row in values]
     assert validate.validate(tmp_path, checks=()) == []
 
 
@@ -969,6 +973,7 @@ def test_each_check_is_explained_by_its_name():
         assert validate.explain(check.name) == {
             "check": check.name,
             "group": check.group,
+            "severity": check.severity,
             "what": check.what,
             "caught": check.caught,
             "fix": check.fix,

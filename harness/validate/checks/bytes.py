@@ -13,9 +13,9 @@ from fast.objective import objective_of
 from harness.validate.model import model
 from harness.validate.numbers import mean
 from harness.validate.requirements import requirements
-from harness.validate.source import Source, aliases
-from harness.validate.submission import Submission, numbers
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.source import NO_SCRIPT, Source, aliases
+from harness.validate.submission import NO_LOG, Submission, numbers
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 COMPRESSORS = {  # module -> package, "" of Python's own
     **dict.fromkeys(("lzma", "zlib", "bz2", "gzip", "compression"), ""),
@@ -70,7 +70,7 @@ def code_files(submission: Submission) -> dict[str, int]:
     """
     code = submission.code
     if code.entry is None:
-        raise CannotTell("there is no Python script to weigh")
+        raise CannotTell(NO_SCRIPT)
     if submission.ours:
         return {name: submission.files[name] for name in code.texts} | files_read(submission)
     return {
@@ -103,6 +103,7 @@ def _over(submission: Submission) -> list[str]:
 
 @check(
     "size limit",
+    "rules",
     caught="Submissions of 16.6 million bytes, seeds of which one is over, and helper modules"
     " beside train_gpt.py that nobody had counted.",
     fix="Choose a smaller quantization.format or model; move what does not run out of the code.",
@@ -164,6 +165,7 @@ def _constant(node: ast.AST) -> int | None:
 
 @check(
     "decimal megabytes",
+    "rules",
     caught="Scripts that pruned until they fitted 16 MiB and were 4.8 % too heavy.",
     fix="Compare with 16_000_000.",
 )
@@ -185,6 +187,7 @@ def decimal_limit(submission: Submission) -> Finding:
 
 @check(
     "artifact opens",
+    "score",
     caught="Artifacts cut off by a failed upload, or altered after they had been scored.",
     fix="Copy the file again from the run that was scored.",
 )
@@ -207,6 +210,7 @@ def opens(submission: Submission) -> Finding:
 
 @check(
     "JSON bytes",
+    "paperwork",
     caught="Sizes of the script before the last edit, rounded sizes, sizes of another seed's"
     " artifact.",
     fix="Take the numbers from the files after the last edit; maskgolf pack does.",
@@ -229,7 +233,7 @@ def json_bytes(submission: Submission) -> Finding:
         sizes = {sum(files.values()), *(submission.files[name] for name in alone)}
         claims.append((f"bytes_code ({', '.join(files)})", code, sizes))
     elif not submission.artifacts:
-        raise CannotTell(f"{shown}; the artifact is not in the folder and bytes_code is not stated")
+        raise CannotTell(f"{shown}; bytes_code is not stated; the artifact is not in the folder")
     if submission.artifacts:
         size = submission.files[submission.artifact]
         claims.append((submission.artifact, stated_model, {size}))
@@ -247,6 +251,7 @@ def _listed(sizes: Iterable[int]) -> str:
 
 @check(
     "log bytes",
+    "paperwork",
     caught="Folders whose script is not the one that wrote the log: it had been edited, minified or"
     " tidied since.",
     fix="Submit the script that ran, and its logs.",
@@ -255,6 +260,7 @@ def log_bytes(submission: Submission) -> Finding:
     """The code size that the logs print is that of the script in the folder, and the JSON's
     bytes_total is a total that a log prints.
     """
+    require(submission.logs, NO_LOG)
     codes = log_sizes(submission, "code size")
     totals = log_sizes(submission, TOTAL, "artifact_bytes")
     if not codes and not totals:
@@ -305,6 +311,7 @@ def fallbacks(source: Source) -> Iterator[str]:
 
 @check(
     "compressor",
+    "paperwork",
     caught="try: import zstandard, except ImportError: zlib. On a machine without zstandard the"
     " artifact was over the limit, or unreadable.",
     fix="List the compressor in requirements.txt and import it without try.",
@@ -334,6 +341,7 @@ def compressor(submission: Submission) -> Finding:
 
 @check(
     "requirements pinned",
+    "paperwork",
     caught="Runs that nobody could repeat after a new release of a compressor or of torch, and"
     " wheels of the author's own disk.",
     fix="Write name==version, as pip freeze does.",

@@ -25,25 +25,35 @@ NULLABLE = ("val_bpb_std",)  # of one seed there is none
 NUMBERS = (*SCORES, *NULLABLE, *WHOLE, "wallclock_seconds")
 
 
+def _unread_json(submission: Submission) -> list[str]:
+    """Return why the JSON cannot be read, [] where it can be."""
+    try:
+        _ = submission.json
+    except CannotTell as reason:
+        return [str(reason)]
+    return []
+
+
 @check(
     "required files",
+    "score",
     caught="Submissions whose script was committed as an empty file, that came without a log, or as"
     " a log alone.",
     fix="Add the missing file; maskgolf pack writes all of them.",
 )
 def files(submission: Submission) -> Finding:
-    """The folder holds README.md, submission.json, train_gpt.py and at least one training log, none
-    of them empty.
+    """The folder holds what a score is proven by: a submission.json that reads, train_gpt.py and at
+    least one training log, none of them empty.
     """
-    script, readmes = submission.code.entry, submission.find(README)
+    script = submission.code.entry
     wanted = {
-        "README.md": readmes,
         "submission.json": submission.jsons,
         "train_gpt.py": script is not None,
         "a training log with steps or scores (train_seedN.log)": submission.logs,
     }
     faults = [f"missing: {name}" for name, there in wanted.items() if not there]
-    faults += [f"{name} is empty" for name in (script, *readmes) if submission.files.get(name) == 0]
+    faults += [f"{script} is empty"] if submission.files.get(script) == 0 else []
+    faults += _unread_json(submission) if submission.jsons else []
     return judged(
         faults,
         f"{len(submission.files)} files, {sum(submission.files.values()):,} bytes; script"
@@ -53,6 +63,7 @@ def files(submission: Submission) -> Finding:
 
 @check(
     "plain files",
+    "rules",
     caught="Links to the author's own disk, which are dead for everybody else, and whole virtual"
     " environments committed by accident.",
     fix="Replace links by the files they point to; remove what does not belong to the submission.",
@@ -79,6 +90,7 @@ def _day(text: object) -> date | None:
 
 @check(
     "folder name and date",
+    "paperwork",
     caught="Names with spaces, which break the reproduce command; dates of last year, copied from"
     " another submission.",
     fix="Rename the folder, or correct date in submission.json.",
@@ -102,6 +114,7 @@ def name_and_date(submission: Submission) -> Finding:
 
 @check(
     "one record",
+    "paperwork",
     caught="Pull requests that carried two submissions, or an older one that had been copied"
     " along.",
     fix="Keep one submission per folder.",
@@ -116,12 +129,13 @@ def one_record(submission: Submission) -> Finding:
     records = [path for path in submission.folders if _day(PurePosixPath(path).name)]
     faults = [f"{len(jsons)} JSONs: {', '.join(jsons[:4])}"] if len(jsons) > 1 else []
     faults += [f"another script or record {path}" for path in (*scripts[:3], *records[:3])]
-    unseen = [] if jsons else ["there is no submission.json to count"]
+    unseen = [] if jsons else ["there is no submission.json"]
     return judged(faults, f"one JSON, {', '.join(jsons)}", unseen)
 
 
 @check(
     "JSON well formed",
+    "paperwork",
     caught="Trailing commas and comments, NaN written by a script that lost its score, and a second"
     " val_bpb that wins over the first.",
     fix="Write the file with json.dump(..., allow_nan=False).",
@@ -158,6 +172,7 @@ def _field_fault(name: str, value: object) -> str | None:
 
 @check(
     "JSON fields",
+    "paperwork",
     caught="Empty authors, scores left null, val_bpb filed under val_loss, 'your name' sent as it"
     " was.",
     fix="Fill in the fields; a field that does not apply is left out rather than null.",
@@ -185,6 +200,7 @@ def json_fields(submission: Submission) -> Finding:
 
 @check(
     "track",
+    "paperwork",
     caught="Non-record runs in the record track's folder, and spellings that no script groups with"
     " the others.",
     fix="Use 10min_16mb or non_record_16mb.",
@@ -222,13 +238,16 @@ def _rows(text: str, claim: float) -> dict[str, list[float]]:
 
 @check(
     "README scores",
-    caught="READMEs of an earlier run beside the JSON of a later one.",
-    fix="Write the results table from submission.json, as maskgolf pack does.",
+    "paperwork",
+    caught="READMEs of an earlier run beside the JSON of a later one, and none at all.",
+    fix="Write README.md with its results table from submission.json, as maskgolf pack does.",
 )
 def readme_scores(submission: Submission) -> Finding:
-    """The JSON's val_bpb is in the README, rounded or not, and the README's row of each seed shows
-    that seed's val_bpb.
+    """There is a README that is not empty. The JSON's val_bpb is in it, rounded or not, and its row
+    of each seed shows that seed's val_bpb.
     """
+    if not submission.readme.strip():
+        return failed("README.md is empty" if submission.find(README) else "missing: README.md")
     text, claim = submission.readme, submission.claim("val_bpb", "mean_val_bpb")
     scores = _scores(text, claim)
     if not scores:

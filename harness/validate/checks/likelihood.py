@@ -106,6 +106,7 @@ def judge_rates(source: Source, evaluation: Evaluation) -> Judged:
 
 @check(
     "mask rates",
+    "score",
     caught="Integrals from 0.05 to 0.95 by eight literals, averages at the one rate 0.5, which is a"
     " pseudo-likelihood, and means over five rates.",
     fix="Draw the rate from (0, 1], or sum over a grid that ends at 1, with weights that add up to"
@@ -146,6 +147,7 @@ def ignored(source: Source) -> list[hiding.Special]:
 
 @check(
     "tokens charged",
+    "score",
     caught="A model that never hid the end-of-text token and charged hidden tokens only: the ends"
     " of 50,000 documents cost nothing.",
     fix="Hide every token of the text at the drawn rate; spare nothing but padding, which is no"
@@ -176,6 +178,7 @@ def tokens_charged(submission: Submission) -> Finding:
 
 @check(
     "order of conditioning",
+    "score",
     caught="Every second token charged left to right, the tokens between them given both sides:"
     " each is known before the other is paid for. Also tokens hidden one at a time.",
     fix="Charge a token given tokens that were charged before it, in one order: hide all that come"
@@ -264,6 +267,7 @@ def untrained(submission: Submission, log: Log) -> Judged:
 
 @check(
     "untrained score",
+    "score",
     caught="A mean of losses over the mask rate, each of all tokens and not of the hidden ones:"
     " 24.8 nats per token before the first step, 14.68 bits per byte where 4.11 is a guess.",
     fix="Score a model of zeros: every token must cost the logarithm of the vocabulary, once.",

@@ -52,6 +52,7 @@ def plain_number(value: object) -> float | None:
 
 @check(
     "no traceback",
+    "score",
     caught="Logs that end in an out-of-memory error, with the score of an earlier attempt in the"
     " JSON.",
     fix="Repeat the run; submit the log of the run that is scored.",
@@ -66,6 +67,7 @@ def traceback(submission: Submission) -> Finding:
 
 @check(
     "finite losses",
+    "score",
     caught="Runs whose loss became NaN after the last validation, and whose artifact was written"
     " all the same.",
     fix="Lower the learning rate or clip; maskgolf train stops at the first such step.",
@@ -82,6 +84,7 @@ def finite(submission: Submission) -> Finding:
 
 @check(
     "roundtrip score",
+    "score",
     caught="Folders that claim the score of the weights before quantisation, which nobody can"
     " download.",
     fix="Score the file: maskgolf eval RUN; maskgolf pack writes the line.",
@@ -128,6 +131,7 @@ def _misstated(
 
 @check(
     "training time",
+    "rules",
     caught="Runs of 12 minutes in the record track, and seconds copied from another run.",
     fix="Set training.max_wallclock_seconds to 600, or choose the non-record track.",
 )
@@ -166,6 +170,7 @@ def time_limit(submission: Submission) -> Finding:
 
 @check(
     "parameters and steps",
+    "score",
     caught="JSONs that state the steps of another seed, and logs of a model that is not the one in"
     " the artifact.",
     fix="Write the JSON from the logs, as maskgolf pack does.",
@@ -284,6 +289,7 @@ def _cooled(submission: Submission, log: Log, by_clock: bool | None) -> tuple[bo
 
 @check(
     "warmdown",
+    "paperwork",
     caught="Schedules that counted down to step 20,000 in runs that the clock stopped at 4,000: the"
     " rate never came down.",
     fix="Let the warmdown follow the clock (maskgolf's does), or set iterations to what fits.",
@@ -321,6 +327,7 @@ def half_averages(submission: Submission) -> list[str]:
 
 @check(
     "weight average",
+    "paperwork",
     caught="Averages in bfloat16, which a decay of 0.999 cannot move, and averages that started"
     " after the clock had stopped the run.",
     fix="Keep the shadow in float32; start it by the schedule (--ema.start), not at a step that is"
@@ -396,6 +403,7 @@ def _mean_of(submission: Submission, claim: float) -> str | None:
 
 @check(
     "score in log",
+    "score",
     caught="JSONs with the score before quantisation, of another experiment, or with two digits"
     " exchanged.",
     fix="Copy the score from the log's last line.",
@@ -404,9 +412,8 @@ def score_in_log(submission: Submission) -> Finding:
     """The JSON's val_bpb is a final score that a log prints, or the mean of the seeds' final
     scores.
     """
-    claim, logs = submission.claim("val_bpb", "mean_val_bpb"), submission.logs
-    if not logs:
-        raise CannotTell("no log prints a score")
+    claim = submission.claim("val_bpb", "mean_val_bpb")
+    logs = submission.logs or submission.required_logs
     finals = [(log.name, final) for log in logs for final in reversed(shipped(log))]
     for name, final in finals:
         if agree(final.val_bpb, claim):
@@ -434,6 +441,7 @@ def score_in_log(submission: Submission) -> Finding:
 
 @check(
     "bits and nats",
+    "score",
     caught="val_bpb filed under val_loss, and byte counts that changed between the log and the"
     " claim.",
     fix="Take both numbers from one line of the log.",

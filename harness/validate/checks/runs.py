@@ -84,6 +84,7 @@ def nested_quotes(text: str) -> int | None:
 
 @check(
     "Python versions",
+    "rules",
     caught="f-strings with nested quotes, type parameters and except* that parsed on the author's"
     " machine only.",
     fix="Write it the older way; the evidence names the version and the line.",
@@ -130,6 +131,7 @@ def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, 
 
 @check(
     "imports",
+    "paperwork",
     caught="Compressors and attention kernels that were installed on the author's machine alone,"
     " and helper files left out of the folder.",
     fix="List the package in requirements.txt with its version, or put the helper into the folder.",
@@ -169,6 +171,7 @@ def imports(submission: Submission) -> Finding:
 
 @check(
     "runs alone",
+    "rules",
     caught="Scripts that read a file of the author's machine, needed a folder beside them, or"
     " hung.",
     fix="Run it in an empty container: everything it needs is in the folder, DATA_PATH and"
@@ -188,6 +191,7 @@ def runs_alone(submission: Submission) -> Finding:
 
 @check(
     "trains",
+    "rules",
     caught="Scripts that were cut down for size after the run and never started again.",
     fix="Start the packed script with ITERATIONS=2 before you submit.",
 )
@@ -221,6 +225,7 @@ def _tried(submission: Submission, kind: str, what: str) -> Finding:
 
 @check(
     "no network",
+    "rules",
     caught="Scripts that fetch data, kernels or weights while they run or score.",
     fix="Put what is needed into the folder, or have it fetched before the run.",
 )
@@ -233,6 +238,7 @@ def no_network(submission: Submission) -> Finding:
 
 @check(
     "no writes outside",
+    "rules",
     caught="Scripts that write to the home folder or to absolute paths of the author's machine.",
     fix="Write below the current folder or to TMPDIR.",
 )

@@ -25,6 +25,7 @@ def _options(call: ast.Call) -> dict[str | None, object]:
 
 @check(
     "pickles",
+    "rules",
     caught="Checkpoints with the whole optimizer and training script pickled along, and one that"
     " would have run a shell command.",
     fix="Save a plain dict of tensors, or a container without pickle such as .mgolf or"
@@ -43,6 +44,7 @@ def pickles(submission: Submission) -> Finding:
 
 @check(
     "archives",
+    "rules",
     caught="Zip bombs; archives with members called ../../.bashrc.",
     fix="Ship the weights compressed once.",
 )
@@ -58,6 +60,7 @@ def archives(submission: Submission) -> Finding:
 
 @check(
     "compiled code",
+    "rules",
     caught="Helper libraries built on the author's machine, which nobody can read and whose bytes"
     " nobody had counted.",
     fix="Ship the source, and count it.",
@@ -70,6 +73,7 @@ def machine_code(submission: Submission) -> Finding:
 
 @check(
     "secrets",
+    "rules",
     caught="Logs that printed the environment with its tokens.",
     fix="Remove the line, and revoke the key: it is public once pushed.",
 )
@@ -84,6 +88,7 @@ def secrets(submission: Submission) -> Finding:
 
 @check(
     "loading weights",
+    "rules",
     caught="Scripts that torch.load any file they are given with weights_only=False.",
     fix="Pass weights_only=True.",
 )
@@ -110,6 +115,7 @@ def loads(submission: Submission) -> Finding:
 
 @check(
     "readable code",
+    "rules",
     caught="Scripts whose code came from somewhere else at run time.",
     fix="Compress with lzma and base85 literals, or ship the code as text.",
 )

@@ -19,7 +19,7 @@ from harness.validate.checks.log import setting, shipped
 from harness.validate.model import MOST_TOKENS, Text, model_and_text, once, text
 from harness.validate.numbers import agree, agree_mean, deviations, mean, tolerance
 from harness.validate.rates import constants
-from harness.validate.submission import Submission, number
+from harness.validate.submission import NO_LOG, Submission, number
 from harness.validate.training_log import NUMBER, Final, Log, printed
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
@@ -91,6 +91,7 @@ class Pair(NamedTuple):
 
 @check(
     "scores itself",
+    "score",
     caught="Evaluators that drop text, count bytes twice or divide by something else.",
     fix="Ship the evaluator that maskgolf pack writes, unchanged.",
 )
@@ -143,6 +144,7 @@ def claimed(submission: Submission, seed: int) -> tuple[float, float | None, str
 
 @check(
     "rescored",
+    "score",
     caught="Scores of live weights instead of the quantised file, of another seed's artifact, of"
     " another estimator than the one named.",
     fix="Score the file that ships: maskgolf eval FILE --data DIR, and claim what it prints.",
@@ -237,6 +239,7 @@ def same_text(tokens: int, whole_text: int) -> bool:
 
 @check(
     "tokens and bytes",
+    "score",
     caught="Scores over the first few hundred windows, over windows counted twice, or over bytes of"
     " another tokenizer.",
     fix="Score the whole split once and print tokens and bytes beside the score.",
@@ -378,6 +381,7 @@ def _accounted(submission: Submission, pair: Pair, about: int | None, named: boo
 
 @check(
     "byte accounting",
+    "score",
     caught="Constants of bytes per token, losses over part of the text beside bytes of another,"
     " and byte tables of a tokenizer of the author's own: 157.3 MB and 182.8 MB of text where the"
     " split has 151.1 MB, scores 4 % and 21 % too good.",
@@ -419,6 +423,7 @@ def byte_accounting(submission: Submission) -> Finding:
 
 @check(
     "bytes per token",
+    "score",
     caught="A masked-diffusion submission that divided by 4.3 bytes per token where the data have"
     " 2.44: 1.1465 for what is about 2.02.",
     fix="Divide the total of bits by the total of UTF-8 bytes of the scored tokens.",
@@ -462,6 +467,7 @@ def fitting(submission: Submission) -> Text:
 
 @check(
     "script's byte table",
+    "score",
     caught="A table that counted the space mark in the bytes of a piece and again as a leading"
     " space, 17 % too many bytes; one that looked for another character than the space mark, which"
     " then counted as three bytes, 33 % too many.",
@@ -500,6 +506,7 @@ def script_table(submission: Submission) -> Finding:
 
 @check(
     "mean over seeds",
+    "score",
     caught="The best seed given as the mean, a bad seed left out, and deviations of another table.",
     fix="Recompute from seed_results, as maskgolf pack does.",
 )
@@ -559,6 +566,7 @@ def _wrong_logs(submission: Submission) -> list[str]:
 
 @check(
     "seeds in logs",
+    "score",
     caught="Tables with two seeds exchanged, and seeds that were never run: one run's log under"
     " another seed.",
     fix="Submit train_seedN.log of every seed in seed_results.",
@@ -569,6 +577,7 @@ def seeds_in_logs(submission: Submission) -> Finding:
     """
     scores, logs = submission.seed_scores, submission.seed_logs
     require(scores, "the JSON has no scores by seed")
+    require(submission.logs, NO_LOG)
     require(logs, "no log says which seed it is of")
     finals = {seed: shipped(log) for seed, log in logs.items()}
     missing, faults = [seed for seed in scores if not finals.get(seed)], []
@@ -608,6 +617,7 @@ def _digest(lines: list[str]) -> str:
 
 @check(
     "one configuration",
+    "score",
     caught="Three seeds of which one ran with another learning rate or an older script: their mean"
     " is of no recipe.",
     fix="Repeat the odd seed with the configuration of the others.",
@@ -617,6 +627,7 @@ def one_configuration(submission: Submission) -> Finding:
     same number of steps.
     """
     logs = submission.seed_logs
+    require(submission.logs, NO_LOG)
     require(logs, "no log says which seed it is of")
     if len(logs) == 1:
         return passed(f"one seed, {next(iter(logs))}")

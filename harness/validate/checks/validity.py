@@ -55,6 +55,7 @@ def mixed_up(tree: ast.AST) -> Iterator[str]:
 
 @check(
     "training data",
+    "score",
     caught="Globs that matched all shards, and calibration of quantisation on validation text.",
     fix="Open validation shards for validation only.",
 )
@@ -89,6 +90,7 @@ def training_data(submission: Submission) -> Finding:
 
 @check(
     "normalised",
+    "score",
     caught="Mixtures with an n-gram cache that were not renormalised, scores of the true token"
     " alone that were divided by a hand-made sum, windows that were dropped, and scores that were"
     " printed instead of computed.",
@@ -119,6 +121,7 @@ def normalised(submission: Submission) -> Finding:
 
 @check(
     "no peeking",
+    "score",
     caught="Attention without its causal mask, caches updated with a window before the window is"
     " scored, targets shifted the wrong way, an order chosen by the true token.",
     fix="Score a token before anything that depends on it is computed.",
@@ -154,6 +157,7 @@ def readable(ids: np.ndarray, tokenizer: Tokenizer) -> bytes:
 
 @check(
     "hidden validation text",
+    "score",
     caught="A compressed prefix of the validation set in the artifact, whose tokens then cost"
     " nothing.",
     fix="Leave validation data out of everything that ships.",

@@ -372,8 +372,10 @@ def array_of_objects(folder: Path) -> None:
     )
 
 
+UNREAD = ("required files",)  # fails too where the JSON cannot be read
 DEFECTS = (
-    Defect("no README", "required files", _removed("README.md")),
+    Defect("no README", "README scores", _removed("README.md")),
+    Defect("empty README", "README scores", _written("README.md", "\n")),
     Defect(
         "empty script", "required files", _written("train_gpt.py", ""), ("JSON bytes", "log bytes")
     ),
@@ -395,11 +397,11 @@ DEFECTS = (
             shutil.copy(folder / "submission.json", folder / "submission_old.json") and None
         ),
     ),
-    Defect("comma after the last field", "JSON well formed", cut_json),
+    Defect("comma after the last field", "JSON well formed", cut_json, UNREAD),
     Defect("field twice", "JSON well formed", twice),
     Defect("NaN", "JSON well formed", not_a_number),
-    Defect("JSON in UTF-16", "JSON well formed", other_encoding),
-    Defect("JSON list", "JSON well formed", _written("submission.json", "[]")),
+    Defect("JSON in UTF-16", "JSON well formed", other_encoding, UNREAD),
+    Defect("JSON list", "JSON well formed", _written("submission.json", "[]"), UNREAD),
     Defect("placeholder author", "JSON fields", _fields(author="Your Name")),
     Defect("empty name", "JSON fields", _fields(name="")),
     Defect("null loss", "JSON fields", _fields(val_loss=None)),
