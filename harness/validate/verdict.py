@@ -9,8 +9,8 @@ VERDICTS: tuple[Verdict, ...] = ("pass", "fail", "cannot tell")
 # What a failure means, the worst first
 SEVERITIES: dict[Severity, str] = {
     "score": "the number is wrong or cannot be proven",
-    "rules": "size, time, or what may run",
-    "paperwork": "pins, README, JSON fields: score and rules stand",
+    "rules": "size, time, or what may run breaks a rule",
+    "paperwork": "score and rules stand, something else is to be mended",
 }
 
 
