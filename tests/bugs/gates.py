@@ -172,14 +172,14 @@ BUGS = [
     Bug(
         "durations-without-end",
         "fast.train.train",
-        operator("[]", nth=2, by=left),
+        operator("[]", nth=3, by=left),
         "a checkpoint that grows with the run",
         (LOOP + "test_durations_are_those_of_the_last_hundred_steps",),
     ),
     Bug(
         "durations-of-a-few-steps",
         "fast.train.train",
-        operator("[]", nth=2, by=lambda durations, _: durations[-9:]),
+        operator("[]", nth=3, by=lambda durations, _: durations[-9:]),
         "as good a median, until a stall",
         (LOOP + "test_durations_are_those_of_the_last_hundred_steps",),
     ),
