@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.validate.source import dotted, words
-from harness.validate.spans import DRAWS, Frame, Span, last_name, program, union, within
+from harness.validate.source import dotted, last_name, within, words
+from harness.validate.spans import DRAWS, Frame, Span, program, union
 
 EVALUATES = re.compile(
     r"eval|valid|(^|_)val(_|$)|score|elbo|bound|bpb|bits|likelihood|nll|perplex|(^|_)test(_|$)",
@@ -519,28 +519,29 @@ def _both_ways(scope: ast.AST) -> Iterator[Circle]:
                 return
 
 
-def _is_partial(call: ast.Call, scope: ast.AST, depth: int = 0) -> bool:
+def _is_partial(call: ast.Call, scope: ast.AST) -> bool:
     """Return whether the input of a call left to right leaves tokens out: every second one, or some
     that are hidden.
     """
-    for argument in call.args[:1]:
-        waiting, seen = [argument], set()
-        while waiting:
-            node = waiting.pop()
-            for part in ast.walk(node):
-                if isinstance(part, ast.Slice) and part.step is not None:
+    assigned = [
+        (target, node.value)
+        for node in within(scope)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+    ]
+    waiting, seen = call.args[:1], set()
+    while waiting:
+        for part in ast.walk(waiting.pop()):
+            if isinstance(part, ast.Slice) and part.step is not None:
+                return True
+            if isinstance(part, ast.Call) and last_name(part.func) in ("where", "masked_fill"):
+                return True
+            if not isinstance(part, ast.Name) or part.id in seen:
+                continue
+            seen.add(part.id)
+            for target, value in assigned:
+                if isinstance(target, ast.Subscript) and dotted(target.value) == part.id:
                     return True
-                if isinstance(part, ast.Call) and last_name(part.func) in ("where", "masked_fill"):
-                    return True
-                if isinstance(part, ast.Name) and part.id not in seen:
-                    seen.add(part.id)
-                    for other in within(scope):
-                        if not isinstance(other, ast.Assign):
-                            continue
-                        for target in other.targets:
-                            if isinstance(target, ast.Name) and target.id == part.id:
-                                waiting.append(other.value)
-                            stored = isinstance(target, ast.Subscript)
-                            if stored and dotted(target.value) == part.id:
-                                return True
+                if isinstance(target, ast.Name) and target.id == part.id:
+                    waiting.append(value)
     return False

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from harness.validate.source import FUNCTIONS
+from harness.validate.source import FUNCTIONS, last_name, within
 
 RATE = re.compile(r"(^|_)(bpb|bits_per_byte|bpbyte|bits_byte)", re.IGNORECASE)
 RATIO = re.compile(
@@ -18,24 +18,15 @@ RATIO = re.compile(
 PLAIN = (math.log(2), 1 / math.log(2), 1.0, 2.0, 8.0, 0.5, 0.125)
 WRAPPER = re.compile(r"(^|\.)(float|int|round|tensor|item|abs)$", re.IGNORECASE)
 DEPTH = 6  # assignments followed back
+NESTED = FUNCTIONS | ast.Lambda
 Values = dict[str, list[ast.AST]]  # what each name is assigned
-
-
-def within(scope: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes under a scope, functions inside it left out."""
-    waiting = [scope]
-    while waiting:
-        for node in ast.iter_child_nodes(waiting.pop()):
-            if not isinstance(node, FUNCTIONS | ast.Lambda):
-                yield node
-                waiting.append(node)
 
 
 def assignments(scope: ast.AST) -> Values:
     """Return what each name is assigned in a function or module, nested functions excluded."""
     values: Values = {}
     kinds = ast.Assign | ast.AnnAssign | ast.NamedExpr | ast.AugAssign
-    for node in within(scope):
+    for node in within(scope, NESTED):
         if isinstance(node, kinds) and node.value is not None:
             for target in getattr(node, "targets", None) or [node.target]:
                 for name, value in _pairs(target, node.value):
@@ -52,7 +43,7 @@ def _pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         for pair in zip(target.elts, members, strict=True):
             yield from _pairs(*pair)
     elif isinstance(target, ast.Name | ast.Attribute):
-        yield getattr(target, "attr", None) or target.id, value
+        yield last_name(target), value
 
 
 def factors(node: ast.AST, known: Values, depth: int = 0) -> Iterator[ast.AST]:
@@ -70,7 +61,7 @@ def factors(node: ast.AST, known: Values, depth: int = 0) -> Iterator[ast.AST]:
         case _:
             yield node
     if isinstance(node, ast.Name | ast.Attribute) and depth < DEPTH:
-        parts, depth = known.get(getattr(node, "attr", None) or node.id, []), depth + 1
+        parts, depth = known.get(last_name(node), []), depth + 1
     if isinstance(node, ast.Call) and (wrapper := WRAPPER.search(ast.unparse(node.func))):
         parts = node.args[:1] + ([node.func.value] if wrapper[0] == ".item" else [])
     for part in parts:
@@ -108,7 +99,7 @@ def rates(tree: ast.AST) -> Iterator[tuple[str, ast.AST, Values | None]]:
         local = assignments(scope)
         values = [(name, value) for name in local for value in local[name]]
         yield from ((name, value, None) for name, value in values if RATIO.search(name))
-        returns = [node.value for node in within(scope) if isinstance(node, ast.Return)]
+        returns = [node.value for node in within(scope, NESTED) if isinstance(node, ast.Return)]
         parts = [part for value in returns if value for part in getattr(value, "elts", [value])]
         rate = RATE.search(getattr(scope, "name", ""))
         named = [(name, value) for name, value in values if RATE.search(name)]

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
+from types import UnionType
 
 from harness import bounded
 from harness.validate.verdict import CannotTell
@@ -109,6 +110,23 @@ def dotted(node: ast.AST) -> str:
         parts.append(node.attr)
         node = node.value
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
+
+
+def last_name(node: ast.AST) -> str:
+    """Return the last part of a dotted name, "" for anything else."""
+    return getattr(node, "attr", None) or getattr(node, "id", "")
+
+
+@lru_cache(maxsize=2_048)
+def within(scope: ast.AST, left_out: type | UnionType = FUNCTIONS) -> tuple[ast.AST, ...]:
+    """Return the nodes of a function or module, those of functions inside it left out."""
+    waiting, nodes = [scope], []
+    while waiting:
+        for node in ast.iter_child_nodes(waiting.pop()):
+            if not isinstance(node, left_out):
+                nodes.append(node)
+                waiting.append(node)
+    return tuple(nodes)
 
 
 def aliases(nodes: Iterable[ast.AST]) -> dict[str, str]:

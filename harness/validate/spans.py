@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.validate.source import FUNCTIONS
+from harness.validate.source import FUNCTIONS, last_name, within
 
 DEPTH = 24  # expressions and names followed
 MOST_POINTS = 4_096
@@ -84,20 +84,7 @@ class Bindings:
             for i, part in enumerate(target.elts):
                 self.bind(part, value.elts[i] if alike else value, None if alike else i)
         elif isinstance(target, ast.Name | ast.Attribute):
-            name = getattr(target, "attr", None) or target.id
-            self.names.setdefault(name, []).append((value, member))
-
-
-@lru_cache(maxsize=2_048)
-def within(scope: ast.AST) -> tuple[ast.AST, ...]:
-    """Return the nodes of a function or module, those of functions inside it left out."""
-    waiting, nodes = list(ast.iter_child_nodes(scope)), []
-    while waiting:
-        node = waiting.pop()
-        if not isinstance(node, FUNCTIONS):
-            nodes.append(node)
-            waiting.extend(ast.iter_child_nodes(node))
-    return tuple(nodes)
+            self.names.setdefault(last_name(target), []).append((value, member))
 
 
 def bindings(scope: ast.AST) -> Bindings:
@@ -113,14 +100,8 @@ def bindings(scope: ast.AST) -> Bindings:
             case ast.For() | ast.comprehension():
                 result.bind(node.target, node.iter)
             case ast.AugAssign():
-                name = getattr(node.target, "attr", None) or getattr(node.target, "id", "")
-                result.changed.add(name)
+                result.changed.add(last_name(node.target))
     return result
-
-
-def last_name(node: ast.AST) -> str:
-    """Return the last part of a dotted name, "" for anything else."""
-    return getattr(node, "attr", None) or getattr(node, "id", "")
 
 
 @lru_cache(maxsize=16)
@@ -173,21 +154,22 @@ class Frame:
         """scope: function or module; call: of it, in the caller."""
         self.program, self.scope, self.caller = program, scope, caller
         self.given: dict[str, ast.AST] = {}
+        self.defaults: dict[str, ast.AST] = {}
+        self.parameters: set[str] = set()
         if isinstance(scope, FUNCTIONS):
             self._take(scope.args, call)
 
     def _take(self, arguments: ast.arguments, call: ast.Call | None) -> None:
         """Bind parameters to the call's arguments, else to their defaults."""
         parameters = [*arguments.posonlyargs, *arguments.args]
-        defaults = dict(
+        self.defaults |= dict(
             zip([p.arg for p in parameters][::-1], arguments.defaults[::-1], strict=False)
         )
-        defaults |= {
+        self.defaults |= {
             p.arg: value
             for p, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
             if value is not None
         }
-        self.defaults = defaults
         self.parameters = {p.arg for p in [*parameters, *arguments.kwonlyargs]}
         if call is not None:
             names = [p.arg for p in parameters]
@@ -211,9 +193,9 @@ class Frame:
             return [(self, value, member) for value, member in mine.names[name]]
         if name in self.given:
             return [(self.caller or self, self.given[name], None)]
-        if name in getattr(self, "defaults", {}):
+        if name in self.defaults:
             return [(self, self.defaults[name], None)]
-        if name in getattr(self, "parameters", ()):
+        if name in self.parameters:
             return None
         around = self.program.around.get(self.scope)
         if around is not None:
