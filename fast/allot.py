@@ -105,9 +105,14 @@ def _bounded(values_RC, size_R, step_R, step_C, offset: float, finer: float) -> 
     row, and such that no code takes more than 16 bits.
     """
     columns_C = (8 * step_C).round().long()
-    first_R = torch.arange(len(step_R), dtype=torch.float64) < finer * len(step_R)
-    rows_R = torch.minimum((8 * (step_R + offset)).round() - first_R.double(), (8 * size_R).round())
+    rows_R = (8 * (step_R + offset)).round() - _first(len(step_R), finer).double()
+    rows_R = torch.minimum(rows_R, (8 * size_R).round())
     return StepExponents(torch.maximum(rows_R.long(), _least(values_RC, columns_C)), columns_C)
+
+
+def _first(rows: int, share: float) -> torch.Tensor:
+    """Return which rows are the first of them, so large a share."""
+    return torch.arange(rows, dtype=torch.float64) < share * rows
 
 
 def _least(values_RC: torch.Tensor, columns_C: torch.Tensor) -> torch.Tensor:
@@ -126,7 +131,6 @@ def shifted(
     moved = {}
     for name, (rows_R, columns_C) in exponents.items():
         values_RC = values[name].detach().cpu().double()
-        first_R = torch.arange(len(rows_R), dtype=torch.float64) < dial % 1 * len(rows_R)
-        rows_R = rows_R - math.floor(dial) - first_R.long()
+        rows_R = rows_R - math.floor(dial) - _first(len(rows_R), dial % 1).long()
         moved[name] = StepExponents(torch.maximum(rows_R, _least(values_RC, columns_C)), columns_C)
     return moved

@@ -95,9 +95,14 @@ def _bounded(values_RC, size_R, step_R, step_C, offset, finer):
     row, and such that no code takes more than 16 bits.
     """
     columns_C = np.rint(8 * step_C).astype(int)
-    first_R = np.arange(len(step_R)) < finer * len(step_R)
-    rows_R = np.minimum(np.rint(8 * (step_R + offset)) - first_R, np.rint(8 * size_R))
+    rows_R = np.rint(8 * (step_R + offset)) - _first(len(step_R), finer)
+    rows_R = np.minimum(rows_R, np.rint(8 * size_R))
     return StepExponents(np.maximum(rows_R.astype(int), _least(values_RC, columns_C)), columns_C)
+
+
+def _first(rows, share):
+    """Return which rows are the first of them, so large a share."""
+    return np.arange(rows) < share * rows
 
 
 def _least(values_RC, columns_C):
@@ -113,8 +118,7 @@ def shifted(values, exponents, dial):
     """
     moved = {}
     for name, (rows_R, columns_C) in exponents.items():
-        first_R = np.arange(len(rows_R)) < dial % 1 * len(rows_R)
-        rows_R = np.asarray(rows_R) - int(np.floor(dial)) - first_R
+        rows_R = np.asarray(rows_R) - int(np.floor(dial)) - _first(len(rows_R), dial % 1)
         moved[name] = StepExponents(np.maximum(rows_R, _least(values[name], columns_C)), columns_C)
     return moved
 

@@ -254,7 +254,7 @@ BUGS = [
     ),
     Bug(
         "share-of-rows-in-float32",
-        "fast.allot._bounded",
+        "fast.allot._first",
         call("arange", by=lambda arange, *given, **types: arange(*given)),
         "an integer tensor is compared with a float in float32",
         ("allot",),
