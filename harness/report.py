@@ -19,6 +19,7 @@ from reference.recipe import ROPE_FREQUENCIES, Model
 KNOWN_WIDTH = sys.stdout.isatty() or "COLUMNS" in os.environ
 console = Console(width=None if KNOWN_WIDTH else 140, emoji=False)
 SCORE_OPTIONS = ("points", "step", "block", "positions", "trailing")  # that a score tells
+WIDE = 110  # columns of a terminal that a table of many columns needs
 BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
 
 
@@ -60,8 +61,8 @@ def method_of(estimator: str, order: str | None, stride: int | None) -> str:
     return f"chain rule, {order}{slides}"
 
 
-def _score_cells(score: dict) -> tuple[str, ...]:
-    """Return the estimator and the cells of BITS_COLUMNS."""
+def estimator_of(score: dict) -> str:
+    """Return the estimator of a score and its effort, in words."""
     extra = "".join(f", {score[key]} {key}" for key in SCORE_OPTIONS if key in score)
     exact = method_of(score["estimator"], score["order"], score.get("stride"))
     names = {
@@ -70,8 +71,13 @@ def _score_cells(score: dict) -> tuple[str, ...]:
         "chain": f"{exact}{extra}",
         "causal": exact,
     }
-    name = names.get(score["estimator"], score["estimator"])
-    return name, *(_bits(score[key]) for key in ("bpb", "stderr_masks", "stderr_sequences"))
+    return names.get(score["estimator"], score["estimator"])
+
+
+def _score_cells(score: dict) -> tuple[str, ...]:
+    """Return the estimator and the cells of BITS_COLUMNS."""
+    bits = ("bpb", "stderr_masks", "stderr_sequences")
+    return estimator_of(score), *(_bits(score[key]) for key in bits)
 
 
 def scores(results: list[dict]) -> None:
@@ -161,6 +167,35 @@ def plan(result: dict) -> None:
     )
 
 
+def kinds(sizes: list[dict]) -> dict[str, list[dict]]:
+    """Return {kind: sizes} of an artifact's parts: the tensors of one kind in all blocks together,
+    and all code.
+    """
+    parts = {}
+    for size in sizes:
+        name = re.sub(r"^blocks\.\d+", "blocks.*", size["part"])
+        parts.setdefault("code" if size["kind"] == "code" else name, []).append(size)
+    return parts
+
+
+def _print_sizes(title: str, sizes: list[dict]) -> None:
+    rows = (
+        (
+            name,
+            ", ".join(dict.fromkeys(size["format"] for size in members)),
+            *(f"{sum(size[key] for size in members):,}" for key in ("bytes", "stored")),
+        )
+        for name, members in kinds(sizes).items()
+    )
+    _print_table(title, ("part", "format", "bytes", "stored"), rows)
+
+
+def sizes(rows: list[dict]) -> None:
+    """Print the bytes of every part of an artifact (rows of fast.artifact.size_report)."""
+    total = sum(row["stored"] for row in rows)
+    _print_sizes(f"Artifact: {total:,} of {LIMIT:,} bytes", rows)
+
+
 def summary(result: dict, out: Path, sizes: list[dict]) -> None:
     """Print a finished run: its scores beside the compressors on the same text, then the artifact's
     sizes (rows of fast.artifact.size_report).
@@ -176,23 +211,8 @@ def summary(result: dict, out: Path, sizes: list[dict]) -> None:
         ("method", *BITS_COLUMNS, "text"),
         scored + baselines,
     )
-    parts = {}  # one row for the tensors of one kind in all blocks, one for all code
-    for size in sizes:
-        name = re.sub(r"^blocks\.\d+", "blocks.*", size["part"])
-        parts.setdefault("code" if size["kind"] == "code" else name, []).append(size)
-    _print_table(
-        f"Artifact: {result['artifact_bytes'] + result['code_bytes']:,} of {LIMIT:,} bytes, codec"
-        f" {result['codec']}",
-        ("part", "format", "bytes", "stored"),
-        (
-            (
-                name,
-                ", ".join(dict.fromkeys(size["format"] for size in members)),
-                *(f"{sum(size[key] for size in members):,}" for key in ("bytes", "stored")),
-            )
-            for name, members in parts.items()
-        ),
-    )
+    total = result["artifact_bytes"] + result["code_bytes"]
+    _print_sizes(f"Artifact: {total:,} of {LIMIT:,} bytes, codec {result['codec']}", sizes)
     _print_line(
         f"{result['parameters']:,} parameters, {result['steps']} steps in"
         f" {result['seconds']:.0f} s, {result['tokens_per_second']:,.0f} tokens/s; files in {out}"
@@ -325,26 +345,37 @@ def bench(rows: list[dict]) -> None:
 
 
 def formats(rows: list[dict]) -> None:
-    """Print one line per way to store weights: its size, and the damage above float32 weights."""
+    """Print one line per way to store weights: its size, and the damage above float32 weights.
+    Where the terminal is narrow, codec and seconds are left to --json.
+    """
     known = {row["format"]: row["bytes"] for row in rows}
+    cells = [
+        {
+            "format": row["format"],
+            "dial": _short(row["dial"]),
+            "codec": row["codec"],
+            "bytes": f"{row['bytes']:,}",
+            "vs e4m3": f"{row['bytes'] / known['e4m3'] - 1:+.1%}",
+            "bits/weight": f"{row['bits_per_parameter']:.2f}",
+            "BPB": _bits(row["bpb"]),
+            "damage": _bits(row["damage"]) + (f" ± {row['stderr']:.4f}" if row["stderr"] else ""),
+            "s": f"{row['seconds_to_store']:.1f}, {row['seconds_to_open']:.1f}",
+        }
+        for row in rows
+    ]
+    columns = {name: name for name in cells[0]}
+    if console.width < WIDE:
+        columns |= {"bits/weight": "bits"}
+        del columns["codec"], columns["s"]
+        for row in cells:
+            row["format"] = row["format"].replace(", ", ",\n")
+    first = rows[0]
+    _print_line(
+        f"Weight formats, {first['windows']} windows, {first['estimator']}, on {first['machine']}"
+    )
+    shown = ([row[name] for name in columns] for row in cells)
     _print_table(
-        f"Weight formats, {rows[0]['windows']} windows, {rows[0]['estimator']}, on"
-        f" {rows[0]['machine']}",
-        ("format", "dial", "codec", "bytes", "vs e4m3", "bits/weight", "BPB", "damage", "s"),
-        (
-            (
-                row["format"],
-                _short(row["dial"]),
-                row["codec"],
-                f"{row['bytes']:,}",
-                f"{row['bytes'] / known['e4m3'] - 1:+.1%}",
-                f"{row['bits_per_parameter']:.2f}",
-                _bits(row["bpb"]),
-                _bits(row["damage"]) + (f" ± {row['stderr']:.4f}" if row["stderr"] else ""),
-                f"{row['seconds_to_store']:.1f}, {row['seconds_to_open']:.1f}",
-            )
-            for row in rows
-        ),
+        "Bits are per weight, damage is BPB above float32 weights", columns.values(), shown
     )
 
 

@@ -28,7 +28,7 @@ from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
 from harness.packaging import size
 from harness.progress import bar
-from harness.scoring import score_fresh
+from harness.scoring import locate, score_fresh
 from reference.recipe import InputError, Recipe, check
 
 # What a demo prints
@@ -293,11 +293,11 @@ def _ship(
     return summary
 
 
-def sizes(out: Path) -> list[dict]:
-    """Return the size of every part of a finished run's artifact and code: rows of
-    artifact.size_report.
+def sizes(run: Path) -> list[dict]:
+    """Return the size of every part of the artifact, of a finished run or a file, and of its code:
+    rows of artifact.size_report.
     """
-    file = out / "artifact.mgolf"
+    file, _ = locate(run)
     header, _ = artifact.read(file)
     code = size.code_bytes(artifact.recipe_of(header), header["codec"])
     return artifact.size_report(header, file.stat().st_size, code)

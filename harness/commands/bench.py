@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness import paths
+from harness import devices, paths
 from harness.bench import results
-from harness.commands.flags import Json, check_device
+from harness.commands.flags import Json
 from harness.progress import bar
 from reference.recipe import PRESETS, InputError
 
@@ -111,7 +111,7 @@ class Bench:
         if self.piece == "compare":
             both = compare.files(self.paths)
             return both, lambda: report.bench_pair(both)
-        name = check_device(self.device)
+        name = devices.check_device(self.device)
         if self.piece == "device":
             separate = {"auto": None, "yes": True, "no": False}[self.separate]
             settings = (name, self.smoke, self.compiled, self.pairs, self.parts, self.budget)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import paths
-from harness.commands.flags import Json, check_device
+from harness import devices, paths
+from harness.commands.flags import Json
 from harness.compression import CodedOrder, compressed_path
 
 
@@ -44,7 +44,7 @@ class Compress:
         from harness import report
         from harness.compression import compress
 
-        device = check_device(self.device)
+        device = devices.check_device(self.device)
         result = compress.compress(
             self.file, self.run_, self.out, self.order, self.tokenizer, device, self.verify
         )

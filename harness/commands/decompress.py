@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import paths
-from harness.commands.flags import Json, check_device
+from harness import devices, paths
+from harness.commands.flags import Json
 from harness.compression import restored_path
 
 
@@ -40,6 +40,6 @@ class Decompress:
         from harness.compression import compress
 
         result = compress.decompress(
-            self.file, self.run_, self.out, self.tokenizer, check_device(self.device)
+            self.file, self.run_, self.out, self.tokenizer, devices.check_device(self.device)
         )
         return result, lambda: report.compression(result)

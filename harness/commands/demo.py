@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import ranks, run_directory
-from harness.commands.flags import Fields, Flat, Json, check_device
+from harness import api, ranks, run_directory
+from harness.commands.flags import Fields, Flat, Json
 from harness.corpus.sources import Source
 from reference.recipe import DEMO, Recipe, check
 
@@ -53,17 +53,19 @@ class Demo:
         check(recipe)
         if ranks.rank() == 0:
             run_directory.check(self.out, False, True, recipe)
-        from harness import report, runs
+        from harness import runs
 
-        summary = runs.run(
+        run = api.train(
             recipe,
-            self.source,
-            self.out,
+            data=self.source.data,
+            tokenizer=self.source.tokenizer,
+            text=self.source.text,
+            out=self.out,
             overwrite=True,
-            device=check_device(self.device),
+            device=self.device,
             compiled=self.compiled,
             preflight=self.preflight,
             scoring=runs.SCORING,
             sequences=runs.DEMO_WINDOWS,
         )
-        return summary, lambda: report.summary(summary, self.out, runs.sizes(self.out))
+        return run and run.json, run and run.show

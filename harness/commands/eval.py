@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import paths
-from harness.commands.flags import Flat, Json, check_device
+from harness import api, devices, paths
+from harness.commands.flags import Flat, Json
 from harness.corpus.sources import Source
 from harness.estimate import Estimate
 from reference.recipe import InputError
@@ -125,19 +125,26 @@ class Eval:
             paths.run_or_artifact(run)
         for file in self.merge:
             paths.check_readable(file, *paths.PARTIAL)
-        from harness import paired, partial, report, scoring, stats
+        from harness import paired, partial, report
 
         if self.merge:
             merged = partial.merge(list(self.merge))
             return merged, lambda: report.scores([merged])
-        device = check_device(self.device or "cpu")
+        device = self.device or "cpu"
         compiled = self.compiled if self.compiled or self.no_compiled else None
-        settings = self.source, self.estimate, device, compiled
         if self.compare:
+            settings = self.source, self.estimate, devices.check_device(device), compiled
             compared = paired.runs(self.runs, *settings, self.plot)
             return compared, lambda: report.comparison(compared)
-        scores = scoring.every((*self.runs, *self.against), *settings, self.partial)
-        if len(scores) == 1:
-            return scores[0], lambda: report.scores(scores)
-        result = stats.sets(scores, len(self.runs))
-        return result, lambda: report.sets(result)
+        result = api.score(
+            self.runs[0] if len(self.runs) == 1 else self.runs,
+            against=self.against,
+            data=self.source.data,
+            tokenizer=self.source.tokenizer,
+            text=self.source.text,
+            device=device,
+            compiled=compiled,
+            partial=self.partial,
+            **vars(self.estimate),
+        )
+        return result.json, result.show

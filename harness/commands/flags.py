@@ -5,8 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import paths, run_directory
-from reference.recipe import InputError, Recipe
+from harness import devices, paths, run_directory
+from reference.recipe import Recipe
 
 
 def _resume(words: list[str]) -> run_directory.Resume:
@@ -47,7 +47,7 @@ def check(command) -> None:
 
         check_image(command.plot)
     if getattr(command, "device", None):
-        check_device_name(command.device)
+        devices.check_name(command.device)
     if hasattr(command, "source"):
         check_source(command.source)
     elif getattr(command, "tokenizer", None):
@@ -73,28 +73,3 @@ def check_tokenizer(path: Path | None) -> None:
     from fast.bytes import load_tokenizer
 
     load_tokenizer(path)
-
-
-def check_device_name(name: str) -> None:
-    """Raise InputError unless it is a kind of device that is supported, there or not."""
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise InputError(
-            f"--device {name}: expected cpu or cuda, found {kind or 'nothing'}; choose one of these"
-        )
-
-
-def check_device(name: str) -> str:
-    """Return the device's name; InputError where this machine does not have it."""
-    check_device_name(name)
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"--device {name}: expected a device of this machine, found none ({reason}); use"
-            " --device cpu"
-        ) from error
-    return name

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness import overview, paths
-from harness.commands.flags import Flat, Json, check_device
+from harness import devices, overview, paths
+from harness.commands.flags import Flat, Json
 from harness.corpus.sources import Source
 from reference.recipe import InputError
 
@@ -65,6 +65,6 @@ class Pack:
 
         claim = Claim(**{one.name: getattr(self, one.name) for one in fields(Claim)})
         packed = pack(
-            self.runs, self.out, claim, check_device(self.device), self.source, self.budget
+            self.runs, self.out, claim, devices.check_device(self.device), self.source, self.budget
         )
         return packed, lambda: report.packed(packed)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness import pieces
-from harness.commands.flags import Json, check_device
+from harness import api
+from harness.commands.flags import Json
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,6 @@ class Parity:
 
     def run(self):
         """Return the rows, and whether all of them passed."""
-        pieces.select(self.pieces)
-        from harness import parity, report
-        from harness.progress import bar
-
-        device = check_device(self.device)
-        dtypes = (self.dtype,) if self.dtype else parity.PRODUCTION
-        with bar("parity", "pieces") as progress:
-
-            def show(done: int, total: int, new: list) -> None:
-                progress.update(done, total, new[0].piece)
-
-            rows = parity.parity(self.pieces, device, dtypes, self.compiled, show)
-        result = [row.plain() for row in rows]
-        return result, lambda: report.parity(result), all(row.passed for row in rows)
+        dtypes = self.dtype and (self.dtype,)
+        result = api.parity(self.pieces, device=self.device, dtypes=dtypes, compiled=self.compiled)
+        return result.json, result.show, result.passed

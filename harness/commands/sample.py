@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import paths
-from harness.commands.flags import Json, check_device
+from harness import api, paths
+from harness.commands.flags import Json
 from reference.recipe import InputError, Order
 
 
@@ -45,16 +45,16 @@ class Sample:
                 f" {self.order}; drop it"
             )
         paths.run_or_artifact(self.run_)
-        from harness import report, samples
-
-        settings = (
+        drawn = api.sample(
+            self.run_,
             self.prompt,
-            self.count,
-            self.order,
-            self.step,
-            self.block,
-            self.temperature,
-            self.seed,
+            count=self.count,
+            order=self.order,
+            step=self.step,
+            block=self.block,
+            temperature=self.temperature,
+            seed=self.seed,
+            tokenizer=self.tokenizer,
+            device=self.device,
         )
-        drawn = samples.sample(self.run_, self.tokenizer, *settings, check_device(self.device))
-        return drawn, lambda: report.samples(drawn)
+        return drawn.json, drawn.show

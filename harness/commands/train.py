@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import ranks, run_directory
-from harness.commands.flags import Fields, Flat, Json, Resume, check_device
+from harness import api, ranks, run_directory
+from harness.commands.flags import Fields, Flat, Json, Resume
 from harness.corpus.sources import Source
 from reference.recipe import check
 
@@ -45,20 +45,21 @@ class Train:
         if not self.dry_run and ranks.rank() == 0:
             # Asked again once the data is open: here so that nobody waits for torch to hear it
             run_directory.check(out, self.resume, self.overwrite, self.recipe)
-        from harness import report, runs
-
         if self.dry_run:
+            from harness import report, runs
+
             plan = runs.plan(self.recipe)
             return plan, lambda: report.plan(plan)
-        device = check_device(self.device)
-        summary = runs.run(
+        run = api.train(
             self.recipe,
-            self.source,
-            out,
-            self.resume,
-            self.overwrite,
-            device,
-            self.compiled,
-            self.preflight,
+            data=self.source.data,
+            tokenizer=self.source.tokenizer,
+            text=self.source.text,
+            out=out,
+            resume=self.resume,
+            overwrite=self.overwrite,
+            device=self.device,
+            compiled=self.compiled,
+            preflight=self.preflight,
         )
-        return summary, lambda: report.summary(summary, out, runs.sizes(out))
+        return run and run.json, run and run.show

@@ -132,7 +132,10 @@ def stored_anew(run: Run, budget: int, device: str, folder: Path) -> Run:
     try:
         artifact.write(file, shadow, recipe, kept, size.CODEC, batch, run.state.exponents)
     except InputError as error:
-        raise InputError(f"{run.folder}: {error}") from error
+        left = recipe.quantization.budget
+        raise InputError(
+            f"{run.folder}: --budget {budget:,} leaves {left:,} bytes beside the code; {error}"
+        ) from error
     header, _ = artifact.read(file)
     return replace(run, recipe=recipe, header=header, data=file.read_bytes(), stored=file)
 

@@ -410,7 +410,7 @@ def test_a_budget_that_nothing_fits_is_refused(seeds, tmp_path):
     code = sum(size.code_bytes(size.within(recipe, 16_000_000)).values())
     for budget, message in (
         (10_000, r"--budget: expected more bytes than the code alone takes"),
-        (code + 1000, r"quantization.budget: expected an artifact of at most"),
+        (code + 1000, r"leaves [\d,]+ bytes beside the code; quantization.budget: expected"),
     ):
         with pytest.raises(InputError, match=message):
             pack(seeds, tmp_path / "out", Claim(**WHO), budget=budget)

@@ -342,10 +342,7 @@ def test_what_a_command_is_given_arrives(name, monkeypatch, unasked):
     """From the words of the command line to the call that does the work."""
     arguments, functions = COMMANDS[name]
     command = name.partition(",")[0].split()
-    home = {"import": "import_"}.get(command[0], command[0])
-    monkeypatch.setattr(
-        f"harness.commands.{home}.check_device", lambda name: f"checked {name}", raising=False
-    )
+    monkeypatch.setattr("harness.devices.check_device", lambda name: f"checked {name}")
     *_, last = functions
     calls = {
         where: record(monkeypatch, where, reached if where == last else back)
@@ -423,7 +420,7 @@ def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch, unasked):
 
     monkeypatch.setattr(scoring, "run_without_interrupts", run)
     scored = record(monkeypatch, "harness.scoring.every", reached)
-    monkeypatch.setattr("harness.commands.eval.check_device", lambda name: name)
+    monkeypatch.setattr("harness.devices.check_device", lambda name: name)
     texts = Source(tokenizer=B, text=(C, D))
     for asked in (
         (A, "chain", "confidence", 6, "cuda:3", True, texts),

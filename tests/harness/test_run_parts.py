@@ -565,6 +565,7 @@ def test_no_more_windows_are_scored_than_there_are(asked, scored, shipped, calls
 
 def test_sizes_are_those_of_the_file_and_of_its_code(tmp_path, calls):
     (tmp_path / "artifact.mgolf").write_bytes(b"x" * 77)
+    (tmp_path / "recipe.json").write_text('{"source": {}}')
     header = {"codec": "lzma"}
     calls.plant(runs.artifact, "read", (header, {}))
     calls.plant(runs.artifact, "recipe_of", "recipe")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-CODE = ("reference", "fast", "harness", "tests", "pyproject.toml")
+CODE = ("maskgolf", "reference", "fast", "harness", "tests", "pyproject.toml")
 
 
 class Copy:
