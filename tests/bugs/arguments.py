@@ -15,31 +15,42 @@ def first_arguments(count: int):
     return lambda original, *given, **_: original(*given[:count])
 
 
+def swapped(one: int, other: int):
+    """A function that makes the call with two of its arguments in each other's place."""
+
+    def call_swapped(original, *given, **named):
+        given = list(given)
+        given[one], given[other] = given[other], given[one]
+        return original(*given, **named)
+
+    return call_swapped
+
+
 BUGS = [
     Bug(
         "resume-dropped",
-        "harness.commands.train.Train.run",
+        "harness.api.train",
         call("run", by=argument(3, always(False))),
         "a run of hours begins again from the start",
         (f"{COMMANDS}[train]",),
     ),
     Bug(
         "resume-and-overwrite-swapped",
-        "harness.commands.train.Train.run",
-        (name("resume", nth=-1, to="overwrite"), name("overwrite", nth=-1, to="resume")),
+        "harness.api.train",
+        call("run", by=swapped(3, 4)),
         "two booleans side by side",
         (f"{COMMANDS}[train]",),
     ),
     Bug(
         "compiled-flag-dropped",
-        "harness.commands.train.Train.run",
+        "harness.api.train",
         call("run", by=argument(6, always(True))),
         "--no-compiled compiles all the same",
         (f"{COMMANDS}[train]",),
     ),
     Bug(
         "preflight-flag-dropped",
-        "harness.commands.train.Train.run",
+        "harness.api.train",
         call("run", by=first_arguments(7)),
         "the check that every run begins with is off by default",
         (f"{COMMANDS}[train]",),
@@ -47,28 +58,28 @@ BUGS = [
     Bug(
         "demo-trains-what-it-likes",
         "harness.commands.demo.Demo.run",
-        call("run", by=without("compiled")),
+        call("train", by=without("compiled")),
         "a keyword that has a default is missed by nobody",
         (f"{COMMANDS}[demo]",),
     ),
     Bug(
         "demo-scores-the-whole-split",
         "harness.commands.demo.Demo.run",
-        call("run", by=without("sequences")),
+        call("train", by=without("sequences")),
         "chain rules over all of the text: the demo takes an hour",
         (f"{COMMANDS}[demo]",),
     ),
     Bug(
         "temperature-dropped",
-        "harness.commands.sample.Sample.run",
-        name("temperature", nth=-1, by=always(1.0)),
+        "harness.api.sample",
+        call("sample", by=argument(7, always(1.0))),
         "samples look as they always do",
         (f"{COMMANDS}[sample]",),
     ),
     Bug(
         "step-and-block-swapped",
-        "harness.commands.sample.Sample.run",
-        (name("step", nth=-1, to="block"), name("block", nth=-1, to="step")),
+        "harness.api.sample",
+        call("sample", by=swapped(5, 6)),
         "integers in a row, passed by position",
         (f"{COMMANDS}[sample]",),
     ),
