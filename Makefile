@@ -5,6 +5,7 @@
 # make lower             production lowered for an H100 without one: fails on what would not run there, predicts the rest;
 #                        about 2 minutes and several GB; PRESET=golf OPTIONS="--attention flash --json lower.json"
 # make wheels            what a GPU machine without a network lacks, as wheels in .whl
+# make docs              the documentation as pages in site/, from docs/ and the docstrings
 # make venv              the environment alone
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
@@ -28,7 +29,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lint bench lower wheels venv exhaustive soak fuzz golden study mutate clean
+.PHONY: demo test lint docs bench lower wheels venv exhaustive soak fuzz golden study mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -39,6 +40,9 @@ test: lint
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+docs: $(VENV)/installed-docs
+	$(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=$(JSON) --benchmark-columns=median,iqr,rounds
@@ -79,6 +83,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint constraints.txt
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]' --constraint constraints.txt
 	@touch $@
 
 $(VENV)/installed-fuzz: $(VENV)/installed-test

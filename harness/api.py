@@ -75,8 +75,8 @@ def train(
     it is named. scoring: (estimator, order) pairs, on the first `sequences` windows. Under torchrun
     ranks above 0 return None.
 
-    Example:
-        run = maskgolf.train("tiny", {"training.iterations": 20}, out="runs/mine")
+    Examples:
+        >>> run = maskgolf.train("tiny", {"training.iterations": 20}, out="runs/mine")
     """
     if isinstance(recipe, str):
         recipe = recipe_of(recipe, changes)
@@ -111,9 +111,9 @@ def _run(summary: dict, path: Path) -> Run:
 def load(run: Named, *, tokenizer: str | Path | None = None, device: str = "cpu") -> Model:
     """Read a model from its artifact. tokenizer: that of the run's data unless it is named.
 
-    Example:
-        model = maskgolf.load("runs/demo")
-        model.plot().savefig("bytes.png")
+    Examples:
+        >>> model = maskgolf.load("runs/demo")
+        >>> model.plot().savefig("bytes.png")
     """
     device = devices.check_device(device)
     from fast import transformer
@@ -152,9 +152,9 @@ def score(
     harness.estimate.Estimate (estimator, order, draws, sequences, seed ...). partial: a file that
     keeps every window's numbers, to go on from. compiled None decides by the work.
 
-    Example:
-        score = maskgolf.score("runs/demo", estimator="causal", sequences=16)
-        print(score.bpb, score.stderr_sequences)
+    Examples:
+        >>> score = maskgolf.score("runs/demo", estimator="causal", sequences=16)
+        >>> print(score.bpb, score.stderr_sequences)
     """
     one = isinstance(run, Named)
     runs = [_path(each) for each in ([run] if one else run)]
@@ -189,8 +189,8 @@ def sample(
     """Draw `count` texts from a model along an evaluation order, `step` positions per pass. The
     same seed draws the same. temperature 0 takes the most probable token.
 
-    Example:
-        print(maskgolf.sample("runs/demo", "The class", temperature=0.8)[0])
+    Examples:
+        >>> print(maskgolf.sample("runs/demo", "The class", temperature=0.8)[0])
     """
     device = devices.check_device(device)
     from harness import samples
@@ -211,8 +211,8 @@ def parity(
     """Compare the fast half with the specification. pieces: names as maskgolf parity takes them;
     none means all. dtypes: those of the presets unless they are named.
 
-    Example:
-        assert maskgolf.parity(["masks", "attention"]).passed
+    Examples:
+        >>> assert maskgolf.parity(["masks", "attention"]).passed
     """
     names = (pieces,) if isinstance(pieces, str) else tuple(pieces)
     select(names)

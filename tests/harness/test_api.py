@@ -43,7 +43,7 @@ def timeless(value):
 def test_the_package_holds_five_names():
     assert maskgolf.__all__ == ["load", "parity", "sample", "score", "train"]
     for name in maskgolf.__all__:
-        assert "Example:" in inspect.getdoc(getattr(maskgolf, name))
+        assert "Examples:" in inspect.getdoc(getattr(maskgolf, name))
 
 
 def test_importing_loads_no_torch():
