@@ -15,6 +15,7 @@ from harness.corpus.sources import Source
 from harness.estimate import Estimate
 from harness.pieces import select
 from harness.results import Model, Parity, Run, Samples, Score, Scores
+from harness.tracking import Tracking
 from reference.recipe import PRESETS, InputError, Order, Recipe
 
 Named = str | Path | Run | Model
@@ -67,13 +68,15 @@ def train(
     preflight: bool = True,
     scoring: Iterable[tuple[str, str | None]] | None = None,
     sequences: int | None = None,
+    tensorboard: bool = False,
+    wandb: str | None = None,
 ) -> Run | None:
     """Train a model, write its artifact and score it from the file.
 
     recipe: a preset's name, with `changes` of some fields by name, or a Recipe. data: a folder of
     shards; text: files; neither: the embedded corpus. out: the run directory, runs/PRESET unless
-    it is named. scoring: (estimator, order) pairs, on the first `sequences` windows. Under torchrun
-    ranks above 0 return None.
+    it is named. scoring: (estimator, order) pairs, on the first `sequences` windows. tensorboard,
+    wandb: as harness.tracking.Tracking says. Under torchrun ranks above 0 return None.
 
     Examples:
         >>> run = maskgolf.train("tiny", {"training.iterations": 20}, out="runs/mine")
@@ -85,6 +88,8 @@ def train(
     out = Path("runs") / recipe.preset if out is None else Path(out)
     source = _source(data, tokenizer, text)
     source.check()
+    tracking = Tracking(tensorboard, wandb)
+    tracking.check()
     device = devices.check_device(device)
     from harness import runs
 
@@ -99,6 +104,7 @@ def train(
         preflight,
         runs.SCORING[:2] if scoring is None else tuple(scoring),
         sequences,
+        tracking,
     )
     return None if summary is None else _run(summary, out)
 

@@ -526,6 +526,14 @@ def explanation(check: dict, meaning: str) -> None:
     _print_line(f"How to fix it: {check['fix']}")
 
 
+def exported(written: dict) -> None:
+    """Print what an export wrote."""
+    _print_line(
+        f"{written['file']}: {written['parameters']:,} parameters in {written['tensors']} tensors,"
+        f" {written['dtype']}, {written['bytes']:,} bytes"
+    )
+
+
 def packed(described: dict) -> None:
     """Print a packed submission: its seeds, sizes and folder."""
     _print_table(

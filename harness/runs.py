@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from fast import artifact, data, distributed, evaluate, transformer
-from fast.callbacks import Metrics, StopOnRequest, TrainLog, run_callbacks, validation_text
+from fast.callbacks import StopOnRequest, TrainLog, run_callbacks, validation_text
 from fast.checkpoint import write_atomic
 from fast.distributed import World
 from fast.errors import PeerLost, TrainingError
@@ -29,6 +29,8 @@ from harness.corpus.sources import Source
 from harness.packaging import size
 from harness.progress import bar
 from harness.scoring import locate, score_fresh
+from harness.trackers import TrackedMetrics, opened
+from harness.tracking import Tracking
 from reference.recipe import InputError, Recipe, check
 
 # What a demo prints
@@ -116,6 +118,7 @@ def _train(
     resumed: bool,
     world: World,
     compiled: bool,
+    tracking: Tracking | None = None,
 ) -> State:
     batch = data.batches(dataset.train, recipe)
     validate = evaluate.validator(recipe, dataset.validation, dataset.tokenizer.table, world.device)
@@ -124,9 +127,10 @@ def _train(
         deterministic(recipe.training.repeatable),
         distributed.stop_on_all_ranks(world) as stop,
         bar(f"train {recipe.preset}", "steps", world.rank > 0) as progress,
+        opened(None if world.rank else tracking, out, asdict(recipe), state.step) as trackers,
     ):
         train_log = TrainLog(out / "train.log", progress.say)
-        metrics = Metrics(out / "metrics.jsonl")
+        metrics = TrackedMetrics(out / "metrics.jsonl", trackers)
         if resumed and world.rank == 0:
             train_log.resume()
             metrics.resume(state.step)
@@ -173,12 +177,14 @@ def run(
     preflight=False,
     scoring=SCORING[:2],
     sequences=None,
+    tracking: Tracking | None = None,
 ) -> dict | None:
     """Train, ship and score one run, on the first `sequences` windows of the validation split;
     return its summary (SPEC section 13).
 
     resume: go on from the checkpoint in `out`; "auto" begins where there is none. preflight: check
-    parity on the device, compiled where the run is, before anything is written.
+    parity on the device, compiled where the run is, before anything is written. tracking: where
+    the records go beside metrics.jsonl.
     Under torchrun every rank trains, rank 0 does the rest and returns the summary, the others None.
     """
     world, dataset = distributed.join(device), None
@@ -208,7 +214,7 @@ def run(
             )
         known = objective_of(recipe.model).estimators
         scoring = [pair for pair in scoring if pair[0] in known] or [(None, None)]  # its own
-        state = _train(recipe, dataset, out, state, resume, world, compiled)
+        state = _train(recipe, dataset, out, state, resume, world, compiled, tracking)
         distributed.leave()
         if world.rank > 0:
             return None

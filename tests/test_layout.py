@@ -154,6 +154,7 @@ LATE = {
     "harness/ranks.py": {"fast.distributed"},  # loads torch
     "harness/corpus/fineweb.py": {"huggingface_hub"},  # an extra
     "harness/overview.py": {"matplotlib"},  # an extra
+    "harness/trackers.py": {"torch.utils.tensorboard", "wandb"},  # extras
     "harness/importers/archive.py": {"compression", "zstandard"},  # one of them may be there
     "harness/lower/": {"triton", "harness.lower"},  # Linux, and a CUDA build of torch
     "harness/corpus/documents.py": {"pydoc_data.topics"},  # left out of some Pythons
@@ -208,17 +209,19 @@ MAY_IMPORT = {
     "cli": "command_line interrupts",
     "command_line": "commands errors interrupts ranks",
     "commands": (
-        "api bench compression corpus devices estimate importers overview packaging paired partial"
-        " paths progress ranks report run_directory runs validate"
+        "api bench compression corpus devices estimate export importers overview packaging paired"
+        " partial paths progress ranks report run_directory runs tracking validate"
     ),
     "api": (
         "compression corpus devices estimate parity pieces progress results run_directory runs"
-        " samples scoring stats"
+        " samples scoring stats tracking"
     ),
     "results": "corpus overview report runs",
     "bench": "corpus errors overview parity progress report runs scoring",
     "lower": "bench",
-    "runs": "compression corpus packaging parity progress run_directory scoring",
+    "export": "scoring",
+    "runs": "compression corpus packaging parity progress run_directory scoring trackers tracking",
+    "trackers": "tracking",
     "scoring": "corpus errors estimate partial paths progress report",
     "paired": "corpus overview progress report scoring",
     "samples": "compression corpus",

@@ -24,6 +24,7 @@ NAMES = (  # as --help lists them
     "pack",
     "validate",
     "import",
+    "export",
     "data",
 )
 

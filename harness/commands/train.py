@@ -9,6 +9,7 @@ import tyro
 from harness import api, ranks, run_directory
 from harness.commands.flags import Fields, Flat, Json, Resume
 from harness.corpus.sources import Source
+from harness.tracking import Tracking
 from reference.recipe import check
 
 
@@ -35,6 +36,7 @@ class Train:
     """torch.compile the step and the scoring."""
     preflight: bool = True
     """Check parity with the specification on the device before the first step."""
+    tracking: Annotated[Tracking, Flat] = field(default_factory=Tracking)
     json: Json = None
     """Write the summary to PATH, - for stdout."""
 
@@ -42,6 +44,7 @@ class Train:
         """Return the summary, or the plan of a dry run."""
         out = self.out or Path("runs") / self.recipe.preset
         check(self.recipe)
+        self.tracking.check()
         if not self.dry_run and ranks.rank() == 0:
             # Asked again once the data is open: here so that nobody waits for torch to hear it
             run_directory.check(out, self.resume, self.overwrite, self.recipe)
@@ -61,5 +64,6 @@ class Train:
             device=self.device,
             compiled=self.compiled,
             preflight=self.preflight,
+            **vars(self.tracking),
         )
         return run and run.json, run and run.show

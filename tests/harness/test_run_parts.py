@@ -104,7 +104,7 @@ def test_a_run_begins_is_trained_and_shipped(run_of, calls):
     assert prepared == ["out", False, False, TINY] and isinstance(holding, contextlib.ExitStack)
     assert calls.of("_describe") == [("out", TINY, SOURCE, {"of": "data"}, False)]
     assert calls.of("initial_state") == [(TINY, "device")] and not calls.of("restore")
-    assert calls.of("_train") == [(TINY, DATASET, "out", "fresh", False, world, False)]
+    assert calls.of("_train") == [(TINY, DATASET, "out", "fresh", False, world, False, None)]
     shipped = (("nelbo", None),)
     assert calls.of("_ship") == [
         (TINY, DATASET, "out", "trained", list(shipped), None, "device", False)
@@ -121,7 +121,7 @@ def test_a_run_begins_is_trained_and_shipped(run_of, calls):
 def test_what_a_run_does_unless_asked(run_of, calls):
     """Nothing is resumed, replaced or checked; it is compiled, on the CPU."""
     run_of()
-    assert calls.of("join") == [("cpu",)] and calls.of("_train")[0][-1] is True
+    assert calls.of("join") == [("cpu",)] and calls.of("_train")[0][6:] == (True, None)
     assert calls.of("check") == [("out", False, False, TINY)] and not calls.of("_check_parity")
     assert calls.of("_ship")[0][5:] == (None, "device", True)
 
@@ -140,6 +140,7 @@ def test_a_run_that_goes_on_is_compared_before_and_once_it_is_held(
         preflight=preflight,
         sequences=7,
         compiled="how",
+        tracking="trackers",
     )
     expected = ["join", "plan", "share", "check", "open_dataset"]
     expected += ["_check_data"] if goes_on else []
@@ -158,6 +159,7 @@ def test_a_run_that_goes_on_is_compared_before_and_once_it_is_held(
         resumes,
         World(0, 1, "device"),
         "how",
+        "trackers",
     )
     assert calls.of("_ship")[0][5] == 7
 
