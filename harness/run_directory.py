@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from fast.config import CHECKPOINT, changes
+from harness.tracking import FILES
 from reference.recipe import InputError, Recipe
 
 Resume = bool | Literal["auto"]
 # All there is of a run that was killed before it wrote its recipe
 BEGUN = {"checkpoint", ".recipe.json.tmp"}
 # What a run writes before its first checkpoint, temporary files aside
-EARLY = BEGUN | {"recipe.json", "train.log", "metrics.jsonl"}
+EARLY = BEGUN | {"recipe.json", "train.log", "metrics.jsonl"} | FILES
 
 
 def begun(out: Path) -> dict:

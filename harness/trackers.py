@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fast.callbacks import Metrics
-from harness.tracking import Tracking
-
-FOLDER = "tensorboard"  # in the run directory
-RUN_ID = "wandb-run-id.txt"  # there too: a run that goes on is one run
+from harness.tracking import FOLDER, RUN_ID, Tracking
 
 
 class TensorBoard:

@@ -7,6 +7,11 @@ from importlib.util import find_spec
 
 from reference.recipe import InputError
 
+# What trackers write in a run directory
+FOLDER = "tensorboard"
+RUN_ID = "wandb-run-id.txt"  # a run that goes on is one run
+FILES = {FOLDER, "wandb", RUN_ID}
+
 
 @dataclass(frozen=True)
 class Tracking:

@@ -221,6 +221,7 @@ MAY_IMPORT = {
     "lower": "bench",
     "export": "scoring",
     "runs": "compression corpus packaging parity progress run_directory scoring trackers tracking",
+    "run_directory": "tracking",
     "trackers": "tracking",
     "scoring": "corpus errors estimate partial paths progress report",
     "paired": "corpus overview progress report scoring",

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import cli, trackers, tracking
+from harness import cli, run_directory, trackers, tracking
 from harness.tracking import Tracking
+from reference.recipe import TINY as TINY_RECIPE
 from reference.recipe import InputError
 from tests.support.commands import TINY
 
@@ -64,7 +65,7 @@ def test_the_file_is_the_same_with_and_without_trackers(tmp_path, wandb):
 
 def test_events_hold_every_number(tmp_path):
     record(tmp_path, Tracking(tensorboard=True), RECORDS)
-    assert events(tmp_path / trackers.FOLDER) == {
+    assert events(tmp_path / tracking.FOLDER) == {
         "train_loss": [(1, 5.0), (10, 4.0)],
         "grad_norm": [(1, 0.5), (10, 0.25)],
         "val_bpb": [(10, 2.5)],
@@ -75,7 +76,7 @@ def test_a_run_that_goes_on_replaces_what_came_after_its_checkpoint(tmp_path):
     record(tmp_path, Tracking(tensorboard=True), RECORDS)
     again = [{"step": 10, "train_loss": 3.0, "grad_norm": 0.125}]
     record(tmp_path, Tracking(tensorboard=True), again, step=5)
-    assert events(tmp_path / trackers.FOLDER)["train_loss"] == [(1, 5.0), (10, 3.0)]
+    assert events(tmp_path / tracking.FOLDER)["train_loss"] == [(1, 5.0), (10, 3.0)]
 
 
 def test_a_project_gets_the_recipe_and_every_record(tmp_path, wandb):
@@ -126,7 +127,17 @@ def test_a_run_is_tracked(corpus, tmp_path, wandb, monkeypatch):
     assert cli.main(["train", *TINY, *words]) == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["train_loss"]) for line in lines if "train_loss" in line]
-    assert events(out / trackers.FOLDER)["train_loss"] == pytest.approx(losses, rel=1e-6)
+    assert events(out / tracking.FOLDER)["train_loss"] == pytest.approx(losses, rel=1e-6)
     [run] = wandb
     assert [told["step"] for told in run.told] == [line["step"] for line in lines]
     assert run.settings["config"]["preset"] == "tiny"
+
+
+def test_a_tracked_run_that_was_killed_early_begins_again(tmp_path, wandb):
+    """Its trackers' files are no sign of a finished run."""
+    record(tmp_path, Tracking(True, "golf"), RECORDS)
+    (tmp_path / "recipe.json").write_text("{}")
+    assert run_directory.check(tmp_path, "auto", False, TINY_RECIPE) is False
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match="pass --overwrite"):
+        run_directory.check(tmp_path, "auto", False, TINY_RECIPE)
