@@ -136,6 +136,7 @@ def load(run: Named, *, tokenizer: str | Path | None = None, device: str = "cpu"
         parameters=sum(map(math.prod, shapes.values())),
         artifact_bytes=locate(path)[0].stat().st_size,
         predictor=predictor,
+        tokenizer=tokenizer and Path(tokenizer),
     )
 
 
@@ -201,7 +202,7 @@ def sample(
     device = devices.check_device(device)
     from harness import samples
 
-    path = _path(run)
+    path, tokenizer = _path(run), tokenizer or getattr(run, "tokenizer", None)
     settings = prompt, count, order, step, block, temperature, seed, device
     drawn = samples.sample(path, tokenizer and Path(tokenizer), *settings)
     return Samples(json=drawn, path=path, texts=tuple(each["text"] for each in drawn))

@@ -195,6 +195,7 @@ class Model(Result):
     parameters: int
     artifact_bytes: int
     predictor: Any
+    tokenizer: Path | None  # where it was named
 
     @property
     def recipe(self):

@@ -20,7 +20,7 @@ from harness import paths, scoring
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.overview import summaries
-from harness.packaging import bundle, readme, size
+from harness.packaging import bundle, model_card, readme, size
 from harness.packaging.claim import TRACKS, Claim
 from reference.recipe import OWN_FIELDS, InputError, Recipe, Score
 
@@ -311,6 +311,7 @@ def pack(
     }
     texts = {
         "README.md": readme.text(described, first.recipe, list(logs)),
+        model_card.CARD: model_card.text(described, first.recipe, first.tokens[0]),
         "submission.json": json.dumps(described, indent=2, allow_nan=False) + "\n",
         bundle.SCRIPT: code,
         "requirements.txt": requirements(described["pytorch_version"]),

@@ -136,5 +136,6 @@ current folder.
 
 ## Files
 
-`train_gpt.py` (all code, one file), `final_model.mgolf` (weights and recipe; no pickle), `requirements.txt`, `submission.json`, {files}.
+`train_gpt.py` (all code, one file), `final_model.mgolf` (weights and recipe; no pickle), `requirements.txt`, `submission.json`, {files},
+`MODEL_CARD.md` (the model for those who would use it).
 """

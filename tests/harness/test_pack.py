@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from fast import artifact, container
 from fast.checkpoint import write_atomic
 from fast.data import write_shard
 from harness import cli, scoring
 from harness.corpus.sources import Source
-from harness.packaging import size
+from harness.packaging import model_card, size
 from harness.packaging.claim import Claim
 from harness.packaging.pack import _check_budgets as check_budgets
 from harness.packaging.pack import pack
-from reference.recipe import InputError
+from reference.recipe import TINY, InputError
 from tests.support.commands import refused
 from tests.support.packs import WHO, train
 
@@ -84,6 +85,7 @@ def test_folder_holds_the_submission(packed):
     assert packed.name == "2026-11-23_Tiny_masked_diffusion"
     names = {
         "README.md",
+        "MODEL_CARD.md",
         "submission.json",
         "train_gpt.py",
         "requirements.txt",
@@ -178,6 +180,41 @@ def test_readme_says_what_was_scored_and_how_to_repeat_it(packed):
     )
     # The tiny corpus is not FineWeb, and the reader is told
     assert "not the challenge's full one" in text
+
+
+def test_the_model_card_gives_hubs_and_people_the_same_score(packed):
+    """Of the model that ships, and of all seeds in the metadata."""
+    text, content = (packed / "MODEL_CARD.md").read_text(), described(packed)
+    _, metadata, body = text.split("---\n", 2)
+    known = yaml.safe_load(metadata)
+    [entry] = known["model-index"]
+    [metric] = entry["results"][0]["metrics"]
+    assert entry["name"] == content["name"] and metric["value"] == content["val_bpb"]
+    shipped = content["seed_results"][str(content["artifact_seed"])]
+    assert f"{shipped['val_bpb']:.4f} ± {shipped['stderr_sequences']:.4f}" in body
+    assert f"{content['parameters']:,} parameters in {content['bytes_model']:,} bytes" in body
+    assert content["tokenizer_sha256"] in body
+    tokens = TINY.training.tokens_per_step * content["train_steps"]
+    assert f"{tokens:,} tokens in {content['train_steps']} steps" in body
+
+
+def test_the_example_of_the_model_card_runs(packed, corpus, tmp_path, monkeypatch, capsys):
+    [tokenizer] = corpus.rglob("*.model")
+    shutil.copy(tokenizer, tmp_path / "TOKENIZER.model")
+    shutil.copy(packed / "final_model.mgolf", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (packed / "MODEL_CARD.md").read_text(), re.DOTALL)
+    exec(compile(code, "MODEL_CARD.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("The ")
+
+
+def test_metadata_of_any_name_is_read_back(packed):
+    """Quotes, colons, hashes and line breaks in a title."""
+    recipe = artifact.recipe_of(artifact.read(packed / "final_model.mgolf")[0])
+    for name in ("a: b # c", 'she said "no"', "- {x}", "two\nlines", "Ærø \U0001f3c6"):
+        text = model_card.text(described(packed) | {"name": name}, recipe, 10)
+        metadata = yaml.safe_load(text.split("---\n", 2)[1])
+        assert metadata["model-index"][0]["name"] == name
 
 
 def test_requirements_pin_one_version_each(packed):
