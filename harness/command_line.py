@@ -17,6 +17,20 @@ from harness.errors import Stopped, code_and_message
 from reference.recipe import PRESETS, InputError
 
 DESCRIPTION = "maskgolf --version prints the versions of maskgolf, Python and torch."
+NEXT = """\
+MaskGolf trains small language models by masked diffusion, scores them in bits
+per byte, and checks other people's scores. What to type next:
+
+  maskgolf demo                      train and score a small model: minutes
+  maskgolf sample runs/demo          let it write
+  maskgolf report runs/demo          how good it is, and what it takes
+  maskgolf parity                    do both halves of the code agree?
+  maskgolf validate FOLDER           what is wrong with a submission folder?
+  maskgolf --help                    all commands; COMMAND --help explains one
+
+Flags by the tab key, in bash:
+  eval "$(maskgolf --tyro-print-completion bash)"
+"""
 SPELLINGS = tyro.constructors.ConstructorRegistry()
 
 
@@ -105,6 +119,9 @@ def run(arguments: list[str]) -> int:
     if arguments == ["--version"]:
         print(_installed("maskgolf"))
         print(f"Python {platform.python_version()}, {_installed('torch')}")
+        return 0
+    if not arguments:
+        print(NEXT, end="")
         return 0
     try:
         with SPELLINGS, ranks.only_rank_0_prints():

@@ -4,6 +4,7 @@ nothing half-written.
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fast.data import write_shard
-from harness import cli
+from harness import cli, commands
 from harness.corpus import shards
 from tests.support.commands import TINY, refused, start
 
@@ -464,6 +465,15 @@ def test_report_plots_training_curves(run_directory, tmp_path, capsys):
     assert "--plot" in refused(
         capsys, "report", run_directory, "--plot", tmp_path / "curves.nonsense"
     )
+
+
+def test_without_arguments_the_next_command_is_named(capsys):
+    """Commands that there are, in lines that fit a terminal."""
+    assert cli.main([]) == 0
+    text = capsys.readouterr().out
+    named = set(re.findall(r"^  maskgolf ([a-z]+)", text, re.MULTILINE))
+    assert "demo" in named and named <= set(commands.NAMES)
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_shell_completion_knows_the_flags_of_every_command(capsys):
