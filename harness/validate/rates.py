@@ -17,6 +17,8 @@ RATIO = re.compile(
 # nats to bits, means, bits of a byte
 PLAIN = (math.log(2), 1 / math.log(2), 1.0, 2.0, 8.0, 0.5, 0.125)
 WRAPPER = re.compile(r"(^|\.)(float|int|round|tensor|item|abs)$", re.IGNORECASE)
+# Methods that leave a sum what it is
+METHOD = re.compile(r"to|type|float|double|item|sum|mean|detach|cpu|cuda|reshape|view|clamp\w*|abs")
 DEPTH = 6  # assignments followed back
 NESTED = FUNCTIONS | ast.Lambda
 Values = dict[str, list[ast.AST]]  # what each name is assigned
@@ -124,3 +126,53 @@ def constants(tree: ast.AST) -> tuple[list[str], list[str], int]:
             if not counts and "log" in ast.unparse(value):
                 uncounted[f"{name} (line {value.lineno})"] = True
     return list(fixed), list(uncounted), counted
+
+
+def numerators(node: ast.AST, known: Values, depth: int = 0) -> Iterator[str]:
+    """Yield the names that an expression is proportional to, each followed to what it was assigned;
+    not what it divides by, is indexed with or passes to a function.
+    """
+    parts: list[ast.AST] = []
+    match node:
+        case ast.BinOp():
+            parts = [node.left] if isinstance(node.op, ast.Div) else [node.left, node.right]
+        case ast.UnaryOp():
+            parts = [node.operand]
+        case ast.IfExp():
+            parts = [node.body, node.orelse]
+        case ast.Subscript():
+            parts = [node.value]
+        case ast.Call(func=ast.Name(), args=[first, *_]) if WRAPPER.search(node.func.id):
+            parts = [first]
+        case ast.Call(func=ast.Attribute(value=inner, attr=method)):
+            parts = [inner] if METHOD.fullmatch(method) else []
+        case ast.Name() | ast.Attribute():
+            name = last_name(node)
+            yield name
+            parts, depth = known.get(name, []) if depth < DEPTH else [], depth + 1
+    for part in parts:
+        yield from numerators(part, known, depth)
+
+
+def two_objectives(tree: ast.AST) -> tuple[list[int], bool]:
+    """Return the lines on which functions return a mean loss beside bits per byte that are made of
+    other sums, and whether any function returns two of the same sums.
+    """
+    lines, same = [], False
+    for scope in (node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)):
+        known = assignments(scope)
+        for node in within(scope, NESTED):
+            if not (isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)):
+                continue
+            losses, rated = set(), set()
+            for part in node.value.elts:
+                names = set(numerators(part, known))
+                values = [part, *(value for name in names for value in known.get(name, []))]
+                if any(map(mentions_bytes, factors(part, known))):
+                    rated |= names
+                elif any(isinstance(inner, ast.Div) for v in values for inner in ast.walk(v)):
+                    losses |= names
+            if losses and rated:
+                same = same or bool(losses & rated)
+                lines += [] if losses & rated else [node.lineno]
+    return lines, same

@@ -243,11 +243,12 @@ class Submission:
     @cached_property
     def seed_logs(self) -> dict[str, training_log.Log]:
         """The log of each seed that the JSON names, of every seed where it names none: of several
-        the one that shows the seed's score.
+        the one that shows the seed's score, or the only score.
         """
         chosen: dict[str, training_log.Log] = {}
+        only = None if self.seed_claims else self.stated("val_bpb", "mean_val_bpb")
         for log in self.logs:
-            score = self.seed_scores.get(log.seed or "")
+            score = self.seed_scores.get(log.seed or "", only)
             shown = score is not None and any(agree(final.val_bpb, score) for final in log.finals)
             if log.seed and log.seed in (self.seed_claims or {log.seed}):
                 if shown or log.seed not in chosen:

@@ -3,9 +3,10 @@ times, final scores, sizes, settings.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, takewhile
 
 LONGEST = 2_000  # characters of a line that are looked at
 MOST_LINES = 2_000_000
@@ -39,10 +40,26 @@ PARAMETERS = re.compile(
 )
 STOP = re.compile(r"stopping_early|stopped by", re.IGNORECASE)
 SETTING = re.compile(r"\b([A-Za-z_]\w*+)\s*[:=]\s*([^\s,;]+)")
+# The Python of a run: as it says itself, else by the folder of its packages
+PYTHONS = (
+    re.compile(
+        r"(?:^|\brunning |-> )\W{0,4}python(?:[ _]?version)?\W{1,4}3\.(\d{1,3})\.\d",
+        re.IGNORECASE,
+    ),
+    re.compile(r"\blib/python3\.(\d{1,3})/"),
+)
 NO_FINAL = ("eval:", "val_bpb:enabled")
 RULE = re.compile(r"^\s*={50,}\s*$")
 CODE_LINE = re.compile(r"^\s*(?:import|from|def|class|return|elif|self\.)\b")
 LEAST_CODE = 10  # such lines between two rules: source that the run printed
+LISTED = re.compile(r"^\s*+(?:[\w.]++:(?:\s.*)?|[\w ]++:\s*)?$")  # name and value, a title, nothing
+# How a library begins the lines of a warning, with or without a rank
+WARNING = re.compile(
+    r"^(?:\[?rank\d+\]?:\s*)?(?:\[\d{4}-\d\d-\d\d[T ][\d:.,]+Z?\]\s*)?"
+    r"(?:[WI]\d{4}\s\d\d:\d\d:\d\d|[\w.]{1,99}: \[(?:WARNING|INFO|DEBUG)\]\s)"
+)
+IGNORED = re.compile(r"^(?:\[?rank\d+\]?:\s*)?Exception ignored (?:in|on|while)\b")
+TRACEBACK = "Traceback (most recent call last)"
 TRACE = re.compile(
     r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"
     r" fault|\bcore dumped\b"
@@ -89,6 +106,7 @@ class Log:
     parameters: int | None = None
     stop: str | None = None  # the line that says why training ended early
     stop_milliseconds: float | None = None
+    # errors: what may have ended the run; of a log without final scores warnings too
     traces: list[str] = field(default_factory=list)
     last_rate: float | None = None  # the last learning rate over its peak, where the log says so
     average: dict[str, str] = field(default_factory=dict)  # of the weights, at the end
@@ -99,6 +117,14 @@ class Log:
         printed = self.settings.get("seed", "")
         named = re.search(r"seed[_-]?(\d+)", self.name, re.IGNORECASE)
         return printed if printed.isdigit() else named[1] if named else None
+
+    @cached_property
+    def pythons(self) -> set[tuple[int, int]]:
+        """The versions of Python that the run says it ran on."""
+        shown: set[str] = set()
+        for pattern in PYTHONS:
+            shown = shown or {match[1] for line in self.body if (match := pattern.search(line))}
+        return {(3, int(minor)) for minor in shown}
 
     @property
     def last_step(self) -> int | None:
@@ -174,8 +200,6 @@ def _final(line: str) -> Final | None:
 
 def _read(line: str, log: Log) -> None:
     """Add what one line of output says."""
-    if TRACE.search(line):
-        log.traces.append(line.strip())
     if point := _point(line):
         log.points.append(point)
         return
@@ -204,15 +228,42 @@ def _read(line: str, log: Log) -> None:
                 log.varying.add(name.lower())
 
 
+def _errors(lines: list[str]) -> Iterator[tuple[str, bool]]:
+    """Yield (line, whether it may have ended the run) of what tells of an error. A warning did not,
+    nor a traceback that Python announces as ignored; of several ranks the announcements may come
+    first. None is awaited after a step or a score. What failed before the first step began again.
+    """
+    announced, inside = 0, False
+    first = next((at for at, line in enumerate(lines) if STEP.match(line)), -1)
+    for at, line in enumerate(lines):
+        if STEP.match(line) or VAL_BPB.search(line):
+            announced, inside = 0, False
+        if IGNORED.match(line):
+            announced += 1
+        elif WARNING.match(line):
+            if TRACE.search(line):
+                yield line.strip(), False
+        else:
+            if TRACEBACK in line:
+                inside = announced > 0
+                announced -= inside
+            if TRACE.search(line):
+                yield line.strip(), at > first and not inside
+            inside = inside and (TRACEBACK in line or line.startswith(" "))
+
+
 def parse(name: str, text: str) -> Log:
     """Return what a log says; anything that is no number where one is expected is passed over."""
     log, lines = Log(name), text.splitlines()[:MOST_LINES]
     for ruled, group in groupby(lines, lambda line: bool(RULE.match(line[:LONGEST]))):
         segment = [] if ruled else list(group)
-        if is_code(segment):
-            log.code += segment
-        else:
-            log.body += [STAMP.sub("", line[:LONGEST], count=1) for line in segment]
+        output = [line[:LONGEST] for line in segment]
+        if is_code(segment):  # settings may be printed above it
+            output = list(takewhile(LISTED.match, output))
+            log.code += segment[len(output) :]
+        log.body += [STAMP.sub("", line, count=1) for line in output]
     for line in log.body:
         _read(line, log)
+    errors = list(_errors(log.body))
+    log.traces = [line for line, ends in errors if ends or not log.finals]
     return log

@@ -762,7 +762,8 @@ def test_a_version_that_this_python_cannot_read_for_is_not_judged(
         SimpleNamespace(label="b.py[exec 1]", file="b.py", text="y = 2"),
     ]
     texts = {"a.py": b"x = 1", "b.py": b"exec(...)"}
-    made = SimpleNamespace(code=SimpleNamespace(required=sources, texts=texts))
+    code = SimpleNamespace(required=sources, texts=texts)
+    made = SimpleNamespace(code=code, own_logs=[], ours=False)
     if isinstance(expected, Finding):
         assert registered(runs.versions)(made) == expected
     else:

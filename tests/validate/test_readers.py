@@ -1004,8 +1004,8 @@ NAMES = {  # of all checks, in the order of their rows
     "likelihood": "mask rates, tokens charged, order of conditioning, untrained score",
     "validity": "training data, normalised, no peeking, hidden validation text",
     "log": (
-        "no traceback, finite losses, roundtrip score, training time, parameters and steps,"
-        " warmdown, weight average, score in log, bits and nats"
+        "no traceback, finite losses, roundtrip score, training time, parameters and steps, JSON"
+        " counts, warmdown, weight average, score in log, bits and nats"
     ),
     "safety": "pickles, archives, compiled code, secrets, loading weights, readable code",
 }

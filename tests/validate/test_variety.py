@@ -29,12 +29,10 @@ def test_a_log_of_steps_beside_one_of_scores_alone(tmp_path):
             " train_time:200ms\n"
         ),
     }
-    found = ask(
-        tmp_path,
-        "parameters and steps",
-        {**logs, "submission.json": {"val_bpb": 1.223, "train_steps": 20}},
-    )
-    assert found == Finding("pass", "last steps 20 of 20")
+    files = {**logs, "submission.json": {"val_bpb": 1.223, "train_steps": 20}}
+    assert ask(tmp_path, "parameters and steps", files) == Finding("pass", "last steps 20 of 20")
+    told = "steps, seconds and parameters as the logs print them"
+    assert ask(tmp_path, "JSON counts", files) == Finding("pass", told)
 
 
 def test_a_readme_of_a_score_below_a_third_is_read(tmp_path):
@@ -188,7 +186,9 @@ def test_the_limit_may_stand_for_a_time_just_below_it(tmp_path):
 
     claim = {"submission.json": {"val_bpb": 1.2, "track": "10min_16mb", "wallclock_seconds": 600}}
     for seconds, verdict in ((590.1, "pass"), (599.9, "pass"), (300.0, "fail"), (720.0, "fail")):
-        assert ask(tmp_path, "training time", claim | log(seconds)).verdict == verdict, seconds
+        assert ask(tmp_path, "JSON counts", claim | log(seconds)).verdict == verdict, seconds
+        in_time = "fail" if seconds > 700 else "pass"
+        assert ask(tmp_path, "training time", claim | log(seconds)).verdict == in_time, seconds
 
 
 def test_a_tokenizer_of_another_size_says_nothing_about_the_byte_table(tmp_path, embedded_layout):

@@ -3,6 +3,7 @@ the weight rests on.
 """
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Iterable, Iterator
@@ -11,10 +12,11 @@ from fast.artifact import LIMIT
 from fast.codec import available
 from fast.objective import objective_of
 from harness.validate.model import model
-from harness.validate.numbers import mean
+from harness.validate.numbers import agree, mean
 from harness.validate.requirements import requirements
 from harness.validate.source import NO_SCRIPT, Source, aliases
 from harness.validate.submission import NO_LOG, Submission, numbers
+from harness.validate.training_log import Log
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 COMPRESSORS = {  # module -> package, "" of Python's own
@@ -46,7 +48,9 @@ OPERATORS = {  # and the most that may stand on the right
     ast.LShift: (operator.lshift, 24),
     ast.Pow: (operator.pow, 24),
 }
-TOTAL = "total submission size"  # in logs
+TOTAL, MODEL = "total submission size", "serialized model"  # in logs
+LEAST_TRAINED = 1.5  # bytes per parameter of a model as it was trained: 16 or 32 bits
+OVER = re.compile(r"over[-_ ]?(cap|limit|size|budget|16)", re.IGNORECASE)
 TOTALS = ("bytes_total", "artifact_bytes", "artifact_size_bytes", "artifact_bytes_max")  # in JSON
 ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
 
@@ -96,9 +100,39 @@ def _over(submission: Submission) -> list[str]:
     rows = {f"seed {seed} ": row for seed, row in submission.seed_claims.items()}
     rows[""] = submission.claims
     sizes = {f"{of}{name}": n for name in TOTALS for of, n in numbers(rows, name).items()}
-    logs = submission.seed_logs.values() or submission.logs[:1]
-    sizes |= {log.name: log.sizes_of(TOTAL)[-1] for log in logs if log.sizes_of(TOTAL)}
+    totals = {log.name: packed_totals(submission, log) for log in weighed(submission)}
+    sizes |= {name: some[-1] for name, some in totals.items() if some}
     return [f"{name} {size:,.0f}" for name, size in sizes.items() if size > LIMIT]
+
+
+def weighed(submission: Submission) -> list[Log]:
+    """Return the logs whose totals are the submission's: of its seeds, else the first that shows
+    the score, else the first. One that is named as over the limit is none, unless it shows a score.
+    """
+    score = submission.stated("val_bpb", "mean_val_bpb")
+    scores = {score, *submission.seed_scores.values()} - {None}
+    shown = [
+        log
+        for log in submission.own_logs
+        if any(agree(final.val_bpb, score) for final in log.finals for score in scores)
+    ]
+    logs = [log for log in submission.own_logs if log in shown or not OVER.search(log.name)]
+    return logs if submission.seed_logs else (shown or logs)[:1]
+
+
+def packed_totals(submission: Submission, log: Log) -> list[int]:
+    """Return the totals that a log prints, less those of the model as it was trained, which its
+    bytes per parameter give away. Where nobody states another size, that is what ships.
+    """
+    totals, models = ([row for row in log.sizes if row[0] == kind] for kind in (TOTAL, MODEL))
+    least = LEAST_TRAINED * (log.parameters or math.inf)
+    trained = [size for _, label, size in models if not label and size >= least]
+    codes = [0, *log.sizes_of("code size")]
+    raw = {size + code for size in trained for code in codes}
+    packed = [size for _, label, size in totals if label or size not in raw]
+    labelled = any(label for _, label, _ in models)
+    stated = whole(submission, *TOTALS, *MODEL_FIELDS) is not None
+    return packed if packed or labelled or stated else [size for *_, size in totals]
 
 
 @check(
@@ -140,7 +174,7 @@ def _stated_size(submission: Submission, code: int) -> Finding:
         size
         for log in submission.own_logs
         for kind, label, size in log.sizes
-        if kind == "serialized model" and label
+        if kind == MODEL and label
     ]
     model = whole(submission, *MODEL_FIELDS) or max(packed, default=0)
     over = code + model - LIMIT
@@ -262,7 +296,9 @@ def log_bytes(submission: Submission) -> Finding:
     """
     require(submission.logs, NO_LOG)
     codes = log_sizes(submission, "code size")
-    totals = log_sizes(submission, TOTAL, "artifact_bytes")
+    artifacts, own_logs = log_sizes(submission, "artifact_bytes"), submission.own_logs
+    printed = {log.name: packed_totals(submission, log) for log in own_logs}
+    totals = [size for some in printed.values() for size in some] + artifacts
     if not codes and not totals:
         raise CannotTell("no log prints a size in bytes")
     faults, files = [], code_files(submission)
@@ -276,15 +312,15 @@ def log_bytes(submission: Submission) -> Finding:
     if strange:
         faults.append(f"the logs print code of {_listed(strange)} bytes, here are {_shown(files)}")
     total = whole(submission, "bytes_total", "artifact_bytes_max")
-    lasts = [log.sizes_of(TOTAL)[-1] for log in submission.own_logs if log.sizes_of(TOTAL)]
+    lasts = [some[-1] for some in printed.values() if some]
     claims = [("the JSON", total, totals + [round(mean(lasts))] if lasts else totals)]
     for seed, size in numbers(submission.seed_claims, "bytes_total").items():
         log = submission.seed_logs.get(seed)
-        claims.append((f"seed {seed}", size, log.sizes_of(TOTAL) if log else []))
+        claims.append((f"seed {seed}", size, printed[log.name] if log else []))
     faults += [
-        f"{whose}: bytes_total {size:,.0f}, the log prints {_listed(printed)}"
-        for whose, size, printed in claims
-        if size is not None and printed and all(abs(size - one) > 1 for one in printed)
+        f"{whose}: bytes_total {size:,.0f}, the log prints {_listed(sizes)}"
+        for whose, size, sizes in claims
+        if size is not None and sizes and all(abs(size - one) > 1 for one in sizes)
     ]
     return judged(faults, f"code {_listed(codes)}; totals {_listed(totals)}")
 

@@ -11,7 +11,7 @@ from harness.validate.numbers import agree, agree_mean
 from harness.validate.source import words
 from harness.validate.submission import Submission, number, numbers
 from harness.validate.training_log import Final, Log
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 CAP = 600.0  # seconds of training in the 10-minute track, and of evaluation
 # A score of weights that do not ship
@@ -129,19 +129,23 @@ def _misstated(
     ]
 
 
+def training_seconds(submission: Submission) -> dict[str, float]:
+    """Return the training clock at the end of every log that prints one, by the log's name."""
+    clocks = {log.name: log.training_milliseconds for log in submission.own_logs}
+    return {name: clock / 1000 for name, clock in clocks.items() if clock is not None}
+
+
 @check(
     "training time",
     "rules",
-    caught="Runs of 12 minutes in the record track, and seconds copied from another run.",
+    caught="Runs of 12 minutes in the record track.",
     fix="Set training.max_wallclock_seconds to 600, or choose the non-record track.",
 )
 def time_limit(submission: Submission) -> Finding:
     """In the 10-minute track every log's training clock stops at 600 s and the step that was under
-    way, and no evaluation takes longer than 600 s; the JSON's wallclock_seconds is the logs'.
+    way, and no evaluation takes longer than 600 s.
     """
-    logs = submission.required_logs
-    clocks = {log.name: log.training_milliseconds for log in logs}
-    times = {name: clock / 1000 for name, clock in clocks.items() if clock is not None}
+    logs, times = submission.required_logs, training_seconds(submission)
     if not times:
         raise CannotTell("no log prints a training clock")
     steps = {log.name: log.last_step or 1 for log in logs}
@@ -159,11 +163,6 @@ def time_limit(submission: Submission) -> Finding:
         for name, what, seconds, slack in spans
         if submission.track == "10min_16mb" and seconds > CAP + slack
     ]
-    # the limit may be given as the time
-    limit = [CAP] if all(0.9 * CAP <= seconds <= CAP for seconds in times.values()) else []
-    faults += _misstated(
-        submission, ("wallclock_seconds",), times, lambda seconds: 1 + 0.01 * seconds, *limit
-    )
     shown = ", ".join(f"{seconds:.1f}" for seconds in times.values())
     return judged(faults[:3], f"track {submission.track}: {shown} s")
 
@@ -171,25 +170,22 @@ def time_limit(submission: Submission) -> Finding:
 @check(
     "parameters and steps",
     "score",
-    caught="JSONs that state the steps of another seed, and logs of a model that is not the one in"
-    " the artifact.",
-    fix="Write the JSON from the logs, as maskgolf pack does.",
+    caught="Logs of a model that is not the one in the artifact, and logs of two models.",
+    fix="Submit the logs of the run that the artifact is of.",
 )
 def as_configured(submission: Submission) -> Finding:
-    """Parameters and last steps in the logs are those of the JSON and of the artifact, whose recipe
-    has the steps, batch, warmdown and sizes that the logs print.
+    """The logs' parameters are those of the artifact, whose recipe has the steps, batch, warmdown
+    and sizes that the logs print; no log goes on beyond its steps, and all are of one model.
     """
     logs, elements = submission.required_logs, submission.container_elements
     lasts = {log.name: log.last_step for log in logs if log.points}
     if not lasts:
         raise CannotTell("no log prints steps")
-    claims = submission.json[0] if submission.jsons else {}
     faults = [
         f"{log.name}: step {log.last_step:,} of {log.total_steps:,}"
         for log in logs
         if log.points and log.last_step > log.total_steps
     ]
-    faults += _misstated(submission, ("train_steps", "step_stop", "steps"), lasts, lambda _: 0.99)
     for name, part in RECIPE.items():
         held = plain_number(submission.recipe.get(part, {}).get(name))
         values = {
@@ -204,11 +200,8 @@ def as_configured(submission: Submission) -> Finding:
         ]
     counts = {log.parameters for log in logs if log.parameters}
     shown = ", ".join(f"{count:,}" for count in sorted(counts))
-    stated = {number(claims.get(name)) for name in ("model_params", "parameters")} - {None}
     if len(counts) > 1 and submission.seed_claims:
         faults.append(f"the logs print {shown} parameters")
-    if counts and stated - counts:
-        faults.append(f"the JSON says {max(stated - counts):,.0f} parameters, the log {shown}")
     if elements and counts - {elements}:
         faults.append(f"the artifact holds {elements:,} parameters, the log says {shown}")
     totals = sorted({log.total_steps for log in logs if log.points})
@@ -216,6 +209,38 @@ def as_configured(submission: Submission) -> Finding:
     held = f", {shown} parameters" if counts else ""
     held = f", {elements:,} parameters in the artifact" if elements else held
     return judged(faults[:4], f"last steps {steps[0]} of {steps[1]}{held}")
+
+
+@check(
+    "JSON counts",
+    "paperwork",
+    caught="JSONs that state the steps of another seed, seconds copied from another run, and"
+    " parameters of another model.",
+    fix="Write the JSON from the logs, as maskgolf pack does.",
+)
+def json_counts(submission: Submission) -> Finding:
+    """train_steps, wallclock_seconds and parameters of the JSON, in all and of each seed, are those
+    that the logs print.
+    """
+    logs, times = submission.required_logs, training_seconds(submission)
+    lasts = {log.name: log.last_step for log in logs if log.points}
+    counts = {log.parameters for log in logs if log.parameters}
+    steps = ("train_steps", "step_stop", "steps")
+    faults = _misstated(submission, steps, lasts, lambda _: 0.99) if lasts else []
+    # the limit may be given as the time
+    limit = [CAP] if all(0.9 * CAP <= seconds <= CAP for seconds in times.values()) else []
+    close = lambda seconds: 1 + 0.01 * seconds  # noqa: E731
+    faults += _misstated(submission, ("wallclock_seconds",), times, close, *limit) if times else []
+    others = {submission.stated("model_params"), submission.stated("parameters")} - {None, *counts}
+    shown = ", ".join(f"{count:,}" for count in sorted(counts))
+    if counts and others:
+        faults.append(f"the JSON says {max(others):,.0f} parameters, the log {shown}")
+    require(lasts or times or counts, "no log prints steps, a training clock or parameters")
+    rows = {"": submission.claims, **submission.seed_claims}
+    names = (*steps, "wallclock_seconds", "model_params", "parameters")
+    stated = numbers(rows, *names)
+    said = "as the logs print them" if stated else "are not stated in the JSON"
+    return judged(faults[:4], f"steps, seconds and parameters {said}")
 
 
 def setting(submission: Submission, log: Log, *names: str) -> float | None:

@@ -8,7 +8,7 @@ import re
 import sys
 import tokenize
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from importlib.metadata import packages_distributions
 from pathlib import PurePosixPath
@@ -16,12 +16,14 @@ from pathlib import PurePosixPath
 from packaging.utils import canonicalize_name
 
 from harness.validate import execution
+from harness.validate.checks.bytes import code_files, log_sizes
 from harness.validate.requirements import instructions, requirements
 from harness.validate.source import IMPORT, dotted
 from harness.validate.submission import Submission
 from harness.validate.verdict import Finding, check, failed, judged, passed, require
 
-VERSIONS = ((3, 10), (3, 11), (3, 12))
+Version = tuple[int, int]
+VERSIONS: tuple[Version, ...] = ((3, 10), (3, 11), (3, 12))
 # What the challenge's machine has without being asked.
 PREINSTALLED = frozenset(
     "numpy tqdm torch huggingface-hub kernels setuptools typing-extensions datasets tiktoken"
@@ -45,7 +47,7 @@ DISTRIBUTIONS = {  # import name -> distribution, where they differ
 ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
 
 
-def syntax_error(data: bytes, version: tuple[int, int]) -> str | None:
+def syntax_error(data: bytes, version: Version) -> str | None:
     """Return why a source is no Python of this version, with the line; None if it is."""
     try:
         with warnings.catch_warnings():
@@ -90,23 +92,56 @@ def nested_quotes(text: str) -> int | None:
     fix="Write it the older way; the evidence names the version and the line.",
 )
 def versions(submission: Submission) -> Finding:
-    """All code that runs parses on Python 3.10, 3.11 and 3.12, the versions that the challenge's
-    machines have had.
+    """All code that runs parses on the Python that the logs name; where they name none, on 3.10,
+    3.11 and 3.12, the versions that the challenge's machines have had. Code whose bytes the logs
+    print ran on one of these; nobody can tell on which.
     """
-    sources, faults, unknown = submission.code.required, [], []
+    # a packed folder of ours promises all three
+    logs, sources = [] if submission.ours else submission.own_logs, submission.code.required
+    named = sorted({version for log in logs for version in log.pythons})
+    asked, faults, ran, unread = named or VERSIONS, [], [], []
     for source in sources:
         whole = source.label == source.file
         data = submission.code.texts[source.file] if whole else source.text.encode()
-        for version in VERSIONS:
-            problem = syntax_error(data, version)
-            if problem and version > sys.version_info[:2]:
-                unknown.append(f"{source.label} {problem}")
-            elif problem:
-                faults.append(f"{source.label} does not parse on 3.{version[1]}: {problem}")
+        known, newer = _problems(data, asked)
+        told = [f"{source.label} does not parse on 3.{v[1]}: {why}" for v, why in known.items()]
+        somewhere = len(known) + len(newer) < len(asked) or any(map(_may_be_newer, newer.values()))
+        ran_so = logs and not named and somewhere and _is_logged(submission, source.file)
+        (ran if ran_so else faults).extend(told)
+        unread += [f"{source.label} {why}" for why in newer.values()]
+    size = "the logs print the bytes of this code, so that it ran, but not on which Python"
+    require(faults or not ran, "; ".join([*ran[-1:], size]))
     here = f"this Python 3.{sys.version_info.minor}"
-    unread = f"{here} cannot read for a newer one: {', '.join(unknown[:1])}"
-    require(faults or not unknown, unread)
-    return judged(faults, f"{len(sources)} sources parse on 3.10, 3.11, 3.12")
+    require(faults or not unread, f"{here} cannot read for a newer one: {', '.join(unread[:1])}")
+    versions = ", ".join(f"3.{minor}" for _, minor in asked)
+    said = ", on which the logs say that it ran" if named else ""
+    return judged(faults, f"{len(sources)} sources parse on {versions}{said}")
+
+
+def _problems(data: bytes, versions: Iterable[Version]) -> tuple[dict, dict]:
+    """Return why a source is no Python of these versions, by version: of those that this Python
+    reads, and of newer ones.
+    """
+    problems = {version: syntax_error(data, version) for version in versions}
+    known, newer = {}, {}
+    for version, problem in problems.items():
+        if problem:
+            (newer if version > sys.version_info[:2] else known)[version] = problem
+    return known, newer
+
+
+def _may_be_newer(problem: str) -> bool:
+    """Return whether what an older Python says of a source may be syntax of a newer one: strings
+    with their own quotes inside the braces.
+    """
+    return "f-string" in problem
+
+
+def _is_logged(submission: Submission, name: str) -> bool:
+    """Return whether the logs print the bytes of a file, or of all code, as those that ran."""
+    sizes = {submission.files[name]}
+    sizes |= {sum(code_files(submission).values())} if submission.code.entry else set()
+    return not sizes.isdisjoint(log_sizes(submission, "code size"))
 
 
 def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, bool]]:

@@ -18,7 +18,7 @@ from harness.validate.byte_table import WORST
 from harness.validate.checks.log import setting, shipped
 from harness.validate.model import MOST_TOKENS, Text, model_and_text, once, text
 from harness.validate.numbers import agree, agree_mean, deviations, mean, tolerance
-from harness.validate.rates import constants
+from harness.validate.rates import constants, two_objectives
 from harness.validate.submission import NO_LOG, Submission, number
 from harness.validate.training_log import NUMBER, Final, Log, printed
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
@@ -53,6 +53,7 @@ ROUGH = 0.1
 STEP_DIGITS = 4  # after the point of a step's score
 LEAST_CURVE = 5  # training losses that two runs do not have in common by chance
 PLAIN = re.compile(r"[-+.\w]+")
+WORDS = re.compile(r"[a-z]+")
 NOT_RECIPE = re.compile(
     r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$"
     r"|mib$|^(local_)?rank$|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
@@ -379,6 +380,17 @@ def _accounted(submission: Submission, pair: Pair, about: int | None, named: boo
     return _by_total(pair, about, named, here)
 
 
+def two_sums(submission: Submission) -> str | None:
+    """Return where the code that runs makes its loss and its bits per byte of different sums, so
+    that their quotient says nothing; None where any of it makes both of the same.
+    """
+    parsed = [source for source in submission.code.running if source.tree]
+    made = {source.label: two_objectives(source.tree) for source in parsed}
+    places = [f"{label}:{line}" for label, (lines, _) in made.items() for line in lines]
+    same = any(same for _, same in made.values())
+    return None if same or not places else f"{places[0]}: each is made of sums of its own"
+
+
 @check(
     "byte accounting",
     "score",
@@ -415,6 +427,8 @@ def byte_accounting(submission: Submission) -> Finding:
             said[finding.verdict].append(finding.evidence)
         except CannotTell as reason:
             open_.append(str(reason))
+    apart = two_sums(submission) if said["fail"] else None
+    require(not apart, f"the loss is of another objective than the score, {apart}")
     if said["fail"]:
         return failed("; ".join(said["fail"][:3]))
     require(not open_, "; ".join(dict.fromkeys(open_[:3])))
@@ -611,6 +625,22 @@ def recipe(log: Log) -> dict[str, str]:
     }
 
 
+def unclaimed(submission: Submission) -> set[str]:
+    """Return the words by which the logs call scores that they print after the claimed ones: their
+    settings are of no claim. None where a log does not show its seed's score.
+    """
+    before, after = set(), set()
+    for seed, log in submission.seed_logs.items():
+        claim, finals = submission.seed_scores.get(seed), [*log.finals]
+        shown = [claim is not None and agree(final.val_bpb, claim) for final in finals]
+        if not any(shown):
+            return set()
+        last = len(shown) - shown[::-1].index(True)
+        before |= {word for final in finals[:last] for word in WORDS.findall(final.label.lower())}
+        after |= {word for final in finals[last:] for word in WORDS.findall(final.label.lower())}
+    return after - before
+
+
 def _digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
@@ -624,7 +654,7 @@ def _digest(lines: list[str]) -> str:
 )
 def one_configuration(submission: Submission) -> Finding:
     """The logs of all seeds print the same settings, the same code (where they print it) and the
-    same number of steps.
+    same number of steps. Settings of an evaluation after the claimed score do not count.
     """
     logs = submission.seed_logs
     require(submission.logs, NO_LOG)
@@ -638,6 +668,8 @@ def one_configuration(submission: Submission) -> Finding:
         for seed, log in logs.items()
         if log.code
     }
+    later = unclaimed(submission)
+    common = [name for name in common if name.partition("_")[0] not in later]
     printed = {name: {seed: held[name] for seed, held in recipes.items()} for name in common}
     printed["code printed"] = codes
     printed["steps"] = {seed: log.total_steps for seed, log in logs.items() if log.total_steps}

@@ -471,7 +471,7 @@ DEFECTS = (
     ),
     Defect(
         "seconds of another seed",
-        "training time",
+        "JSON counts",
         lambda folder: state_seed(folder, "2", wallclock_seconds=99.0),
     ),
     Defect(
@@ -524,8 +524,8 @@ DEFECTS = (
     ),
     Defect("700 s in the record track", "training time", ten_minutes),
     Defect("evaluation of 700 s", "training time", slow_evaluation),
-    Defect("seconds of another run", "training time", _fields(wallclock_seconds=4000.0)),
-    Defect("parameters of another model", "parameters and steps", _fields(parameters=4185)),
+    Defect("seconds of another run", "JSON counts", _fields(wallclock_seconds=4000.0)),
+    Defect("parameters of another model", "JSON counts", _fields(parameters=4185)),
     Defect(
         "log of another model",
         "parameters and steps",
@@ -533,7 +533,7 @@ DEFECTS = (
     ),
     Defect(
         "steps of another seed",
-        "parameters and steps",
+        "JSON counts",
         lambda folder: state_seed(folder, "2", train_steps=11),
     ),
     Defect(
