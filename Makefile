@@ -13,6 +13,7 @@
 # make study             objectives and inputs at equal steps, tokens and size: trains what is missing, prints the tables; hours,
 #                        resumable; GROUPS="demo double" DATA=DIR OPTIONS="--jobs 2 --report --plot study.svg"
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
+# make recording         what maskgolf sample shows as it draws, as frames of text in assets/sample.txt; RUN=runs/demo
 # make mutate            do the suites notice small wrong changes? two hours or more; PIECES="fp8 harness.validate.scan" judges some
 
 PYTHON ?= python3
@@ -23,13 +24,14 @@ JSON ?= bench.json
 OUT ?= golden
 PRESET ?= golf
 OPTIONS ?=
+RUN ?= runs/demo
 WHEELS := lz4 safetensors tyro docstring_parser typeguard rich constriction mpmath packaging parso brotli
 PLATFORMS := $(foreach n,2_28 2_27 2_17,--platform manylinux_$(n)_x86_64) --platform manylinux2014_x86_64
 VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lint docs bench lower wheels venv exhaustive soak fuzz golden study mutate clean
+.PHONY: demo test lint docs bench lower wheels venv exhaustive soak fuzz golden study recording mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -70,6 +72,9 @@ golden: $(VENV)/installed-test
 
 study: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.study $(GROUPS) $(if $(DATA),--data $(DATA)) $(OPTIONS)
+
+recording: $(VENV)/installed-test
+	$(BIN)/python -m tests.scripts.recording $(RUN) assets/sample.txt
 
 mutate: $(VENV)/installed-mutate
 	$(BIN)/python -m tests.scripts.mutate $(PIECES)

@@ -5,7 +5,7 @@ input is an InputError whose message says what was expected. torch is imported b
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -184,6 +184,9 @@ def sample(
     run: Named,
     prompt: str = "",
     *,
+    infill: str | None = None,
+    gap: int | None = None,
+    tokens: int | None = None,
     count: int = 1,
     order: Order = "left-to-right",
     step: int = 1,
@@ -192,19 +195,28 @@ def sample(
     seed: int = 0,
     tokenizer: str | Path | None = None,
     device: str = "cpu",
+    watch: Callable | None = None,
 ) -> Samples:
     """Draw `count` texts from a model along an evaluation order, `step` positions per pass. The
     same seed draws the same. temperature 0 takes the most probable token.
 
+    infill: a text to keep, whose gaps of three underscores or more are filled in by as many tokens,
+    or by `gap` each. tokens: as many behind the prompt. watch: called after each pass with a
+    function that returns what json will hold, so far.
+
     Examples:
         >>> print(maskgolf.sample("runs/demo", "The class", temperature=0.8)[0])
+        >>> print(maskgolf.sample("runs/demo", infill="The ___ is ______ executed.")[0])
     """
     device = devices.check_device(device)
     from harness import samples
 
     path, tokenizer = _path(run), tokenizer or getattr(run, "tokenizer", None)
     settings = prompt, count, order, step, block, temperature, seed, device
-    drawn = samples.sample(path, tokenizer and Path(tokenizer), *settings)
+    gaps_and_end = {"infill": infill, "gap": gap, "tokens": tokens}
+    drawn = samples.sample(
+        path, tokenizer and Path(tokenizer), *settings, **gaps_and_end, watch=watch
+    )
     return Samples(json=drawn, path=path, texts=tuple(each["text"] for each in drawn))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.segment import Segment, Segments
 from rich.table import Table
 from rich.text import Text
 
 from fast.artifact import LIMIT
 from fast.objective import objective_of
+from harness.filling import filled, is_terminal, legend
 from reference.recipe import ROPE_FREQUENCIES, Model
 
 # A pipe has no width, unless COLUMNS gives it one. No `:name:` in a text becomes an emoji.
@@ -307,10 +309,15 @@ def overview(summaries: list[dict]) -> None:
 
 
 def samples(drawn: list[dict]) -> None:
-    """Print each sample under a rule."""
+    """Print each sample under a rule: coloured on a terminal, elsewhere the text as it is."""
     for sample in drawn:
         console.rule(f"sample {sample['row']}")
-        _print_line(sample["text"])
+        if is_terminal(console):
+            console.print(filled(sample))
+        else:
+            console.print(Segments([Segment(sample["text"] + "\n")]), end="", soft_wrap=True)
+    if is_terminal(console) and console.color_system and not console.no_color:
+        console.print(legend())
 
 
 def _ratio_cells(row: dict | None, predicted: bool = False) -> tuple[str, str]:

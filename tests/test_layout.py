@@ -209,8 +209,8 @@ MAY_IMPORT = {
     "cli": "command_line interrupts",
     "command_line": "commands errors interrupts ranks",
     "commands": (
-        "api bench compression corpus devices estimate export importers overview packaging paired"
-        " partial paths progress ranks report run_directory runs tracking validate"
+        "api bench compression corpus devices estimate export filling gaps importers overview"
+        " packaging paired partial paths progress ranks report run_directory runs tracking validate"
     ),
     "api": (
         "compression corpus devices estimate parity pieces progress results run_directory runs"
@@ -225,7 +225,8 @@ MAY_IMPORT = {
     "trackers": "tracking",
     "scoring": "corpus errors estimate partial paths progress report",
     "paired": "corpus overview progress report scoring",
-    "samples": "compression corpus",
+    "samples": "compression corpus gaps templates",
+    "templates": "compression gaps",
     "compression": "bounded corpus paths progress scoring",
     "packaging": "corpus overview paths scoring validate",
     "validate": "bounded importers paths progress",
@@ -235,6 +236,7 @@ MAY_IMPORT = {
     "overview": "paths",
     "parity": "pieces",
     "partial": "paths",
+    "report": "filling",
 }
 
 

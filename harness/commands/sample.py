@@ -6,22 +6,30 @@ from typing import Annotated
 
 import tyro
 
-from harness import api, paths
+from harness import api, filling, gaps, paths
 from harness.commands.flags import Json
 from reference.recipe import InputError, Order
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Draw text from a model along an evaluation order.
+    """Draw text from a model along an evaluation order; on a terminal it fills in as it is drawn.
 
     Example: maskgolf sample runs/demo --prompt "The class" --order confidence --temperature 0.8
+
+    Example: maskgolf sample runs/demo --infill "The ___ statement is ______ executed."
     """
 
     # Run directory or .mgolf file.
     run_: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
     # Text that every sample begins with.
     prompt: str = ""
+    # Text to keep, with gaps to fill: ___ is a gap of 3 tokens, one for each underscore, 3 or more.
+    infill: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    # Tokens in every gap of --infill (default: one for each underscore).
+    gap: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    # Tokens drawn behind the prompt (default: to the end of the model's window).
+    tokens: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     count: int = 1  # samples
     # Which hidden position is drawn next; left-to-right and the other fixed orders draw from the
     # model's distribution.
@@ -34,27 +42,38 @@ class Sample:
     tokenizer: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     # cpu or cuda.
     device: str = "cpu"
-    # Write the samples to PATH, - for stdout.
+    # Write texts, tokens, their probabilities and the order of draws to PATH, - for stdout.
     json: Json = None
 
-    def run(self):
-        """Return the samples."""
+    def check(self) -> None:
+        """Raise InputError for flags that do not go together."""
         if self.block != type(self).block and self.order != "block":
             raise InputError(
                 f"--block {self.block}: expected --order block, which reads it, found"
                 f" {self.order}; drop it"
             )
+        gaps.check(self.prompt, self.infill, self.gap, self.tokens)
+
+    def run(self):
+        """Return the samples."""
         paths.run_or_artifact(self.run_)
-        drawn = api.sample(
-            self.run_,
-            self.prompt,
-            count=self.count,
-            order=self.order,
-            step=self.step,
-            block=self.block,
-            temperature=self.temperature,
-            seed=self.seed,
-            tokenizer=self.tokenizer,
-            device=self.device,
-        )
+        from harness import report  # loads torch
+
+        with filling.live(report.console, shown=self.json is None) as watch:
+            drawn = api.sample(
+                self.run_,
+                self.prompt,
+                infill=self.infill,
+                gap=self.gap,
+                tokens=self.tokens,
+                count=self.count,
+                order=self.order,
+                step=self.step,
+                block=self.block,
+                temperature=self.temperature,
+                seed=self.seed,
+                tokenizer=self.tokenizer,
+                device=self.device,
+                watch=watch,
+            )
         return drawn.json, drawn.show

@@ -214,15 +214,20 @@ def sample(
     block: int,
     temperature: float,
     first_row: int,
+    stop: int | None = None,
     tied: bool = False,
 ) -> Compare:
-    """The tokens drawn behind a given first one."""
+    """The tokens drawn behind a given first one, their log-probabilities and their order."""
     model, ids_BL = table_model(seed, vocab, length, tied), np.full((count, length), vocab)
     ids_BL[:, 0] = np.random.default_rng(seed).integers(0, vocab, count)
-    given = vocab, order, seed, step, block, temperature, first_row
+    given = vocab, order, seed, step, block, temperature, first_row, stop
     exact = reference.sample.fill(model.reference, ids_BL, *given)
-    fill = fast.sample.fill
-    return lambda at: [same(fill(model.fast(at), at.tensor(ids_BL), *given), exact)]
+
+    def compare(at: Setting) -> list[Difference]:
+        drawn = fast.sample.fill(model.fast(at), at.tensor(ids_BL), *given)
+        return [same(*pair) for pair in zip(drawn, exact, strict=True)]
+
+    return compare
 
 
 ONE_LAYER = replace(SMALL, layers=1)
@@ -335,13 +340,13 @@ PIECES = [
         "sample",
         sample,
         table(
-            "order seed vocab length count step block temperature first_row tied",
+            "order seed vocab length count step block temperature first_row stop tied",
             *(
-                (order, seed, 3, 5, 4, 1 + seed % 3, 2, temperature, seed, False)
+                (order, seed, 3, 5, 4, 1 + seed % 3, 2, temperature, seed, stop, False)
                 for seed, order in enumerate(ORDERS)
-                for temperature in (0.0, 0.7, 1.0)
+                for temperature, stop in ((0.0, None), (0.7, 4), (1.0, None))
             ),
-            ("left-to-right", 9, 4, 4, 3, 1, 1, 0.0, 0, True),
+            ("left-to-right", 9, 4, 4, 3, 1, 1, 0.0, 0, None, True),
         ),
         APART,
         bitwise=True,

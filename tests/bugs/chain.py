@@ -198,7 +198,7 @@ BUGS = [
     ),
     Bug(
         "sample-same-luck-everywhere",
-        "fast.sample.draw",
+        "fast.sample.gumbel",
         call("words", by=argument(2, lambda position: position * 0)),
         "every position draws with the same numbers",
         ("sample",),
@@ -208,6 +208,22 @@ BUGS = [
         "fast.sample.fill",
         call("range", by=lambda range, start, stop, step: range(start, stop - stop % step, step)),
         "the last pass reveals fewer",
+        ("sample",),
+    ),
+    Bug(
+        "sample-behind-the-stop",
+        "fast.sample._pass",
+        operator("&", by=left),
+        "as many are drawn, the best of all hidden ones",
+        ("sample",),
+    ),
+    Bug(
+        "sample-rank-of-the-pass",
+        "fast.sample._Draws.reveal_",
+        call(
+            "arange", nth=-1, by=lambda arange, first, stop, **where: arange(stop - first, **where)
+        ),
+        "every pass counts from 0",
         ("sample",),
     ),
     Bug(

@@ -3,7 +3,17 @@ of a corpus, a sample.
 """
 
 from tests.bugs import Bug
-from tests.bugs.edits import always, argument, call, constant, first, name, operator, without
+from tests.bugs.edits import (
+    always,
+    argument,
+    call,
+    constant,
+    first,
+    left,
+    name,
+    operator,
+    without,
+)
 
 BATCHES = "tests/pieces/test_loop.py::test_batches_of_a_recipe_over_several_epochs_and_shards"
 SHIP = "tests/pieces/test_ship.py::"
@@ -142,7 +152,7 @@ BUGS = [
     ),
     Bug(
         "prompt-without-its-opening",
-        "harness.samples.sample",
+        "harness.templates.encode",
         call("bos_id", by=always(5)),
         "text goes on as from the middle of a document",
         ("tests/harness/test_samples.py::test_samples_open_with_the_control_token_and_the_prompt",),
@@ -156,10 +166,31 @@ BUGS = [
     ),
     Bug(
         "text-of-the-ids-before",
-        "harness.samples.sample",
-        call("numpy", by=lambda numpy: numpy()[::-1]),
-        "rows and their texts, turned over",
+        "harness.samples._described",
+        call("texts", by=argument(0, lambda ids: ids[::-1])),
+        "text and tokens come from one row, and are never compared",
         ("tests/harness/test_samples.py::test_samples_open_with_the_control_token_and_the_prompt",),
+    ),
+    Bug(
+        "space-owed-by-nobody",
+        "harness.templates.allowed",
+        operator("&=", by=left),
+        "the first word of a gap is glued to the one before",
+        ("tests/harness/test_samples.py::test_given_text_comes_back_byte_for_byte",),
+    ),
+    Bug(
+        "control-tokens-in-gaps",
+        "harness.templates.allowed",
+        operator("~x", by=lambda control_V: control_V | True),
+        "they are rare, have no text, and eat the space behind them",
+        ("tests/harness/test_samples.py::test_given_text_comes_back_byte_for_byte",),
+    ),
+    Bug(
+        "gaps-filled-from-the-left-alone",
+        "harness.samples.sample",
+        name("log_probs", nth=1, to="next_token"),
+        "what stands behind a gap is not read",
+        ("tests/harness/test_samples.py::test_a_gap_is_filled_by_what_stands_around_it",),
     ),
     Bug(
         "restored-by-the-recipes-dtype",

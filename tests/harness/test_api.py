@@ -168,6 +168,23 @@ def test_a_model_scores_and_samples_as_its_run_does(model, run_directory, score)
     assert one.texts == other.texts and one.json == other.json
 
 
+def test_gaps_are_filled_and_watched(run_directory):
+    """The given text is kept; after each pass there is one more token."""
+    seen = []
+    drawn = maskgolf.sample(
+        run_directory,
+        infill="if___",
+        gap=2,
+        seed=3,
+        watch=lambda so_far: seen.append(so_far()[0]["parts"].count(None)),
+    )
+    assert drawn[0].startswith("if") and seen == [1, 0]
+    assert [rank for rank in drawn.json[0]["reveal"] if rank is not None] == [0, 1]
+    assert len(maskgolf.sample(run_directory, tokens=3).json[0]["ids"]) == 4
+    with pytest.raises(InputError, match="--prompt: expected no --infill"):
+        maskgolf.sample(run_directory, "The", infill="if___")
+
+
 def test_samples_are_those_of_the_command(run_directory, tmp_path):
     options = dict(count=2, order="random", step=4, temperature=0.5, seed=3)
     drawn = maskgolf.sample(run_directory, "The", **options)

@@ -487,6 +487,13 @@ def ids(samples: list[dict]) -> list[list[int]]:
         (("--order", "confidence"), ("--step", "3")),
         (("--order", "block", "--block", "2"), ("--block", "4")),
         ((), ("--prompt", "if")),
+        (("--prompt", "if"), ("--tokens", "2")),
+        ((), ("--infill", "a____b")),
+        (("--infill", "a____b"), ("--gap", "2")),
+        (("--infill", "a____b"), ("--order", "confidence")),
+        (("--infill", "a____b", "--order", "confidence"), ("--step", "3")),
+        (("--infill", "a____b"), ("--temperature", "0")),
+        (("--infill", "a____b"), ("--seed", "3")),
     ],
     ids=lambda words: " ".join(words),
 )
@@ -502,6 +509,14 @@ def test_what_sample_promises_of_its_flags(draw, stranger, run_directory, capsys
     coldest = [ids(draw("--temperature", "0", "--seed", seed)) for seed in (1, 2)]
     assert coldest[0] == coldest[1]
     assert all(one["text"].startswith("if") for one in draw("--prompt", "if", "--count", "2"))
+    for sizes, more in (([3, 3], ()), ([2, 2], ("--gap", "2")), ([1, 1], ("--gap", "1"))):
+        [one] = draw("--infill", "___i___", *more)
+        drawn = [rank is not None for rank in one["reveal"]]
+        assert drawn == [False] + [True] * sizes[0] + [False] + [True] * sizes[1]
+        assert one["text"] == "".join(one["parts"]) and one["parts"][1 + sizes[0]] == "i"
+    [one] = draw("--infill", "i_____")
+    assert one["reveal"] == [None, None, 0, 1, 2, 3, 4]
+    assert [len(one["ids"]) for one in draw("--tokens", "3", "--count", "2")] == [4, 4]
     words = ("sample", run_directory, "--tokenizer", stranger)
     assert "expected the tokenizer" in refused(capsys, *words)
 

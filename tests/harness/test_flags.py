@@ -283,6 +283,7 @@ CALLS = [
     ),
     Call(
         ("sample", "RUN", "--prompt", "Once", "--count", "3", *SAMPLING, "--seed", "9")
+        + ("--tokens", "7")
         + ("--tokenizer", "PIECES", *DEVICE),
         "harness.samples.sample",
         {
@@ -296,7 +297,16 @@ CALLS = [
             "temperature": 0.25,
             "seed": 9,
             "device": "cpu:0",
+            "infill": None,
+            "gap": None,
+            "tokens": 7,
+            "watch": None,
         },
+    ),
+    Call(
+        ("sample", "RUN", "--infill", "a ___", "--gap", "5"),
+        "harness.samples.sample",
+        {"infill": "a ___", "gap": 5, "prompt": "", "tokens": None},
     ),
     Call(("report", "R1", "R2"), "harness.overview.summaries", {"runs": (Path("R1"), Path("R2"))}),
     Call(
@@ -590,6 +600,27 @@ def test_what_a_piece_of_bench_does_not_read_is_refused(piece, name, words, caps
 def test_block_of_sample_needs_its_order(capsys):
     message = refused(capsys, "sample", "RUN", "--order", "entropy", "--block", "4")
     assert "--block 4: expected --order block" in message and "found entropy" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--infill", "a ___", "--prompt", "b"), "--prompt: expected no --infill"),
+        (("--infill", "a ___", "--tokens", "3"), "--tokens: expected no --infill"),
+        (("--gap", "3"), "--gap 3: expected --infill, which reads it"),
+        (("--infill", "a ___", "--gap", "0"), "--gap: expected at least 1, found 0"),
+        (("--infill", "a __ b"), "--infill: expected a gap, three underscores or more"),
+        (("--infill", ""), "--infill: expected a gap, three underscores or more, found none in ''"),
+        (
+            ("--infill", "a\udcff___"),
+            "--infill: expected UTF-8 text, found '\\udcff' at character 1",
+        ),
+        (("--prompt", "\udc80"), "--prompt: expected UTF-8 text, found '\\udc80' at character 0"),
+    ],
+)
+def test_what_sample_cannot_fill_is_refused(words, said, capsys):
+    """Before the run is looked for."""
+    assert said in refused(capsys, "sample", "RUN", *words)
 
 
 # The recipe

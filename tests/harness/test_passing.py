@@ -12,6 +12,7 @@ import torch
 import tyro
 
 from fast import artifact, transformer
+from fast.sample import Drawn
 from harness import cli, runs, samples, scoring
 from harness.bench import gate
 from harness.compression import compress
@@ -91,7 +92,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     ),
     "sample": (
         "/path/a --prompt Once --count 2 --order block --step 3 --block 5 --temperature 0.5"
-        " --seed 7 --tokenizer /path/b --device cuda:3".split(),
+        " --seed 7 --tokens 6 --tokenizer /path/b --device cuda:3".split(),
         {
             "harness.samples.sample": (
                 [],
@@ -106,9 +107,17 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
                     temperature=0.5,
                     seed=7,
                     device="checked cuda:3",
+                    infill=None,
+                    gap=None,
+                    tokens=6,
+                    watch=None,
                 ),
             )
         },
+    ),
+    "sample, gaps": (
+        ["/path/a", "--infill", "a ___ b", "--gap", "2"],
+        {"harness.samples.sample": ([], dict(run=A, prompt="", infill="a ___ b", gap=2))},
     ),
     "compress": (
         "/path/a --run /path/b -o /path/c --order confidence --tokenizer /path/d --verify".split()
@@ -364,8 +373,12 @@ def test_a_sample_is_drawn_as_asked(monkeypatch):
     recipe = replace(TINY, model=replace(TINY.model, vocab=tokenizers.VOCAB))
     model = SimpleNamespace(log_probs="the model", recipe=recipe, tokenizer=tokenizer)
     loaded = record(monkeypatch, "harness.compression.compress.load", model)
-    drawn = record(monkeypatch, "fast.sample.fill", lambda query, ids, *rest: ids * 0 + 70)
-    samples.sample(A, B, "he", 3, "block", 2, 5, 0.5, 7, "cpu")
+    all_70 = lambda query, ids, *_, **__: Drawn(ids * 0 + 70, ids * 0.0, ids * 0)  # noqa: E731
+    drawn = record(monkeypatch, "fast.sample.fill", all_70)
+    [one, *_] = samples.sample(A, B, "he", 3, "block", 2, 5, 0.5, 7, "cpu", tokens=2)
+    assert [one[name] for name in ("order", "step", "block", "temperature", "seed")] == [
+        *("block", 2, 5, 0.5, 7)
+    ]
     assert loaded == [dict(run=A, tokenizer=B, device="cpu")]
     [found] = drawn
     assert found.pop("ids_BL").shape == (3, recipe.model.length)
@@ -378,6 +391,8 @@ def test_a_sample_is_drawn_as_asked(monkeypatch):
         block=5,
         temperature=0.5,
         first_row=0,
+        stop=4,
+        on_pass=None,
     )
 
 

@@ -64,8 +64,16 @@ def test_text_is_drawn_as_from_whole_passes(model, temperature):
     ids_BL = np.full((4, model.length), model.vocab)
     ids_BL[:, 0], ids_BL[:, 4] = 2, 7
     drawn = "left-to-right", 11, 1, 1, temperature, 3
-    expected = reference.sample.fill(whole, ids_BL, model.vocab, *drawn)
-    found = sample.fill(predictor, torch.from_numpy(ids_BL), model.vocab, *drawn)
-    assert np.array_equal(found, expected)
+    stop = model.length - 1
+    expected = reference.sample.fill(whole, ids_BL, model.vocab, *drawn, stop)
+    passes = []
+    found = sample.fill(
+        predictor, torch.from_numpy(ids_BL), model.vocab, *drawn, stop, on_pass=passes.append
+    )
+    assert np.array_equal(found.rank_BL, expected.rank_BL)
+    assert np.abs(found.log_p_BL.numpy() - expected.log_p_BL).max() < 1e-9
+    found = found.ids_BL
+    assert np.array_equal(found, expected.ids_BL)
+    assert len(passes) == stop - 2 and (found[:, -1] == model.vocab).all()
     assert (found[:, 0] == 2).all() and (found[:, 4] == 7).all()
     assert temperature == 0 or len({tuple(row) for row in found.tolist()}) == 4
