@@ -275,6 +275,18 @@ class Samples(Result):
 
         report.samples(self.json)
 
+    def plot(self):
+        """Return when each token of the first text was drawn, coloured by its probability then."""
+        drawn = self.json[0]
+        rows = zip(drawn["reveal"], drawn["probabilities"], strict=True)
+        points = [(place, *row) for place, row in enumerate(rows) if row[0] is not None]
+        axes = _axes()
+        places, turns, probabilities = zip(*points, strict=True)
+        shown = axes.scatter(places, turns, c=probabilities, cmap="cividis", vmin=0, vmax=1, s=12)
+        axes.figure.colorbar(shown, label="probability when drawn")
+        axes.set(xlabel="place in the text, tokens", ylabel="drawn as number", title=str(self.path))
+        return axes.figure
+
 
 @dataclass(frozen=True, repr=False)
 class Parity(Result):

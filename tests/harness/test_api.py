@@ -196,6 +196,17 @@ def test_samples_are_those_of_the_command(run_directory, tmp_path):
     assert repr(drawn).startswith(f"<Samples 2 of {run_directory}: ")
 
 
+def test_samples_are_drawn_as_points_of_their_order(run_directory):
+    """Given tokens have none."""
+    drawn = maskgolf.sample(run_directory, "The", order="random", seed=3)
+    [points] = [c for c in drawn.plot().axes[0].collections if len(c.get_offsets())]
+    reveal, probabilities = drawn.json[0]["reveal"], drawn.json[0]["probabilities"]
+    places = [place for place, turn in enumerate(reveal) if turn is not None]
+    assert 0 < len(places) < len(reveal)
+    assert points.get_offsets().tolist() == [[place, reveal[place]] for place in places]
+    assert points.get_array().tolist() == [probabilities[place] for place in places]
+
+
 # parity
 
 
