@@ -6,6 +6,7 @@ import ast
 import math
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from harness.validate.source import FUNCTIONS, last_name, within
 
@@ -111,6 +112,7 @@ def rates(tree: ast.AST) -> Iterator[tuple[str, ast.AST, Values | None]]:
                 yield name, value, {**outer, **local}
 
 
+@lru_cache(maxsize=16)
 def constants(tree: ast.AST) -> tuple[list[str], list[str], int]:
     """Return (constants of bytes per token, rates that count no bytes, rates that do) of a
     program.

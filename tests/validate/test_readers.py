@@ -696,7 +696,7 @@ def test_every_import_is_found_with_its_line(code, expected):
 
 
 def test_where_a_package_comes_from_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "packages_distributions", lambda: {"odd": ["plain-name"]})
+    monkeypatch.setattr(runs, "installed", lambda: {"odd": ["plain-name"]})
 
     def told(code, **files):
         home = tmp_path / str(len(list(tmp_path.iterdir())))

@@ -335,11 +335,12 @@ def _used(source: Source, names: dict[str, str], outside: ast.AST | None = None)
 def fallbacks(source: Source) -> Iterator[str]:
     """Yield where a missing compressor is replaced by another one without an error."""
     for node in source.of(ast.Try):
-        tried = _used(source, aliases(ast.walk(ast.Module(node.body, []))), node)
-        for handler in node.handlers:
+        tried = aliases(ast.walk(ast.Module(node.body, [])))
+        tried = _used(source, tried, node) if tried else ()
+        for handler in node.handlers if tried else ():
             caught = ast.unparse(handler.type) if handler.type else "Exception"
             silent = not any(isinstance(part, ast.Raise) for part in ast.walk(handler))
-            if tried and silent and any(word in caught for word in ABSENCE):
+            if silent and any(word in caught for word in ABSENCE):
                 instead = ast.unparse(handler.body[0])[:60]
                 where = f"{source.label}:{node.lineno}"
                 yield f"{where}: without {min(tried)} it goes on ({instead})"

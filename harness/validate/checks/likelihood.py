@@ -5,6 +5,7 @@ syntax tree of what scores, and from the loss of the untrained model.
 import ast
 import math
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 from harness.validate import hiding
@@ -46,6 +47,7 @@ def scorers(submission: Submission) -> list[Source]:
     return [source for source in [*running, *others] if source.tree]
 
 
+@lru_cache(maxsize=16)
 def evaluations(source: Source) -> list[Evaluation]:
     """Return the evaluations of a source, less those that others are made of or made up from."""
     rows = hiding.evaluations(source.tree)

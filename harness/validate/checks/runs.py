@@ -10,6 +10,7 @@ import tokenize
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cache, lru_cache
 from importlib.metadata import packages_distributions
 from pathlib import PurePosixPath
 
@@ -47,8 +48,9 @@ DISTRIBUTIONS = {  # import name -> distribution, where they differ
 ABSENCE = ("ImportError", "ModuleNotFoundError", "Exception")
 
 
-def syntax_error(data: bytes, version: Version) -> str | None:
-    """Return why a source is no Python of this version, with the line; None if it is."""
+@lru_cache(maxsize=64)
+def _unparsed(data: bytes, version: Version) -> str | None:
+    """Return why this interpreter's parser takes a source for no Python of a version."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,6 +59,13 @@ def syntax_error(data: bytes, version: Version) -> str | None:
         return f"line {error.lineno}: {error.msg}"
     except (ValueError, RecursionError, MemoryError) as error:
         return f"{type(error).__name__}: {error}"
+    return None
+
+
+def syntax_error(data: bytes, version: Version) -> str | None:
+    """Return why a source is no Python of this version, with the line; None if it is."""
+    if problem := _unparsed(data, version):
+        return problem
     if version >= (3, 12) or sys.version_info < (3, 12):  # older interpreters refuse it themselves
         return None
     line = nested_quotes(data.decode("utf-8", "replace"))
@@ -144,6 +153,12 @@ def _is_logged(submission: Submission, name: str) -> bool:
     return not sizes.isdisjoint(log_sizes(submission, "code size"))
 
 
+@cache
+def installed() -> dict[str, list[str]]:
+    """Return {top-level module: distributions} of this environment, read once per process."""
+    return packages_distributions()
+
+
 def imported(node: ast.AST, optional: bool = False) -> Iterator[tuple[str, int, bool]]:
     """Yield (top-level module, line, whether the program goes on without it) of every import."""
     names, body = [], set()
@@ -177,7 +192,6 @@ def imports(submission: Submission) -> Finding:
     except ImportError may be missing.
     """
     wanted, text = requirements(submission), instructions(submission)
-    installed = packages_distributions()
     paths = [PurePosixPath(path) for path in submission.files if path.endswith(".py")]
     local = {path.stem for path in paths} | {path.parts[0] for path in paths}
     there = PREINSTALLED | (wanted.pins.keys() if wanted else set())
@@ -188,7 +202,7 @@ def imports(submission: Submission) -> Finding:
         for module, line, skippable in imported(source.tree):
             if module in sys.stdlib_module_names or module in local:
                 continue
-            names = {DISTRIBUTIONS.get(module, module), module, *installed.get(module, ())}
+            names = {DISTRIBUTIONS.get(module, module), module, *installed().get(module, ())}
             names = set(map(canonicalize_name, names))
             used.add(module)
             if names & there:
