@@ -94,10 +94,14 @@ def red(check: str) -> bool:
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         code = pytest.main(
             [
-                "-q",
+                "-o",
+                "addopts=-q --strict-markers",
                 "-x",
+                "--tb=native",  # the shortest to make, and nobody reads it
                 "-p",
                 "no:timeout",
+                "-p",
+                "no:benchmark",  # which asks git and the processor who they are
                 "-p",
                 "no:cacheprovider",
                 "-p",
