@@ -15,7 +15,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 import hypothesis
 
-from tests.support.commands import corpus, run_directory
+from tests.support.commands import corpus, run_directory, scores_made_apart, scores_made_here
 from tests.support.corpora import (
     embedded_cache,
     embedded_layout,

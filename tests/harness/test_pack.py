@@ -2,6 +2,7 @@
 cannot stand, are refused.
 """
 
+import contextlib
 import json
 import math
 import re
@@ -397,6 +398,22 @@ def test_the_tokenizer_of_the_model_is_named(packed):
 # weights stored anew within a budget
 
 
+@contextlib.contextmanager
+def little_text():
+    """Steps follow from the gradients of 1,024 tokens: windows of the tiny model are so short that
+    65,536 tokens are thousands of backward passes.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(size, "FISHER_TOKENS", 2**10)
+        yield
+
+
+def test_steps_follow_from_the_gradients_of_65_536_tokens(seeds):
+    recipe = artifact.recipe_of(artifact.read(seeds[0] / "artifact.mgolf")[0])
+    quantization = size.within(recipe, artifact.LIMIT).quantization
+    assert quantization.fisher == 2**16 // recipe.model.length
+
+
 @pytest.fixture(scope="module")
 def within(seeds, tmp_path_factory) -> tuple[dict, Path]:
     """What pack says, and the folder, of runs stored anew in 8,000 bytes and the code."""
@@ -405,7 +422,8 @@ def within(seeds, tmp_path_factory) -> tuple[dict, Path]:
         size.code_bytes(artifact.recipe_of(artifact.read(seeds[0] / "artifact.mgolf")[0])).values()
     )
     budget = code + 8000
-    described_ = pack(seeds, out, Claim(**WHO), budget=budget)
+    with little_text():
+        described_ = pack(seeds, out, Claim(**WHO), budget=budget)
     return described_ | {"budget": budget}, Path(described_["folder"])
 
 
@@ -439,7 +457,7 @@ def test_the_program_stores_weights_in_the_same_way(within):
     text = (folder / "train_gpt.py").read_text()
     for name in ("format='uniform'", f"budget={recipe.quantization.budget}"):
         assert name in text
-    assert recipe.quantization.fisher == 2**16 // recipe.model.length
+    assert recipe.quantization.fisher == 2**10 // recipe.model.length
 
 
 def test_a_budget_that_nothing_fits_is_refused(seeds, tmp_path):
@@ -449,6 +467,6 @@ def test_a_budget_that_nothing_fits_is_refused(seeds, tmp_path):
         (10_000, r"--budget: expected more bytes than the code alone takes"),
         (code + 1000, r"leaves [\d,]+ bytes beside the code; quantization.budget: expected"),
     ):
-        with pytest.raises(InputError, match=message):
+        with little_text(), pytest.raises(InputError, match=message):
             pack(seeds, tmp_path / "out", Claim(**WHO), budget=budget)
         assert not (tmp_path / "out").exists()

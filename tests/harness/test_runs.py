@@ -138,8 +138,10 @@ def test_resume_on_other_data_is_refused(run_directory, corpus, tmp_path, capsys
     )
 
 
-def test_causal_baseline_trains_and_scores(corpus, tmp_path):
-    """--model.causal gives the autoregressive baseline, scored by its one exact pass."""
+def test_causal_baseline_trains_and_scores(corpus, scores_made_apart, tmp_path):
+    """--model.causal gives the autoregressive baseline, scored by its one exact pass in a process of
+    its own.
+    """
     out = tmp_path / "run"
     assert (
         cli.main(

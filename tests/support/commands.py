@@ -1,12 +1,15 @@
 """Commands for tests: a small corpus, a finished run, and a command that must be refused."""
 
+import contextlib
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from harness import cli
+from harness import cli, scoring
 
 TINY_MODEL = ["--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight"]
 TINY = [*TINY_MODEL, "--training.iterations", "20", "--training.checkpoint_every", "5"]
@@ -20,6 +23,39 @@ UNSCORED = {  # in place of a score, which takes longer than training a tiny mod
     "stderr_sequences": None,
     "bytes": 0,
 }
+
+
+RUN_APART = scoring.run_without_interrupts
+EVAL = [sys.executable, "-m", "harness", "eval"]
+
+
+def run_here(command: list[str]) -> subprocess.CompletedProcess:
+    """Return the end and the stdout of `maskgolf eval`, run in this process by the same arguments; of
+    any other command in its own.
+    """
+    if command[: len(EVAL)] != EVAL:
+        return RUN_APART(command)
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        code = cli.main(command[3:])
+    os.write(2, errors.getvalue().encode())  # where a process of its own prints
+    return subprocess.CompletedProcess(command, code, output.getvalue())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scores_made_here():
+    """Scores of artifacts are made in this process, which has loaded torch: a fresh one takes longer
+    for that than for most of these scores. scores_made_apart has them made as they ship.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "run_without_interrupts", run_here)
+        yield
+
+
+@pytest.fixture
+def scores_made_apart(monkeypatch):
+    """Scores of artifacts are made in fresh processes."""
+    monkeypatch.setattr(scoring, "run_without_interrupts", RUN_APART)
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import contextlib
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "meta"
+CPU = torch.device("cpu")
 aten = torch.ops.aten
 CROSSING = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (
@@ -49,15 +49,36 @@ class Away(torch.Tensor):
         return run(operation, args, kwargs or {})
 
 
+def tensors_of(value) -> list[torch.Tensor]:
+    """Return the tensors among arguments, in nested lists, tuples and dicts too. torch's own trees
+    take most of the time of an operation here.
+    """
+    tensors, waiting = [], [value]
+    for member in waiting:
+        if isinstance(member, torch.Tensor):
+            tensors.append(member)
+        elif type(member) is dict:
+            waiting.extend(member.values())
+        elif isinstance(member, list | tuple):
+            waiting.extend(member)
+    return tensors
+
+
+def mapped(function, value):
+    """Return nested lists, tuples and dicts with every leaf replaced by function(leaf)."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return kind([mapped(function, member) for member in value])
+    if kind is dict:
+        return {name: mapped(function, member) for name, member in value.items()}
+    return function(value)
+
+
 def inner(value):
     """Return the values of a tensor that is away, the CPU for any device, all else as it is."""
-    return (
-        value.inner
-        if isinstance(value, Away)
-        else torch.device("cpu")
-        if isinstance(value, torch.device)
-        else value
-    )
+    if type(value) is Away:
+        return value.inner
+    return CPU if type(value) is torch.device else value
 
 
 def meets(operation, args) -> bool:
@@ -66,9 +87,7 @@ def meets(operation, args) -> bool:
     """
     if operation in CROSSING:
         return True
-    values = [
-        value for value in tree_leaves(args[2:]) if isinstance(value, torch.Tensor) and value.dim()
-    ]
+    values = [value for value in tensors_of(args[2:]) if value.dim()]
     return (
         operation in INDEXING
         and isinstance(args[0], Away)
@@ -82,7 +101,7 @@ def run(operation, args, kwargs):
     """
     if operation is aten._fused_sdp_choice.default:
         return 0  # no fused attention, which each device has its own of
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+    tensors = tensors_of((args, kwargs))
     away = [tensor for tensor in tensors if isinstance(tensor, Away)]
     here = [tensor for tensor in tensors if not isinstance(tensor, Away) and tensor.dim()]
     if away and here and not meets(operation, args):
@@ -94,7 +113,7 @@ def run(operation, args, kwargs):
     there = bool(away) if device is None else device.type == NAME
     if operation is aten.copy_.default:
         there = isinstance(args[0], Away)
-    found = operation(*tree_map(inner, args), **tree_map(inner, kwargs))
+    found = operation(*mapped(inner, args), **mapped(inner, kwargs))
     # What is changed in place is handed back as it came
     given = {id(inner(tensor)): tensor for tensor in tensors}
 
@@ -107,7 +126,7 @@ def run(operation, args, kwargs):
             else value
         )
 
-    return tree_map(placed, found)
+    return mapped(placed, found)
 
 
 class _Operations(TorchDispatchMode):
