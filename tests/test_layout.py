@@ -381,7 +381,7 @@ def test_the_modules_of_fast_can_be_joined_in_one_file():
     modules = {}
     for path in FILES["fast"]:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        modules[name] = bundle.read_module(name, path.read_text(), {})
+        modules[name] = bundle.read_module(name, path.read_text())
     assert "sum_over_ranks" in bundle.meanings(modules)
 
 

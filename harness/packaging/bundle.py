@@ -11,6 +11,7 @@ import re
 import sys
 import tokenize
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
 from types import CodeType
@@ -95,7 +96,9 @@ def _path(module: str) -> Path:
     return ROOT / f"{module.replace('.', '/')}.py"
 
 
-def _read_import(module: Module, node: ast.Import | ast.ImportFrom, replaced: dict) -> None:
+def _read_import(
+    module: Module, node: ast.Import | ast.ImportFrom, replaced: frozenset[str]
+) -> None:
     """Note what an import binds."""
     for alias in node.names:
         name, source = alias.asname or alias.name, getattr(node, "module", None)
@@ -179,8 +182,11 @@ def _constants(code: CodeType) -> list:
     return [repr(value) for value in code.co_consts if not isinstance(value, CodeType)]
 
 
-def read_module(name: str, source: str, replaced: dict[str, str]) -> Module:
-    """Parse a module into statements and imports."""
+@lru_cache(maxsize=128)
+def read_module(name: str, source: str, replaced: frozenset[str] = frozenset()) -> Module:
+    """Parse a module into statements and imports, the same text once; replaced: modules that need
+    no file.
+    """
     tree, imports = ast.parse(source), (ast.Import, ast.ImportFrom)
     module = Module(name, ast.get_docstring(tree) or "")
     for node in ast.walk(tree):
@@ -211,7 +217,8 @@ def read_modules(replaced: dict[str, str]) -> dict[str, Module]:
 
     def visit(name: str) -> None:
         if name not in modules:
-            module = read_module(name, replaced.get(name) or _path(name).read_text(), replaced)
+            text = replaced.get(name) or _path(name).read_text()
+            module = read_module(name, text, frozenset(replaced))
             for wanted in [*module.modules.values(), *(home for home, _ in module.names)]:
                 visit(wanted)
             for home, wanted in module.names:
