@@ -46,6 +46,8 @@ WRONG = {  # arguments: what the message says; `here` is a folder, `file` a file
     "decompress file.mgz --out x --run nope": RUN,
     "decompress file.mgz --run file --out x --tokenizer nope": TOKENIZER,
     "import nope -o x": FILE,
+    "export nope --out x": RUN,
+    "export file --out here": "--out here: expected a file to write, found a folder",
     "data list nope": "shard nope: expected a readable shard, found none",
     "data list here --tokenizer nope": TOKENIZER,
     "data list here": "data here: expected one directory of *.bin shards",
@@ -95,6 +97,7 @@ COMMANDS = {  # each with what it needs to be parsed
     "pack": f"pack here {PACK}",
     "validate": "validate here",
     "import": "import file -o x",
+    "export": "export file --out x",
     "data": "data list file",
 }
 

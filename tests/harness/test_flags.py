@@ -20,6 +20,7 @@ from harness.corpus.sources import Source
 from harness.estimate import Estimate
 from harness.importers.assume import Assume
 from harness.packaging.claim import Claim
+from harness.tracking import Tracking
 from reference.recipe import TINY, Recipe
 from tests.support.commands import refused
 
@@ -80,6 +81,7 @@ CLAIM_WORDS = tuple(
 EVAL = (*SOURCE_WORDS, *DEVICE)
 GATE = ("harness.bench.gate.require",)
 UNCHECKED = ("harness.run_directory.check",)
+PATHS = ("harness.paths.run_or_artifact",)
 TRAIN = ("train", *SOURCE_WORDS, "--out", "OUT", *DEVICE)
 RUN = {"source": SOURCE, "out": Path("OUT"), "device": "cpu:0"}
 SAMPLING = ("--order", "block", "--step", "2", "--block", "5", "--temperature", "0.25")
@@ -108,6 +110,13 @@ CALLS = [
         {**RUN, "resume": "auto", "overwrite": False},
         UNCHECKED,
     ),
+    Call(
+        (*TRAIN, "--tensorboard", "--wandb", "PROJECT"),
+        "harness.runs.run",
+        {**RUN, "tracking": Tracking(tensorboard=True, wandb="PROJECT")},
+        (*UNCHECKED, "harness.tracking.find_spec"),
+    ),
+    Call(("export", "RUN", "--out", "OUT"), "harness.export.export", {"run": Path("RUN")}, PATHS),
     *(
         Call(
             (*TRAIN, "--preset", "tiny", *words),
