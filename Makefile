@@ -10,6 +10,7 @@
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
 # make fuzz              do both decoders stand what strangers write? coverage-guided fuzzing, 10 minutes
+# make pictures         the page of runs/demo in a headless Chromium, photographed for the README; after make demo
 # make study             objectives and inputs at equal steps, tokens and size: trains what is missing, prints the tables; hours,
 #                        resumable; GROUPS="demo double" DATA=DIR OPTIONS="--jobs 2 --report --plot study.svg"
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing
@@ -31,7 +32,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWER := .venv-lower
 
-.PHONY: demo test lint docs bench lower wheels venv exhaustive soak fuzz golden study recording mutate clean
+.PHONY: demo test lint docs bench lower wheels venv exhaustive soak fuzz golden pictures study recording mutate clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -69,6 +70,9 @@ fuzz: $(VENV)/installed-fuzz
 
 golden: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.golden $(OUT)
+
+pictures: $(VENV)/installed-test
+	$(BIN)/python -m tests.scripts.pictures runs/demo assets
 
 study: $(VENV)/installed-test
 	$(BIN)/python -m tests.scripts.study $(GROUPS) $(if $(DATA),--data $(DATA)) $(OPTIONS)

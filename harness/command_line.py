@@ -89,8 +89,6 @@ def _emit(result, show, path: str | None) -> None:
     """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the
     table.
     """
-    from fast.checkpoint import write_atomic  # here: it loads torch
-
     text = json.dumps(result, indent=2, allow_nan=False) + "\n"
     if path == "-":
         sys.stdout.write(text)
@@ -103,6 +101,8 @@ def _emit(result, show, path: str | None) -> None:
         sys.stdout.flush()
     finally:
         if path:
+            from fast.checkpoint import write_atomic  # here: it loads torch
+
             write_atomic(Path(path), text.encode())
 
 

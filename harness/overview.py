@@ -46,16 +46,29 @@ def curve(run: Path) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [loss for _, loss in points]
 
 
+def check_matplotlib(flag: str) -> None:
+    """Raise InputError, which names a flag, where matplotlib is not installed."""
+    try:
+        import matplotlib.backend_bases  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"{flag}: expected matplotlib, found none; install maskgolf[plot]"
+        ) from error
+
+
+def check_page(path: Path) -> None:
+    """Raise InputError where no page can be written to path."""
+    check_matplotlib("-o")
+    paths.check_output("-o", path)
+
+
 def check_image(path: Path) -> None:
     """Raise InputError where no image can be written to path: to be called before a long
     computation.
     """
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise InputError(
-            "--plot: expected matplotlib, found none; install maskgolf[plot]"
-        ) from error
+    check_matplotlib("--plot")
+    from matplotlib.backend_bases import FigureCanvasBase
+
     problem = paths.output_problem(path)
     kinds = ("", *FigureCanvasBase.get_supported_filetypes())
     if not problem and path.suffix[1:].lower() not in kinds:

@@ -267,7 +267,7 @@ def imported(result: dict) -> None:
     )
 
 
-def _text_of(score: dict) -> str:
+def text_of(score: dict) -> str:
     """Return what a score was computed on: of one text, one part and one tokenizer it is the
     same.
     """
@@ -293,7 +293,7 @@ def overview(summaries: list[dict]) -> None:
         )
         for score in result["scores"]:
             estimator, *bits = _score_cells(score)
-            estimators = texts.setdefault(_text_of(score), {})
+            estimators = texts.setdefault(text_of(score), {})
             estimators.setdefault(estimator, []).append((*run, estimator, *bits))
     columns = ("run", "parameters", "steps", "tokens/s", "artifact + code", "estimator")
     for text, estimators in texts.items():
@@ -306,6 +306,13 @@ def overview(summaries: list[dict]) -> None:
         )
     if any(len(estimators) > 1 for estimators in texts.values()):
         _print_line("Bits/byte rank runs by one estimator, between two lines of a table, only.")
+
+
+def page(path: Path | None) -> None:
+    """Print where the page of a run is, or how to have one."""
+    said = f"in figures: {path}, for a browser"
+    missing = "in figures: install maskgolf[plot], then maskgolf report RUN -o report.html"
+    _print_line(missing if path is None else said, soft_wrap=True)
 
 
 def samples(drawn: list[dict]) -> None:

@@ -15,7 +15,7 @@ Resume = bool | Literal["auto"]
 # All there is of a run that was killed before it wrote its recipe
 BEGUN = {"checkpoint", ".recipe.json.tmp"}
 # What a run writes before its first checkpoint, temporary files aside
-EARLY = BEGUN | {"recipe.json", "train.log", "metrics.jsonl"} | FILES
+EARLY = BEGUN | {"recipe.json", "parity.json", "train.log", "metrics.jsonl"} | FILES
 
 
 def begun(out: Path) -> dict:

@@ -198,12 +198,13 @@ def run(
                 identity = dataset.identity()
                 if goes_on:
                     _check_data(out, identity)
-                if preflight:
-                    _check_parity(recipe, world.device, compiled)
+                rows = _check_parity(recipe, world.device, compiled) if preflight else []
                 resume = prepare(out, resume, overwrite, recipe, holding)
                 if resume:
                     _check_data(out, identity)
                 _describe(out, recipe, source, identity, resume)
+                if preflight:
+                    _write_parity(out, rows)
         resume = distributed.from_rank_0(resume, world)
         with distributed.fail_on_all_ranks(world):
             dataset = dataset or open_dataset(source, recipe.model.vocab, recipe.model.length)
@@ -243,10 +244,16 @@ def _check_data(out: Path, identity: dict) -> None:
         )
 
 
-def _check_parity(recipe: Recipe, device: str, compiled: bool) -> None:
+def _check_parity(recipe: Recipe, device: str, compiled: bool) -> list:
     with bar("preflight", "pieces") as progress:
         progress.say("preflight: parity with the specification on this device")
-        parity.preflight(recipe, device, compiled, progress.say)
+        return parity.preflight(recipe, device, compiled, progress.say)
+
+
+def _write_parity(out: Path, rows: list) -> None:
+    """Write parity.json: the rows of this session's preflight, as maskgolf parity --json does."""
+    text = json.dumps([row.plain() for row in rows], indent=2, allow_nan=False) + "\n"
+    write_atomic(out / "parity.json", text.encode())
 
 
 def _ship(

@@ -154,6 +154,7 @@ LATE = {
     "harness/ranks.py": {"fast.distributed"},  # loads torch
     "harness/corpus/fineweb.py": {"huggingface_hub"},  # an extra
     "harness/overview.py": {"matplotlib"},  # an extra
+    "harness/page/": {"matplotlib"},  # an extra
     "harness/trackers.py": {"torch.utils.tensorboard", "wandb"},  # extras
     "harness/importers/archive.py": {"compression", "zstandard"},  # one of them may be there
     "harness/lower/": {"triton", "harness.lower"},  # Linux, and a CUDA build of torch
@@ -209,8 +210,9 @@ MAY_IMPORT = {
     "cli": "command_line interrupts",
     "command_line": "commands errors interrupts ranks",
     "commands": (
-        "api bench compression corpus devices estimate export filling gaps importers overview"
-        " packaging paired partial paths progress ranks report run_directory runs tracking validate"
+        "api bench compression corpus devices errors estimate export filling gaps importers overview"
+        " packaging page paired partial paths progress ranks report run_directory runs tracking"
+        " validate watch"
     ),
     "api": (
         "compression corpus devices estimate parity pieces progress results run_directory runs"
@@ -227,6 +229,8 @@ MAY_IMPORT = {
     "paired": "corpus overview progress report scoring",
     "samples": "compression corpus gaps templates",
     "templates": "compression gaps",
+    "page": "corpus overview paired progress report scoring",
+    "watch": "paths run_directory",
     "compression": "bounded corpus paths progress scoring",
     "packaging": "corpus overview paths scoring validate",
     "validate": "bounded importers paths progress",

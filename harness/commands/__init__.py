@@ -19,6 +19,7 @@ NAMES = (  # as --help lists them
     "bench",
     "sample",
     "report",
+    "watch",
     "compress",
     "decompress",
     "pack",

@@ -1,6 +1,7 @@
 """maskgolf demo."""
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -25,11 +26,21 @@ def recipe_for(recipe: Recipe, source: Source) -> Recipe:
     return replace(recipe, training=replace(recipe.training, **EMBEDDED))
 
 
+def write_page(run: Path, device: str) -> Path | None:
+    """Write the page of a finished run into its directory; None where matplotlib is missing."""
+    if not find_spec("matplotlib"):
+        return None
+    from harness.page import write
+
+    return write.write((run,), run / "report.html", device)
+
+
 @dataclass(frozen=True)
 class Demo:
     """Train the demo preset, ship it and compare its bits per byte with zlib, bz2 and lzma on the
-    same text. On the text that ships with Python the demo preset trains 225 steps, unless
-    --training.iterations or --training.warmdown say otherwise.
+    same text; report.html in the run directory shows it in figures. On the text that ships with
+    Python the demo preset trains 225 steps, unless --training.iterations or --training.warmdown say
+    otherwise.
 
     Example: maskgolf demo --data ../shared/fineweb
     """
@@ -53,7 +64,7 @@ class Demo:
         check(recipe)
         if ranks.rank() == 0:
             run_directory.check(self.out, False, True, recipe)
-        from harness import runs
+        from harness import report, runs
 
         run = api.train(
             recipe,
@@ -68,4 +79,12 @@ class Demo:
             scoring=runs.SCORING,
             sequences=runs.DEMO_WINDOWS,
         )
-        return run and run.json, run and run.show
+        if not run:  # of another rank
+            return None, None
+        page = write_page(self.out, self.device)
+
+        def show() -> None:
+            run.show()
+            report.page(page)
+
+        return run.json, show

@@ -80,6 +80,14 @@ WRONG = {  # arguments: what the message says; `here` is a folder, `file` a file
         )
     },
     "eval file --partial nope/p": "--partial nope/p: expected a file to write, found no folder",
+    "report here -o nope/p.html": "-o nope/p.html: expected a file to write, found no folder nope",
+    "report here -o here": "-o here: expected a file to write, found a folder",
+    "report nope -o p.html": "nope: expected a finished run, found no summary.json",
+    "report here --device cpu": "--device cpu: expected -o as well, whose figures it computes",
+    "report here -o p.html --device foo": DEVICE,
+    "watch nope": "nope: expected a run directory, found nothing; name one, such as runs/demo",
+    "watch file --once": "file: expected a run directory, found a file",
+    "watch here": "here: expected a run that has begun, found no recipe.json; start one with",
     "report here --plot nope/p.png": "--plot nope/p.png: expected an image",
     "report here --plot p.nonsense": "found '.nonsense'",
     "report here --plot here": "--plot here: expected an image such as curves.png to write",
@@ -92,6 +100,7 @@ COMMANDS = {  # each with what it needs to be parsed
     "bench": "bench muon",
     "sample": "sample file",
     "report": "report here",
+    "watch": "watch begun",
     "compress": "compress file --run file",
     "decompress": "decompress file.mgz --run file",
     "pack": f"pack here {PACK}",
@@ -139,7 +148,13 @@ JSON = {
     for path, found in UNWRITABLE.items()
 }
 NO_PLOT = "report here --plot q.png"
-CASES = WRONG | JSON | {NO_PLOT: "--plot: expected matplotlib, found none"}
+NO_PAGE = "report here -o q.html"
+CASES = (
+    WRONG
+    | JSON
+    | {NO_PLOT: "--plot: expected matplotlib, found none; install maskgolf[plot]"}
+    | {NO_PAGE: "-o: expected matplotlib, found none; install maskgolf[plot]"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +166,10 @@ def answers(tmp_path_factory) -> dict[str, list]:
     (place / "here").mkdir()
     for name in ("file", "file.mgz"):
         (place / name).write_text("text")
-    asked = json.dumps([*WRONG, *JSON, "--version", f"{NO_PLOT} no matplotlib"])
+    (place / "begun").mkdir()
+    (place / "begun" / "recipe.json").write_text('{"recipe": {"model": {}}}')
+    without = [f"{words} no matplotlib" for words in (NO_PLOT, NO_PAGE)]
+    asked = json.dumps([*WRONG, *JSON, "--version", *without])
     ran = subprocess.run(
         [sys.executable, "-c", CHILD],
         input=asked,
@@ -174,7 +192,7 @@ def test_what_is_wrong_is_one_message_before_torch_is_loaded(arguments, answers)
 
 def test_nothing_is_made_for_what_is_refused(answers):
     """No folder for --json, --partial or --plot, nor one for --out."""
-    assert answers["left"] == ["file", "file.mgz", "here"]
+    assert answers["left"] == ["begun", "file", "file.mgz", "here"]
 
 
 def test_every_command_is_tried():

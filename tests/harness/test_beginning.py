@@ -59,12 +59,13 @@ def events(monkeypatch):
     checked = record(monkeypatch, "harness.run_directory.check", lambda *given: given[1])
     monkeypatch.setattr(runs, "open_dataset", note("opened", dataset()))
     monkeypatch.setattr(runs.distributed, "join", lambda device: World(device=f"{device}:3"))
-    monkeypatch.setattr(runs, "_check_parity", note("parity"))
+    monkeypatch.setattr(runs, "_check_parity", note("parity", "the rows"))
     monkeypatch.setattr(
         runs, "prepare", lambda *given: (done.append(("folder", *given)), given[1])[1]
     )
     monkeypatch.setattr(runs, "_check_data", note("data"))
     monkeypatch.setattr(runs, "_describe", note("described"))
+    monkeypatch.setattr(runs, "_write_parity", note("rows"))
     monkeypatch.setattr(runs, "restore", note("restored", "a checkpoint"))
     monkeypatch.setattr(runs, "initial_state", note("begun", "a start"))
     monkeypatch.setattr(runs, "_train", note("trained", "the end"))
@@ -94,6 +95,7 @@ def test_a_run_is_checked_before_anything_is_touched(
             "folder",
             *["data"] * resume,
             "described",
+            *["rows"] * preflight,
             "restored" if resume else "begun",
             "trained",
             "shipped",
@@ -103,6 +105,7 @@ def test_a_run_is_checked_before_anything_is_touched(
     known = {name: given for name, *given in events}
     if preflight:
         assert known["parity"] == [RUN, "cuda:3", compiled]
+        assert known["rows"] == [out, "the rows"]
     assert known["folder"][:4] == [out, resume, overwrite, RUN]
     assert known["described"][:3] == [out, RUN, Source(tmp_path)]
     assert known["described"][4] is resume

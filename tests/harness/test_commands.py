@@ -193,6 +193,7 @@ def test_help_has_an_example_for_every_command(capsys):
         "parity",
         "sample",
         "report",
+        "watch",
         "validate",
         "compress",
         "decompress",

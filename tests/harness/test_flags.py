@@ -325,6 +325,14 @@ CALLS = [
         ("harness.overview.summaries",),
     ),
     Call(
+        ("report", "R1", "R2", "--out", "P.html", "--device", "cpu:0"),
+        "harness.page.write.write",
+        {"runs": (Path("R1"), Path("R2")), "out": Path("P.html"), "device": "cpu:0"},
+        ("harness.overview.summaries",),
+    ),
+    Call(("watch", "RUN", "--once"), "harness.watch.read", {"run": Path("RUN")}),
+    Call(("watch", "RUN"), "harness.watch.follow", {"run": Path("RUN"), "quiet": False}),
+    Call(
         ("compress", "FILE", "--run", "RUN", "--out", "OUT", "--order", "confidence", "--verify")
         + ("--tokenizer", "PIECES", *DEVICE),
         "harness.compression.compress.compress",
@@ -450,8 +458,9 @@ def place(corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     for name in ("R1", "R2", "R3", "R4", "RUN"):
         (folder / name).mkdir()
-        for file in ("recipe.json", "artifact.mgolf", "summary.json"):
+        for file in ("artifact.mgolf", "summary.json"):
             (folder / name / file).write_text("{}")
+        (folder / name / "recipe.json").write_text('{"recipe": {"model": {}}}')
     (folder / "DIR").mkdir()
     for name in ("A.txt", "B.txt", "FILE", "A.json", "B.json"):
         (folder / name).write_text("{}")

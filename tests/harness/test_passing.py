@@ -70,6 +70,16 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
         [*RECIPE, "--out", str(C), "--no-preflight"],
         {"harness.runs.run": ({}, dict(preflight=False, compiled=True, device="checked cpu"))},
     ),
+    "demo, its page": (
+        ["--out", str(C), *CUDA],
+        {
+            "harness.api.train": (SimpleNamespace(json={}, show=print), dict(out=C)),
+            "harness.page.write.write": (
+                None,
+                dict(runs=(C,), out=C / "report.html", device="cuda:3"),
+            ),
+        },
+    ),
     "demo": (
         [*RECIPE, *FROM, "--out", str(C), "--no-compiled", "--no-preflight", *CUDA],
         {
@@ -226,6 +236,22 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
             "harness.overview.summaries": ([], dict(runs=(A, B, C))),
             "harness.overview.plot": (None, dict(runs=(A, B, C), path=D)),
         },
+    ),
+    "report, as a page": (
+        "/path/a /path/b -o /path/d --device cuda:3".split(),
+        {
+            "harness.overview.summaries": ([], dict(runs=(A, B))),
+            "harness.page.write.write": (
+                None,
+                dict(runs=(A, B), out=D, device="checked cuda:3"),
+            ),
+        },
+    ),
+    "watch": (["/path/a"], {"harness.watch.follow": (None, dict(run=A, quiet=False))}),
+    "watch, once": (["/path/a", "--once"], {"harness.watch.read": (None, dict(run=A))}),
+    "watch, as JSON": (
+        ["/path/a", "--json", "-"],
+        {"harness.watch.follow": (None, dict(run=A, quiet=True))},
     ),
     "validate": (
         "/path/a --data /path/b --tokenizer /path/c --run --time-limit 7".split(),

@@ -82,7 +82,7 @@ def run_of(calls, monkeypatch):
         calls.plant(runs, "prepare", resumes)
         calls.plant(runs, "restore", "restored")
         calls.plant(runs, "initial_state", "fresh")
-        for name in ("_check_data", "_check_parity", "_describe"):
+        for name in ("_check_data", "_check_parity", "_describe", "_write_parity"):
             calls.plant(runs, name)
         calls.plant(runs, "_train", "trained")
         calls.plant(runs, "_ship", "summary")
@@ -146,7 +146,8 @@ def test_a_run_that_goes_on_is_compared_before_and_once_it_is_held(
     expected += ["_check_data"] if goes_on else []
     expected += ["_check_parity"] if preflight else []
     expected += ["prepare", "_check_data"] if resumes else ["prepare"]
-    expected += ["_describe", "from_rank_0", "restore" if resumes else "initial_state"]
+    expected += ["_describe"] + ["_write_parity"] * preflight
+    expected += ["from_rank_0", "restore" if resumes else "initial_state"]
     assert calls.names == [*expected, "_train", "leave", "_ship"]
     assert calls.of("check") == [("out", "auto", "whether", TINY)]
     assert calls.of("prepare")[0][:4] == ("out", "auto", "whether", TINY)

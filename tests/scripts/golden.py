@@ -62,6 +62,7 @@ COMMANDS = {
     "parity": ["parity", "attention", "rope", "muon", "quantize-float32", "masks", "--json", "-"],
     "sample": ["sample", "run", "--count", "2", "--json", "-"],
     "report": ["report", "run", "causal"],
+    "watch": ["watch", "run"],
     "compress": ["compress", "short.txt", "--run", "run"],
     "decompress": ["decompress", "short.txt.mgz", "--run", "run", "--out", "again.txt"],
     "pack": [
@@ -106,7 +107,7 @@ SHAPE = [
 ]
 HELP = (
     "",
-    *"demo train eval parity bench sample report compress decompress pack validate import data".split(),
+    *"demo train eval parity bench sample report watch compress decompress pack validate import data".split(),
 )
 VOLATILE = (
     (re.compile(r'"[^"]*(seconds|date|elapsed|per_second)[^"]*": [-0-9.e"T:Z]+'), '"TIME"'),

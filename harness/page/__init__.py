@@ -1,0 +1,1 @@
+"""The page that `maskgolf report -o` writes: finished runs in pictures, tables and words."""
