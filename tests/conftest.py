@@ -34,3 +34,17 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("maskgolf")
+
+# Files that take a minute or more, the longest first; without them, two workers end far apart.
+LONGEST = (
+    *("test_bugs.py", "test_executed.py", "test_folders.py", "test_device.py", "test_fields.py"),
+    *("test_torchrun.py", "test_runs.py", "test_pack.py", "test_bench_device.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Order whole files: the longest, those with slow tests, then the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    names = {name: number for number, name in enumerate(LONGEST)}
+    last = len(LONGEST)
+    items.sort(key=lambda item: names.get(item.path.name, last + (item.path not in slow)))

@@ -16,7 +16,7 @@ from fast import artifact, data, evaluate, quantize, transformer
 from fast.data import write_shard
 from fast.errors import TrainingError
 from fast.train import restore
-from harness import cli, runs
+from harness import cli, parity, runs
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
 from harness.validate import training_log
@@ -94,6 +94,7 @@ def test_preflight_refuses_to_train_on_a_mismatch(corpus, tmp_path, capsys, monk
     """
     from fast import ema
 
+    monkeypatch.setattr(parity, "PIECES", {name: parity.PIECES[name] for name in ("rope", "ema")})
     options = [option for option in TINY if option != "--no-preflight"]
 
     def narrow(shadow, weight, decay):
