@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.packaging import size
 from tests.support.commands import TINY_MODEL
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,8 @@ LINES = [
 TINY = (
     *TINY_MODEL,
     *("--training.iterations", "4", "--training.checkpoint_every", "2"),
+    *("--model.length", "64", "--training.tokens_per_step", "128"),
+    *("--training.micro_batch_tokens", "128"),
     *("--model.mixing", "1", "--model.shift", "true", "--model.causal_share", "0.5"),
 )
 # What is asked of tiny models, of this machine, and of a few words: (in README, here)
@@ -34,14 +37,13 @@ SMALLER = [
     ("--preset best", " ".join(TINY)),
     ("--device cuda", "--device cpu"),
     ("parity --device cpu --compiled", "parity masks --device cpu"),
-    ("--stride 64", "--stride 4"),
-    ("data build notes.txt", "data build notes.txt --vocab 300"),
+    ("data build notes.txt", "data build notes.txt --vocab 400"),
 ]
 # Minutes of compiling, a network, or another project's file: the test that runs the same command
 ELSEWHERE = {
     "maskgolf bench step": "tests/harness/test_bench_step.py",
     "maskgolf bench formats": "tests/harness/test_bench_formats.py",
-    "maskgolf data fineweb": "tests/harness/test_corpus.py",
+    "maskgolf data fineweb": "tests/harness/test_flags.py",
     "maskgolf import": "tests/harness/test_importers.py",
 }
 
@@ -60,7 +62,8 @@ def home(corpus, tmp_path_factory) -> Path:
 
     home = tmp_path_factory.mktemp("readme")
     shutil.copytree(corpus, home / "fineweb")
-    (home / "notes.txt").write_text("\n".join(topics[name] for name in ("if", "while", "for")))
+    names = ("if", "while", "for", "try", "class", "with")
+    (home / "notes.txt").write_text("\n".join(topics[name] for name in names))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for line in LINES:
@@ -82,8 +85,10 @@ def test_make_targets_are_there(line):
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("make ")])
-def test_commands_run(line, home, monkeypatch, capsys):
+def test_commands_run(line, home, monkeypatch):
     monkeypatch.chdir(home)
+    monkeypatch.setattr(size, "FISHER_WINDOWS", 4)
+    monkeypatch.setattr(size, "FISHER_TOKENS", 256)
     for command, file in ELSEWHERE.items():
         if line.startswith(command):
             assert all(f'"{word}"' in (ROOT / file).read_text() for word in command.split()[1:])
