@@ -156,6 +156,7 @@ def numerators(node: ast.AST, known: Values, depth: int = 0) -> Iterator[str]:
         yield from numerators(part, known, depth)
 
 
+@lru_cache(maxsize=16)
 def two_objectives(tree: ast.AST) -> tuple[list[int], bool]:
     """Return the lines on which functions return a mean loss beside bits per byte that are made of
     other sums, and whether any function returns two of the same sums.
