@@ -171,9 +171,11 @@ def two_objectives(tree: ast.AST) -> tuple[list[int], bool]:
             for part in node.value.elts:
                 names = set(numerators(part, known))
                 values = [part, *(value for name in names for value in known.get(name, []))]
+                if not any(isinstance(inner, ast.Div) for v in values for inner in ast.walk(v)):
+                    continue
                 if any(map(mentions_bytes, factors(part, known))):
                     rated |= names
-                elif any(isinstance(inner, ast.Div) for v in values for inner in ast.walk(v)):
+                else:
                     losses |= names
             if losses and rated:
                 same = same or bool(losses & rated)

@@ -10,6 +10,7 @@ from packaging.utils import canonicalize_name
 from harness.validate.submission import Submission
 
 LIST = re.compile(r"requirements.*\.txt", re.IGNORECASE)
+GUIDE = re.compile(r"(^|/)(readme|install|setup)[^/]*\.md$|\.sh$", re.IGNORECASE)
 OTHER_LIST = re.compile(r"(?:-r|-c|--requirement|--constraint)[\s=]*([^\s#]+)")
 LOCAL = re.compile(
     r"(-e|--editable)\b|(\.{1,2}|~)?/|--find-links[\s=]*(\.|/|~)|[A-Za-z]:\\|.*(\bfile:|@\s*(\.{1,2}|~)?/)"
@@ -54,6 +55,8 @@ def requirements(submission: Submission) -> Requirements | None:
 
 
 def instructions(submission: Submission) -> str:
-    """Return all that READMEs and shell scripts of a folder say, as one canonical name."""
-    names = [name for name in submission.files if name.lower().endswith((".md", ".sh"))]
+    """Return all that READMEs, notes on installing and shell scripts of a folder say, as one
+    canonical name. A model card describes, it does not install.
+    """
+    names = [name for name in submission.files if GUIDE.search(name)]
     return canonicalize_name("\n".join(map(submission.text, names)))

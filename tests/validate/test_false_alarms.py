@@ -367,6 +367,7 @@ def test_only_a_mean_loss_beside_bits_per_byte_is_a_pair():
         ("a, bits / byte_count", ([], False)),
         ("a / n, bits / m", ([], False)),
         ("a / n", ([], False)),
+        ("a / n, bits.numpy().tobytes()", ([], False)),
         ("n, byte_count", ([], False)),
     ):
         tree = parse(
