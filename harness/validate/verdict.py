@@ -81,6 +81,19 @@ def judged(faults: list[str | bool], evidence: str, unseen: list[str] = ()) -> F
     return passed(evidence)
 
 
+def all_of(submission, *parts: Callable[..., Finding]) -> Finding:
+    """Ask several questions as one: fail where one fails, cannot tell where one cannot."""
+    told: dict[Verdict, list[str]] = {verdict: [] for verdict in VERDICTS}
+    for part in parts:
+        try:
+            finding = part(submission)
+            told[finding.verdict].append(finding.evidence)
+        except CannotTell as reason:
+            told["cannot tell"].append(str(reason))
+    reasons = list(dict.fromkeys(told["cannot tell"]))
+    return judged(told["fail"], "; ".join(told["pass"]), reasons)
+
+
 def is_sound(rows: list[dict], strict: bool = False) -> bool:
     """Return whether no check of score or rules failed; strict: none of paperwork either."""
     failures = {row["severity"] for row in rows if row["verdict"] == "fail"}

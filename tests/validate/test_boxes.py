@@ -361,7 +361,6 @@ def test_executions_are_those_that_took_place(monkeypatch):
 )
 def test_what_executions_tried_is_told(check, kind, what, monkeypatch):
     made, other = [], {"network": "write", "write": "network"}[kind]
-    check = registered(check)
     monkeypatch.setattr(execution, "executions", lambda submission: made)
     made[:] = [ran(0, notes=((other, "a"), ("ready", "b")))] * 3
     assert check(None) == Finding("pass", f"nothing {what} in 3 executions")
@@ -380,11 +379,9 @@ def test_a_write_that_the_kernel_refused_unseen_is_told(monkeypatch):
     error = "OSError: [Errno 30] Read-only file system: '/a'"
     made = [ran(0), ran(1, "", f"Traceback\n{error}\n\n")]
     monkeypatch.setattr(execution, "executions", lambda submission: made)
-    assert registered(runs.no_writes_outside)(None) == Finding(
-        "fail", f"it wrote outside its folder: {error}"
-    )
+    assert runs.no_writes_outside(None) == Finding("fail", f"it wrote outside its folder: {error}")
     with pytest.raises(CannotTell, match="did not run to its end"):
-        registered(runs.no_network)(None)
+        runs.no_network(None)
 
 
 # Running, training, validity
@@ -505,7 +502,7 @@ def scored_as(monkeypatch):
 )
 def test_a_blank_artifact_costs_the_logarithm_of_the_vocabulary(score, fault, scored_as):
     scored_as(**score)
-    reply = registered(validity.normalised)(OURS)
+    reply = validity.normalised(OURS)
     if fault:
         assert reply.verdict == "fail" and reply.evidence.startswith(fault)
     else:
@@ -527,7 +524,7 @@ def test_a_blank_artifact_costs_the_logarithm_of_the_vocabulary(score, fault, sc
 )
 def test_noise_costs_no_less_than_luck_and_masks_explain(below, stderr, verdict, scored_as):
     scored_as(UNIFORM - below, stderr=stderr)
-    reply = registered(validity.no_peeking)(OURS)
+    reply = validity.no_peeking(OURS)
     assert reply.verdict == verdict
     assert reply.evidence.startswith(f"random tokens cost {UNIFORM - below:.4f} nats each, no code")
     spread = 4 * (stderr or 0.0) * np.log(2) * 1.5
@@ -537,15 +534,15 @@ def test_noise_costs_no_less_than_luck_and_masks_explain(below, stderr, verdict,
 def test_an_error_bar_that_is_too_wide_decides_nothing(scored_as):
     """A tenth of the logarithm: 0.161 nats per token."""
     scored_as(UNIFORM, stderr=0.0386)
-    assert registered(validity.no_peeking)(OURS).verdict == "pass"
+    assert validity.no_peeking(OURS).verdict == "pass"
     scored_as(UNIFORM, stderr=0.0388)
     with pytest.raises(CannotTell, match="^the error bar of its score is 0.16 nats per token$"):
-        registered(validity.no_peeking)(OURS)
+        validity.no_peeking(OURS)
 
 
 def test_no_tokens_are_divided_by_one(scored_as):
     scored_as(UNIFORM, stderr=0.01, tokens=0, total=2)
-    assert registered(validity.no_peeking)(OURS).verdict == "pass"
+    assert validity.no_peeking(OURS).verdict == "pass"
 
 
 # Byte tables

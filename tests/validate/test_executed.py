@@ -47,12 +47,11 @@ def without(checks: tuple, *others: tuple) -> tuple:
     return tuple(check for check in checks if all(check not in some for some in others))
 
 
-COMPUTING = named("normalised", "no peeking")  # by the submission's own code
+COMPUTING = named("code length")  # by the submission's own code
 EXECUTED = named(
     "runs alone",
     "trains",
-    "no network",
-    "no writes outside",
+    "stays inside",
     "scores itself",
     "training data",
 )
@@ -160,12 +159,10 @@ def test_nothing_is_executed_without_run(judged, good, corpus):
     executing = {
         "runs alone",
         "trains",
-        "no network",
-        "no writes outside",
+        "stays inside",
         "scores itself",
         "script's byte table",
-        "normalised",
-        "no peeking",
+        "code length",
     }
     assert {
         row["check"] for row in rows if "nothing is executed without --run" in row["evidence"]

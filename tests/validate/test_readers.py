@@ -996,13 +996,15 @@ NAMES = {  # of all checks, in the order of their rows
         "size limit, decimal megabytes, artifact opens, JSON bytes, log bytes, compressor,"
         " requirements pinned"
     ),
-    "runs": "Python versions, imports, runs alone, trains, no network, no writes outside",
+    "runs": "Python versions, imports, runs alone, trains, stays inside",
     "score": (
         "scores itself, rescored, tokens and bytes, byte accounting, bytes per token, script's"
         " byte table, mean over seeds, seeds in logs, one configuration"
     ),
-    "likelihood": "mask rates, tokens charged, order of conditioning, untrained score",
-    "validity": "training data, normalised, no peeking, hidden validation text",
+    "likelihood": (
+        "mask rates, tokens charged, order of conditioning, charged before learned, untrained score"
+    ),
+    "validity": "training data, code length, hidden validation text",
     "log": (
         "no traceback, finite losses, roundtrip score, training time, parameters and steps, JSON"
         " counts, warmdown, weight average, score in log, bits and nats"

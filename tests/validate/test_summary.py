@@ -100,8 +100,8 @@ def test_every_check_has_one_of_the_severities():
 @pytest.mark.parametrize(
     ("severity", "names"),
     [
-        ("score", "required files, rescored, byte accounting, score in log, normalised"),
-        ("rules", "size limit, Python versions, training time, no network, pickles, secrets"),
+        ("score", "required files, rescored, byte accounting, score in log, code length"),
+        ("rules", "size limit, Python versions, training time, stays inside, pickles, secrets"),
         ("paperwork", "requirements pinned, README scores, JSON fields, folder name and date"),
     ],
 )

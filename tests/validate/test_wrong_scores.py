@@ -7,14 +7,23 @@ import math
 
 import pytest
 
-from harness.validate import CHECKS, hiding, validate
-from harness.validate.checks import likelihood
+from harness.validate import CHECKS, hiding, learning, validate
+from harness.validate.checks import likelihood, score
+from harness.validate.checks import log as log_checks
 from harness.validate.source import parse
 from harness.validate.spans import Frame, Span, program
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell
 from tests.support.checks import registered
-from tests.validate.submissions.wrong_scores import HEAD, SUMMED, WRONG_SCORES, build, log
+from tests.validate.submissions.wrong_scores import (
+    HEAD,
+    OFFSET,
+    SUMMED,
+    WRONG_SCORES,
+    build,
+    learned,
+    log,
+)
 
 OF_SCORE = tuple(check for check in CHECKS if check.group in ("score", "likelihood"))
 names = {"ids": lambda case: case.name}
@@ -200,6 +209,139 @@ print(evaluate(None, None))
     for i, (ids, verdict) in enumerate((("1", "fail"), ("-100", "pass"), ("1025", "pass"))):
         folder = submission(tmp_path / str(i), f"IGNORED = {ids}\n" + script)
         assert registered(likelihood.tokens_charged)(folder).verdict == verdict
+
+
+# A part of the text
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        ("max_eval_seqs:512 eval_seq_len:1024", "fail"),
+        ("MAX_EVAL_SEQS=512", "the script scores at most 512"),  # of which length?
+        ("val_max_tokens: 500000", "fail"),
+        ("val_max_tokens: 0", "pass"),
+        ("limit_val_tokens: 62021845", "pass"),
+        ("eval_batch_seqs:32 eval_seq_len:1024", "pass"),
+        ("final eval: scored 512 of 60,568 sequences", "fail"),
+        ("final eval: 60,568/60,568 sequences scored", "pass"),
+        ("val_loss of a step is on the first 64 of 152 windows", "pass"),
+        ("evaluating [ 0.1%] 64/60,568 windows running_bpb=1.2", "pass"),
+    ],
+)
+def test_a_part_of_the_text_is_no_score_of_it(line, verdict, tmp_path):
+    folder = submission(tmp_path / "a", "", f"{line}\n{log()}")
+    if verdict in ("pass", "fail"):
+        assert registered(score.tokens_and_bytes)(folder).verdict == verdict
+    else:
+        with pytest.raises(CannotTell, match=verdict):
+            registered(score.tokens_and_bytes)(folder)
+
+
+@pytest.mark.parametrize(
+    ("code", "sh", "verdict"),
+    [
+        ('n = int(os.environ.get("VAL_MAX_TOKENS", "500000"))', "", "fail"),
+        ('n = int(os.environ.get("VAL_MAX_TOKENS", "0"))', "", "pass"),
+        ('n = int(os.environ.get("VAL_MAX_TOKENS", "0"))', "VAL_MAX_TOKENS=99 python a", "fail"),
+        ('n = int(os.environ.get("VAL_MAX_TOKENS", "500000"))', "VAL_MAX_TOKENS=0", "nothing sh"),
+        ("rows = min(500, (val_tokens.numel() - 1) // 1024)", "", "train_gpt.py:20: min"),
+        ("part = val_tokens[:500_000]", "", "train_gpt.py:20: val_tokens"),
+        ("part = val_tokens[:-1]", "", "pass"),
+    ],
+)
+def test_a_limit_of_the_script_is_named(code, sh, verdict, tmp_path):
+    text = log(stated="nothing:{}")
+    folder = submission(tmp_path / "a", code, text)
+    (folder.root / "run.sh").write_text(sh)
+    again = Submission(folder.root, Options())
+    if verdict == "fail":
+        assert registered(score.tokens_and_bytes)(again).verdict == verdict
+    else:
+        told = "neither JSON nor log says" if verdict == "pass" else verdict
+        with pytest.raises(CannotTell, match=told):
+            registered(score.tokens_and_bytes)(again)
+
+
+# Learned before it is charged
+
+
+@pytest.mark.parametrize(
+    ("default", "told", "verdict"),
+    [
+        ("0", "", "nothing shows ADAPT"),
+        ("0", "adapt:1", "fail"),
+        ("0", "adapt:True", "fail"),
+        ("0", "adapt:0", "pass"),
+        ("1", "adapt:False", "pass"),
+    ],
+)
+def test_a_switch_is_read_from_the_log(default, told, verdict, tmp_path):
+    script, text = learned(
+        f'if int(os.environ.get("ADAPT", "{default}")):',
+        "    fit(net, stream, 3)",
+        "total = cost(net, stream)",
+    )
+    folder = submission(tmp_path / "a", script, f"{told}\n{text}")
+    if verdict.startswith("nothing"):
+        with pytest.raises(CannotTell, match=f"^train_gpt.py:.* charges afterwards: {verdict}"):
+            registered(likelihood.charged_first)(folder)
+    else:
+        assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
+def test_a_readme_switches_on_and_leaves_open_what_it_switches_off(tmp_path):
+    folder = submission(tmp_path / "a", "\nprint(1)\n")
+    (folder.root / "README.md").write_text("ADAPT=1 OTHER=0 TWICE=1 python a.py; TWICE=2 run")
+    (folder.root / "run.sh").write_text('export ROUNDS="3"\n')
+    told = log_checks.variables(Submission(folder.root, Options()))
+    assert {name: told[name] for name in ("adapt", "other", "twice", "rounds")} == {
+        "adapt": "1",
+        "other": None,
+        "twice": None,
+        "rounds": "3",
+    }
+
+
+def test_what_is_learned_at_other_positions_cannot_be_told(tmp_path):
+    """A mask may leave out the positions that are charged."""
+    script, _ = learned(*OFFSET[:5], *OFFSET[6:], OFFSET[5])
+    whole = "loss = F.cross_entropy(hidden + shift, piece[1:])"
+    masked = "loss = (F.cross_entropy(hidden + shift, piece[1:], reduction='none') * mask).sum()"
+    mask = "    mask = torch.zeros(len(piece) - 1)\n        mask[AT] = 1.0\n        turner ="
+    script = script.replace(whole, masked).replace("    turner =", mask)
+    script = script.replace("piece[1:]).item()", "piece[1:], reduction='none')[-64:].sum()")
+    with pytest.raises(CannotTell, match="at some positions, which may be others"):
+        other = script.replace("AT", ":-64")
+        registered(likelihood.charged_first)(submission(tmp_path / "a", other))
+    reply = registered(likelihood.charged_first)(
+        submission(tmp_path / "b", script.replace("AT", "-64:"))
+    )
+    assert reply.verdict == "fail"
+
+
+def test_a_fit_to_the_context_of_a_window_cannot_be_told(tmp_path):
+    """Up to a place that may be the first one that is charged."""
+    script, _ = learned(*OFFSET[:5], *OFFSET[6:], OFFSET[5])
+    part = "edge = max(len(piece) - 65, 0)\n            loss = F.cross_entropy((hidden + shift)"
+    script = script.replace("loss = F.cross_entropy(hidden + shift, piece[1:])", f"{part}, PART)")
+    script = script.replace("PART", "piece[1:][:edge]").replace("shift), ", "shift)[:edge], ")
+    with pytest.raises(CannotTell, match="at some positions, which may be others"):
+        registered(likelihood.charged_first)(submission(tmp_path / "a", script))
+
+
+def test_what_another_language_learns_is_named(tmp_path):
+    lines = ("lib = load_library('./a.so')", "hints = lib.ngram_hints(stream)")
+    script, _ = learned(*lines, "total = F.cross_entropy(net(stream) + hints, stream)")
+    with pytest.raises(CannotTell, match=r"charges afterwards: ngram_hints is not followed$"):
+        registered(likelihood.charged_first)(submission(tmp_path / "a", script))
+
+
+def test_a_script_that_is_too_long_cannot_be_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "MOST_VISITS", 50)
+    script, _ = learned("total = cost(net, stream)")
+    with pytest.raises(CannotTell, match="not be followed to its end: more than 50 steps"):
+        registered(likelihood.charged_first)(submission(tmp_path / "a", script))
 
 
 # The untrained model

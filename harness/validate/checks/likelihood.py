@@ -8,14 +8,14 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.validate import hiding
-from harness.validate.checks.log import plain_number, setting
+from harness.validate import hiding, learning
+from harness.validate.checks.log import plain_number, setting, variables
 from harness.validate.hiding import Evaluation
 from harness.validate.source import Source
 from harness.validate.spans import Span
 from harness.validate.submission import Submission
 from harness.validate.training_log import Log
-from harness.validate.verdict import Finding, check, judged, passed
+from harness.validate.verdict import CannotTell, Finding, check, judged, passed
 
 SCORER = re.compile(r"eval|score|valid|likelihood", re.IGNORECASE)  # names of scripts
 # of (0, 1]: what an honest integral may leave out, at the cost of 2 % of log V at the most
@@ -199,6 +199,34 @@ def conditioning(submission: Submission) -> Finding:
     if not faults:
         submission.code.require_read()
     return judged(faults[:MOST], "no sum of costs that depend on one another was found")
+
+
+@check(
+    "charged before learned",
+    "score",
+    caught="n-gram tables counted over the whole validation text and then used to score it, second"
+    " passes over chunks that had filled the cache, weights trained on the text for some epochs"
+    " before it was scored, offsets fitted to a window and then charged for the same window.",
+    fix="Score a piece of the text first, learn from it afterwards, and never score it again.",
+)
+def charged_first(submission: Submission) -> Finding:
+    """The script charges for every piece of the validation text before it learns from it, by steps
+    of an optimizer or by counts in a table. The order of execution is read from the syntax tree.
+    """
+    submission.code.require_read()
+    try:
+        walk = learning.Walk(submission.code.running, variables(submission))
+    except RecursionError as error:
+        raise CannotTell(f"the script could not be followed to its end: {error}") from error
+    ordered = sorted(learning.early(walk), key=lambda row: (not row.doubt, row), reverse=True)
+    rows = {row.where: row for row in reversed(ordered)}  # of a place, what is certain
+    doubts, faults = [], []
+    for where, row in rows.items():
+        said = f"{where}: {row.what} on validation text that {row.charged} charges afterwards"
+        (doubts if row.doubt else faults).append(f"{said}: {row.doubt}" if row.doubt else said)
+    places = len({event.where for some in walk.learned.values() for event in some})
+    good = f"{len(walk.costs)} costs; {places} places learn from validation text, after its charge"
+    return judged(faults[:MOST], good, doubts)
 
 
 def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:

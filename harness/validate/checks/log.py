@@ -35,6 +35,8 @@ HALVES = {"bfloat16", "half", "float16"}
 RECIPE = dict.fromkeys(("iterations", "warmdown", "tokens_per_step"), "training") | dict.fromkeys(
     ("layers", "d", "heads", "kv_heads", "vocab", "length"), "model"
 )
+ASSIGNED = re.compile(r"\b([A-Z][A-Z0-9_]{2,})=[\"']?([^\s\"'`\\;,)]+)")
+SWITCHED = {"true": "1", "false": "0"}
 
 
 def shipped(log: Log) -> list[Final]:
@@ -259,6 +261,27 @@ def setting(submission: Submission, log: Log, *names: str) -> float | None:
     values += [part.value for part in parts if isinstance(part, ast.Constant)]
     numbers = (plain_number(value) for value in values)
     return next((value for value in numbers if value is not None), None)
+
+
+def variables(submission: Submission) -> dict[str, str | None]:
+    """Return the variables of the environment that logs print, or the README and shell scripts
+    assign, by their names in lower case; None where they differ.
+    """
+    known: dict[str, str | None] = {}
+    scripts = [name for name in submission.files if name.endswith(".sh")]
+    texts = [submission.readme, *(submission.text(name) for name in scripts)]
+    assigned = [match for text in texts for match in ASSIGNED.findall(text)]
+    printed = [row for log in submission.own_logs for row in log.settings.items()]
+    for rows in (assigned, printed):
+        told: dict[str, set[str]] = {}
+        for name, value in rows:
+            told.setdefault(name.lower(), set()).add(SWITCHED.get(value.lower(), value))
+        # a README that switches something off may speak of a baseline
+        known |= {
+            name: None if len(some) > 1 or (rows is assigned and some == {"0"}) else min(some)
+            for name, some in told.items()
+        }
+    return known
 
 
 def ended(submission: Submission, log: Log) -> tuple[bool, str]:

@@ -21,7 +21,7 @@ from harness.validate.checks.bytes import code_files, log_sizes
 from harness.validate.requirements import instructions, requirements
 from harness.validate.source import IMPORT, dotted
 from harness.validate.submission import Submission
-from harness.validate.verdict import Finding, check, failed, judged, passed, require
+from harness.validate.verdict import Finding, all_of, check, failed, judged, passed, require
 
 Version = tuple[int, int]
 VERSIONS: tuple[Version, ...] = ((3, 10), (3, 11), (3, 12))
@@ -272,28 +272,28 @@ def _tried(submission: Submission, kind: str, what: str) -> Finding:
     return judged([fault], f"nothing {what} in {len(runs)} executions")
 
 
-@check(
-    "no network",
-    "rules",
-    caught="Scripts that fetch data, kernels or weights while they run or score.",
-    fix="Put what is needed into the folder, or have it fetched before the run.",
-)
 def no_network(submission: Submission) -> Finding:
-    """With --run: no execution opens a connection. The kernel gives it no network at all; where the
-    system has no namespaces for that, nothing is executed.
-    """
+    """No execution opens a connection."""
     return _tried(submission, "network", "reached for the network")
 
 
-@check(
-    "no writes outside",
-    "rules",
-    caught="Scripts that write to the home folder or to absolute paths of the author's machine.",
-    fix="Write below the current folder or to TMPDIR.",
-)
 def no_writes_outside(submission: Submission) -> Finding:
-    """With --run: no execution changes a file outside its own folder. The kernel makes all else
-    read-only. This is a check, not a jail: run code that you do not trust at all in a machine of
-    its own.
-    """
+    """No execution changes a file outside its own folder."""
     return _tried(submission, "write", "wrote outside its folder")
+
+
+@check(
+    "stays inside",
+    "rules",
+    caught="Scripts that fetch data, kernels or weights while they run or score, or write to the"
+    " home folder or to absolute paths of the author's machine.",
+    fix="Put what is needed into the folder, or have it fetched before the run; write below the"
+    " current folder or to TMPDIR.",
+)
+def stays_inside(submission: Submission) -> Finding:
+    """With --run: no execution opens a connection or changes a file outside its own folder. The
+    kernel gives it no network and makes all else read-only; where the system has no namespaces for
+    that, nothing is executed. This is a check, not a jail: run code that you do not trust at all in
+    a machine of its own.
+    """
+    return all_of(submission, no_network, no_writes_outside)

@@ -94,7 +94,7 @@ def secrets(submission: Submission) -> Finding:
 )
 def loads(submission: Submission) -> Finding:
     """torch.load is called with weights_only=True, pickle.load and its kin are not; or the files
-    here show that nothing is executed.
+    here show that nothing is executed, or there are none and the script writes what it loads.
     """
     calls = [
         f"{source.label}:{node.lineno}: {ast.unparse(node)[:60]}"
@@ -106,6 +106,13 @@ def loads(submission: Submission) -> Finding:
         submission.code.require_read()
         return passed("no pickle is loaded, or with weights_only=True")
     scan, where = submission.scanned, "; ".join(calls[:3])
+    written = any(
+        name in ("torch.save", "pickle.dump")
+        for s in submission.code.running
+        for _, name in s.calls
+    )
+    if written and not (submission.artifacts or scan.pickles or scan.unread or scan.bombs):
+        return passed(f"{where}: it wrote that file itself, no weights lie in the folder")
     if not scan.pickles or scan.dangers or scan.unread or scan.bombs:
         raise CannotTell(
             f"{where}: it executes what the file says, and no file here shows what that would be"

@@ -2,6 +2,7 @@
 in the right unit, and over the seeds that it is said to be of.
 """
 
+import ast
 import hashlib
 import math
 import re
@@ -13,12 +14,13 @@ import numpy as np
 from fast.bytes import token_bytes
 from fast.evaluate import default_effort
 from fast.objective import objective_of
-from harness.validate import byte_table, execution, rescore
+from harness.validate import byte_table, execution, learning, rescore
 from harness.validate.byte_table import WORST
-from harness.validate.checks.log import setting, shipped
+from harness.validate.checks.log import plain_number, setting, shipped, variables
 from harness.validate.model import MOST_TOKENS, Text, model_and_text, once, text
 from harness.validate.numbers import agree, agree_mean, deviations, mean, tolerance
 from harness.validate.rates import constants, two_objectives
+from harness.validate.source import Source, words
 from harness.validate.submission import NO_LOG, Submission, number
 from harness.validate.training_log import NUMBER, Final, Log, printed
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
@@ -47,6 +49,18 @@ STATED = (
     re.compile(rf"{_OF_VALIDATION}(?<![\d.])(\d[\d,]*)\s+(?:\w+\s+)?tokens\b", re.IGNORECASE),
 )
 SLID = re.compile(r"(?<![a-z])windows\s*[:=]\s*(\d[\d,]*)\b.*\bstride\s*[:=]\s*(\d+)")
+# A limit of what is scored, as a setting, and in words
+LIMIT_OF_TEXT = re.compile(
+    r"^(?=.*(max|limit|subset|first))(?=.*(?<![a-z])(val|eval|validation)(?![a-z])).*"
+    r"(seqs|sequences|windows|tokens|docs|samples|batches)$"
+)
+PART = re.compile(
+    r"(?<![\d.])(\d[\d,]*)\s*(?:/|of|out of)\s*(\d[\d,]*)\s*(?:validation |val )?"
+    r"(?:seqs|sequences|windows|tokens|docs|documents)\b",
+    re.IGNORECASE,
+)
+ON_THE_WAY = re.compile(r"%|\bstep|train|running", re.IGNORECASE)  # no final score
+LEAST_TOKENS = OFFICIAL_BYTES // 8  # of the official text; no tokenizer has 8 bytes a token
 MOST_BUILDERS = 4  # of byte tables, called
 # relative: people compute a deviation from rounded scores, and three of them say little about it
 ROUGH = 0.1
@@ -238,6 +252,67 @@ def same_text(tokens: int, whole_text: int) -> bool:
     return tokens == whole_text or 0 < whole_text - tokens <= min(MOST_WINDOW, whole_text // 100)
 
 
+def _tokens_of(name: str, count: float, submission: Submission, log: Log) -> float | None:
+    """Return how many tokens a limit of so many sequences, windows or tokens stands for."""
+    if name.endswith("tokens"):
+        return count
+    length = setting(submission, log, "eval_seq_len", "train_seq_len", "seq_len")
+    return count * length if length and not name.endswith("batches") else None
+
+
+def parts(submission: Submission) -> tuple[list[str], list[str]]:
+    """Return where a log, a variable of the environment or its default limits what is scored to a
+    part of the text, and where a limit may do so.
+    """
+    faults, unsure = [], []
+    logs, known = submission.own_logs, variables(submission)
+    limits = {name: (value, "as the folder says") for name, value in known.items()}
+    for source in submission.code.running:
+        for call, name in source.calls:
+            given = [part.value for part in call.args if isinstance(part, ast.Constant)]
+            if name in ("os.environ.get", "os.getenv") and len(given) == 2:
+                where = f"by default, {source.label}:{call.lineno}"
+                limits.setdefault(str(given[0]).lower(), (given[1], where))
+        unsure += [f"{source.label}:{line}" for line in _cut(source)]
+    for name, (value, where) in limits.items():
+        if not LIMIT_OF_TEXT.search(name):
+            continue
+        if value is None:
+            unsure.append(f"nothing shows {name.upper()}")
+        count = plain_number(value) or 0.0
+        if count <= 0:
+            continue
+        tokens = _tokens_of(name, count, submission, logs[0] if logs else Log(""))
+        if tokens is None:
+            unsure.append(f"the script scores at most {count:,.0f} ({name}, {where})")
+        elif tokens < LEAST_TOKENS:
+            faults.append(f"at most {tokens:,.0f} tokens are scored ({name} {count:,.0f}, {where})")
+    for log in logs:
+        for line in log.body:
+            some = PART.search(line)
+            if some and not ON_THE_WAY.search(line):
+                few, all_ = (int(part.replace(",", "")) for part in some.groups())
+                if few < all_ - max(1, all_ * MOST_CUT):
+                    faults.append(f"{log.name}: {line.strip()[:80]}")
+    return faults, unsure
+
+
+def _cut(source: Source) -> Iterator[str]:
+    """Yield the lines where a script takes the beginning of the validation text."""
+    for node in source.of(ast.Subscript, ast.Call):
+        match node:
+            case ast.Subscript(slice=ast.Slice(lower=None, upper=ast.Constant(value=int(most)))):
+                taken, some = most > 1, node.value
+            case ast.Call(func=ast.Name(id="min"), args=[first, second]):
+                number = [part.value for part in (first, second) if isinstance(part, ast.Constant)]
+                taken, some = bool(number) and number[0] != 1, node
+            case _:
+                continue
+        sized = not isinstance(node, ast.Call) or words(node) & {"numel", "len", "shape", "size"}
+        if taken and sized and any(map(learning.TEXT.search, words(some))):
+            yield f"{node.lineno}: {ast.unparse(node)[:60]} may be what is scored"
+
+
 @check(
     "tokens and bytes",
     "score",
@@ -247,9 +322,15 @@ def same_text(tokens: int, whole_text: int) -> bool:
 )
 def tokens_and_bytes(submission: Submission) -> Finding:
     """The numbers of tokens and bytes that the log says were scored are those of the validation
-    shards.
+    shards, and no limit in the log or in the script leaves a part of them out.
     """
     rows = counts(submission)
+    few, unsure = parts(submission)
+    if few:
+        return failed("; ".join(few[:WORST]))
+    scored = any(row.tokens is not None for row in rows)
+    unsure = [] if scored else unsure[:WORST]
+    require(rows or not unsure, "; ".join(unsure))
     require(rows, "neither JSON nor log says how many tokens were scored")
     faults = [
         f"{row.where}: the data have {row.stated:,} tokens, {row.tokens:,} were scored"
@@ -277,7 +358,9 @@ def tokens_and_bytes(submission: Submission) -> Finding:
     first = rows[0]
     said = f"{first.about:,} tokens{'' if first.bytes is None else f' and {first.bytes:,} bytes'}"
     return judged(
-        faults, f"{said} in {len(rows)} places; {whose} {whole_text:,} tokens and {total:,} bytes"
+        faults,
+        f"{said} in {len(rows)} places; {whose} {whole_text:,} tokens and {total:,} bytes",
+        unsure,
     )
 
 

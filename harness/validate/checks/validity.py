@@ -14,11 +14,21 @@ from harness.validate import execution, hidden
 from harness.validate.model import MOST_TOKENS, model, text
 from harness.validate.source import strings
 from harness.validate.submission import Submission
-from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
+from harness.validate.verdict import (
+    CannotTell,
+    Finding,
+    all_of,
+    check,
+    failed,
+    judged,
+    passed,
+    require,
+)
 
 TRAINING = re.compile(r"train|calib", re.IGNORECASE)
 VALIDATION = re.compile(r"(^|[^a-z])val(id(ation)?)?([^a-z]|$)", re.IGNORECASE)
 SHARDS = re.compile(r"\*.*\.bin|\.bin$")
+TRAINED = re.compile(r"train\w*\*.*\.bin")
 LOADER = re.compile(r"loader|load_data|load_tokens|stream", re.IGNORECASE)
 SOURCES = tuple(".py .json .txt .toml .yaml .yml .cfg .csv .model .vocab .npy .npz .sh".split())
 ROUNDING = 1e-5  # relative: of sums in float32 that are printed with eight digits
@@ -67,6 +77,10 @@ def training_data(submission: Submission) -> Finding:
     faults = [f"{s.label}: {place}" for s in parsed for place in mixed_up(s.tree)]
     if faults:
         return failed(f"training takes validation shards by name: {'; '.join(faults[:5])}")
+    named = any(TRAINED.search(text) for s in parsed for text in strings(s.tree))
+    if named and not submission.options.run:
+        submission.code.require_read()
+        return passed("training shards are named, none by a validation name; --run compares losses")
     made = []
     for trained in (execution.trained, execution.trained_blind):
         trial = trained(submission)
@@ -88,20 +102,8 @@ def training_data(submission: Submission) -> Finding:
     return failed(f"other validation text gives {what} after {execution.STEPS} steps")
 
 
-@check(
-    "normalised",
-    "score",
-    caught="Mixtures with an n-gram cache that were not renormalised, scores of the true token"
-    " alone that were divided by a hand-made sum, windows that were dropped, and scores that were"
-    " printed instead of computed.",
-    fix="Take one log-softmax over the whole vocabulary after everything is mixed, in float32, and"
-    " charge every token once.",
-)
 def normalised(submission: Submission) -> Finding:
-    """With --run: the submission's code scores a blank artifact, all of whose weights are zero. It
-    predicts nothing, so that every token costs the logarithm of the vocabulary: less would be
-    probabilities that sum to more than 1, or tokens that are not charged.
-    """
+    """A blank artifact, its weights all zero, predicts nothing: every token costs log V."""
     trial = execution.scored_blank(submission)
     score = execution.score_of(submission, trial)
     uniform = math.log(model(submission).recipe.model.vocab)
@@ -119,18 +121,8 @@ def normalised(submission: Submission) -> Finding:
     )
 
 
-@check(
-    "no peeking",
-    "score",
-    caught="Attention without its causal mask, caches updated with a window before the window is"
-    " scored, targets shifted the wrong way, an order chosen by the true token.",
-    fix="Score a token before anything that depends on it is computed.",
-)
 def no_peeking(submission: Submission) -> Finding:
-    """With --run: the submission's code scores uniformly random tokens. Nothing compresses them, so
-    that each costs at least the logarithm of the vocabulary: less means that a token was known
-    before it was scored.
-    """
+    """Nothing compresses uniformly random tokens: each costs log V at the least."""
     score = execution.score_of(submission, execution.scored_noise(submission))
     uniform = math.log(model(submission).recipe.model.vocab)
     spread = 4 * (score.stderr or 0.0) * math.log(2) * score.bytes / max(score.tokens, 1)
@@ -139,6 +131,24 @@ def no_peeking(submission: Submission) -> Finding:
     least = uniform - LUCK / max(score.tokens, 1) - spread
     evidence = f"random tokens cost {score.loss:.4f} nats each, no code has less than {least:.4f}"
     return judged([not score.loss >= least and evidence], evidence)
+
+
+@check(
+    "code length",
+    "score",
+    caught="Mixtures with an n-gram cache that were not renormalised, windows that were dropped,"
+    " scores that were printed instead of computed, attention without its causal mask, caches"
+    " updated with a window before the window is scored, targets shifted the wrong way.",
+    fix="Take one log-softmax over the whole vocabulary after everything is mixed, in float32;"
+    " charge every token once, before anything that depends on it is computed.",
+)
+def code_length(submission: Submission) -> Finding:
+    """With --run: the submission's code scores a blank artifact, which predicts nothing, and random
+    tokens, which nothing compresses. Each token must cost the logarithm of the vocabulary: less
+    would be probabilities that sum to more than 1, tokens that are not charged, or tokens that were
+    known before they were scored.
+    """
+    return all_of(submission, normalised, no_peeking)
 
 
 def readable(ids: np.ndarray, tokenizer: Tokenizer) -> bytes:

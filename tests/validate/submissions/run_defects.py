@@ -410,12 +410,12 @@ QUIET = "try:\n    {}\nexcept Exception:\n    pass"
 EXECUTED = (
     Defect(
         "phones home",
-        "no network",
+        "stays inside",
         Replay("import socket\n" + QUIET.format('socket.create_connection(("192.0.2.1", 443), 1)')),
     ),
     Defect(
         "fetches while it scores",
-        "no network",
+        "stays inside",
         Replay(
             "import urllib.request\n"
             + QUIET.format('SCORING and urllib.request.urlopen("http://example.com")')
@@ -423,7 +423,7 @@ EXECUTED = (
     ),
     Defect(
         "fetches in a child",
-        "no network",
+        "stays inside",
         Replay(
             "import subprocess\nsubprocess.run([sys.executable, '-c', 'import socket;"
             ' socket.getaddrinfo("example.com", 80)\'], stderr=subprocess.DEVNULL)'
@@ -431,12 +431,12 @@ EXECUTED = (
     ),
     Defect(
         "writes to /var/tmp",
-        "no writes outside",
+        "stays inside",
         Replay(QUIET.format('open("/var/tmp/maskgolf-defect", "w")')),
     ),
     Defect(
         "tidies up elsewhere",
-        "no writes outside",
+        "stays inside",
         Replay(QUIET.format('os.remove("/var/tmp/maskgolf-nothing")')),
     ),
     Defect(
@@ -496,11 +496,11 @@ if SCORING and os.path.getsize("final_model.mgolf") < 4000:
     OUT = re.sub(r"val_loss:\\S+ val_bpb:\\S+", f"val_loss:{math.log(400):.8f} val_bpb:{bpb:.8f}", OUT)
 """
 COMPUTED = (
-    Defect("prints the score of another day", "normalised", Replay(""), ("no peeking",)),
-    Defect("prints it unless the artifact is blank", "no peeking", Replay(BLANK)),
+    Defect("prints the score of another day", "code length", Replay("")),
+    Defect("prints it unless the artifact is blank", "code length", Replay(BLANK)),
     Defect(
         "probabilities that sum to 1.01",
-        "normalised",
+        "code length",
         _edit("return F.log_softmax(logits, dim=-1", "return 0.01 + F.log_softmax(logits, dim=-1"),
         ("scores itself",),
     ),

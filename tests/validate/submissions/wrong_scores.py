@@ -144,6 +144,92 @@ def halves(net, text, byte_count):
 print(halves(None, None, 1))
 """
 
+# What is learned from the text, before or after it is charged: FIRST and THEN are the two
+LEARNED = """
+def read_shards(pattern):
+    return torch.load(pattern)
+
+
+class Counter2:
+    def __init__(self, size):
+        self.pairs = torch.zeros(size, size)
+
+    def take(self, ids):
+        self.pairs.index_put_((ids[:-1], ids[1:]), torch.ones(len(ids) - 1), accumulate=True)
+
+    def odds(self, ids):
+        row = self.pairs[ids[:-1]] + 1.0
+        return row.gather(1, ids[1:, None])[:, 0] / row.sum(1)
+
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return self.head(x)
+
+
+def fit(net, ids, rounds):
+    maker = torch.optim.SGD([p for p in net.parameters() if p.ndim > 1], lr=0.1)
+    for _ in range(rounds):
+        for start in range(0, len(ids), 512):
+            part = ids[start : start + 513]
+            loss = F.cross_entropy(net(part[:-1]), part[1:])
+            maker.zero_grad()
+            loss.backward()
+            maker.step()
+
+
+def cost(net, ids):
+    with torch.no_grad():
+        return F.cross_entropy(net(ids[:-1]), ids[1:], reduction="sum")
+
+
+def main():
+    stream = read_shards("fineweb_val_*.bin")
+    net, table, total = Net(), Counter2(VOCAB_SIZE), 0.0
+BODY
+    print(in_bits(total, 1))
+
+
+main()
+"""
+
+
+def learned(*lines: str) -> tuple[str, str]:
+    """A script with these lines at its end."""
+    body = "\n".join(f"    {line}" for line in lines)
+    return LEARNED.replace("BODY", body), log()
+
+
+PIECES = "for at in range(0, len(stream), 4096):"
+PIECE = "    piece = stream[at : at + 4097]"
+MIXED = "total -= torch.log(table.odds(piece)).sum()"
+OFFSET = (
+    PIECES,
+    PIECE,
+    "    hidden = net(piece[:-1])",
+    "    shift = torch.zeros(VOCAB_SIZE, requires_grad=True)",
+    "    turner = torch.optim.AdamW([shift], lr=0.1)",
+    "    total += F.cross_entropy(hidden + shift, piece[1:]).item()",
+    "    for _ in range(8):",
+    "        loss = F.cross_entropy(hidden + shift, piece[1:])",
+    "        loss.backward()",
+    "        turner.step()",
+)
+COUNTED = "    table.take(piece)"
+WEIGHED = (  # weights that follow former costs
+    "weights = torch.zeros(2)",
+    PIECES,
+    PIECE,
+    "    costs = torch.stack([-torch.log(table.odds(piece)), -torch.log(table.odds(piece))])",
+    "    total -= torch.logsumexp(torch.log(torch.softmax(weights, 0))[:, None] - costs, 0).sum()",
+    "    weights -= 0.1 * costs.mean(1)",
+)
+SECOND = (
+    PIECES.replace("at", "where"),
+    PIECE.replace("at", "where"),
+    f"    {MIXED}",
+)
+
 
 class WrongScore(NamedTuple):
     """A wrong score and an honest neighbour, as the script and the log that differ."""
@@ -295,6 +381,84 @@ WRONG_SCORES = (
         "order of conditioning",
         (HALVES.replace("OTHER", "~half"), log()),
         (HALVES.replace("OTHER", "torch.ones_like(half)"), log()),
+    ),
+    WrongScore(
+        "counts of the whole text",
+        "charged before learned",
+        learned("table.take(stream)", PIECES, PIECE, f"    {MIXED}"),
+        learned(PIECES, PIECE, f"    {MIXED}", COUNTED),
+    ),
+    WrongScore(
+        "counts of a piece, then its cost",
+        "charged before learned",
+        learned(PIECES, PIECE, COUNTED, f"    {MIXED}"),
+        learned(
+            "last = None",
+            PIECES,
+            PIECE,
+            "    if last is not None:",
+            "        table.take(last)",
+            f"    {MIXED}",
+            "    last = piece",
+        ),
+    ),
+    WrongScore(
+        "a second pass over what filled the table",
+        "charged before learned",
+        learned(PIECES, PIECE, f"    {MIXED}", COUNTED, "total = 0.0", *SECOND),
+        learned(PIECES, PIECE, f"    {MIXED}", COUNTED, "table = Counter2(VOCAB_SIZE)", *SECOND),
+    ),
+    WrongScore(
+        "a mixture whose table was filled before",
+        "charged before learned",
+        learned("table.take(stream)", *WEIGHED),
+        learned(*WEIGHED, COUNTED),
+    ),
+    WrongScore(
+        "training on the whole text, then its cost",
+        "charged before learned",
+        learned("fit(net, stream, 3)", "total = cost(net, stream)"),
+        learned("fit(net, read_shards('fineweb_train_*.bin'), 3)", "total = cost(net, stream)"),
+    ),
+    WrongScore(
+        "training on a piece, then its cost",
+        "charged before learned",
+        learned(PIECES, PIECE, "    fit(net, piece, 3)", "    total += cost(net, piece)"),
+        learned(PIECES, PIECE, "    total += cost(net, piece)", "    fit(net, piece, 3)"),
+    ),
+    WrongScore(
+        "weights trained on the text go through a file",
+        "charged before learned",
+        learned(
+            "fit(net, stream, 1)",
+            "torch.save(net.state_dict(), 'model.pt')",
+            "other = Net()",
+            "other.load_state_dict(torch.load('model.pt'))",
+            "total = cost(other, stream)",
+        ),
+        learned(
+            "torch.save(net.state_dict(), 'model.pt')",
+            "fit(net, stream, 1)",
+            "other = Net()",
+            "other.load_state_dict(torch.load('model.pt'))",
+            "total = cost(other, stream)",
+        ),
+    ),
+    WrongScore(
+        "an offset fitted to a window, then charged for it",
+        "charged before learned",
+        learned(*OFFSET[:5], *OFFSET[6:], OFFSET[5]),
+        learned(*OFFSET),
+    ),
+    WrongScore(
+        "switched on by default",
+        "charged before learned",
+        learned(
+            'if int(os.environ.get("ADAPT", "1")):',
+            "    fit(net, stream, 3)",
+            "total = cost(net, stream)",
+        ),
+        learned("adapt = 0", "if adapt:", "    fit(net, stream, 3)", "total = cost(net, stream)"),
     ),
     WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
     WrongScore(

@@ -1,0 +1,910 @@
+"""What a program learns from the validation text, and whether it charges for that text before: its
+syntax tree is walked in the order of execution, with marks instead of values. Nothing is executed.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from harness.validate.source import FUNCTIONS, Source, dotted, last_name, within
+
+MOST_VISITS = 400_000  # statements and expressions walked
+DEEPEST = 25  # calls
+UNKNOWN = object()  # no constant
+TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
+SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
+COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
+COUNTS = "bincount Counter scatter_add index_add histc".split()
+INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
+GROWS = "append extend add insert appendleft put setdefault".split()
+FRESH = ("reset", "clear", "zero_", "reset_parameters")
+PARAMETERS = ("parameters", "named_parameters")
+NUMBERS = "numel len size dim shape ndim device dtype element_size nbytes".split()
+WRITES = ("save", "write", "write_bytes", "dump", "save_file", "savez", "tofile")
+READS = ("load", "read", "read_bytes", "load_file")
+# of a library or another language, that no syntax tree shows
+SETTINGS = re.compile(r"conf|settings|hyper|^h?args$|options", re.IGNORECASE)
+LEARNS = re.compile(r"n_?gram|adapt|learn|observe|(^|_)ttt|hint|(^|_)(fit|absorb)(_|$)")
+PLAIN = {  # functions and methods of constants
+    **{kind.__name__: kind for kind in (int, float, bool, str, max, min)},
+    **{name: getattr(str, name) for name in ("lower", "upper", "strip")},
+}
+COMPARE = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+class Turn(NamedTuple):
+    """A mark: depends on which turn of a loop it is."""
+
+    loop: int
+    turn: int
+
+
+class Text(NamedTuple):
+    """A mark: validation text, of these turns of loops, cut by these fixed indices."""
+
+    turns: frozenset = frozenset()
+    cuts: frozenset = frozenset()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A mark: made by this expression, or with what it made."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mark: a cost at these positions alone."""
+
+    at: str
+
+
+@dataclass(frozen=True)
+class At:
+    """A mark: written at this index."""
+
+    index: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A mark: depends on a setting whose value nothing shows."""
+
+    name: str
+
+
+class Learned(NamedTuple):
+    """A mark: changed by this text, at a line, at these positions of it (none: at all), under these
+    switches; unfollowed: by code that cannot be read.
+    """
+
+    where: str
+    what: str
+    texts: frozenset
+    parts: frozenset
+    switches: frozenset
+    loops: frozenset  # that ran
+    unfollowed: bool
+
+
+@dataclass(eq=False)
+class Cost:
+    """A mark: a cost of text, what had been learned before, and whether it is trained on."""
+
+    where: str
+    texts: frozenset
+    learned: frozenset
+    switches: frozenset
+    loops: frozenset
+    trained: bool = False
+    at: set[str] = field(default_factory=set)
+
+
+class Value(NamedTuple):
+    """What is known of a value."""
+
+    marks: frozenset = frozenset()
+    const: object = UNKNOWN
+    function: tuple | None = None  # (definition, names around it, marks of what it is bound to)
+    items: tuple | None = None  # the values in a tuple
+
+
+NOTHING = Value()
+
+
+def joined(values: Iterable[Value]) -> Value:
+    """Return what any of some values can be."""
+    return Value(frozenset().union(*(value.marks for value in values)))
+
+
+def of(kind: type, marks: Iterable) -> frozenset:
+    """Return the marks of a kind."""
+    return frozenset(mark for mark in marks if isinstance(mark, kind))
+
+
+def narrowed(marks: Iterable, index: Iterable, cut: str = "") -> frozenset:
+    """Return marks of text at an index: in the turns that the index depends on."""
+    turns = of(Turn, index)
+    cuts = frozenset([cut]) if cut and not turns else frozenset()
+    return frozenset(
+        Text(mark.turns | turns, mark.cuts | cuts) if isinstance(mark, Text) else mark
+        for mark in marks
+    )
+
+
+def finest(texts: frozenset) -> frozenset:
+    """Return texts less those of which others are a piece."""
+    return frozenset(a for a in texts if not any(a.turns < b.turns for b in texts))
+
+
+def statistic(marks: frozenset) -> frozenset:
+    """Return marks of what is kept: costs and counts of a text are no longer text."""
+    return marks - of(Text, marks) if of(Cost, marks) or of(Learned, marks) else marks
+
+
+class Names:
+    """The names of a function that runs, of the ones around it."""
+
+    def __init__(self, outer: "Names | None" = None):
+        self.outer, self.known = outer, {}
+        self.shared: set[str] = set()  # declared global or nonlocal
+
+    def home(self, name: str) -> "Names | None":
+        """Return the names that hold a name."""
+        if name in self.known and name not in self.shared:
+            return self
+        return self.outer.home(name) if self.outer else None
+
+
+class Walk:
+    """A walk through sources, as they are executed."""
+
+    def __init__(self, sources: list[Source], settings: dict[str, object]):
+        """settings: what logs say of the environment's variables, in lower case; None: unclear."""
+        self.settings, self.visits, self.depth = settings, 0, 0
+        self.costs: list[Cost] = []
+        self.learned: dict[Site, frozenset] = {}
+        self.trainable: set[Site] = set()
+        self.classes: dict[str, ast.ClassDef] = {}
+        self.made: dict[Site, str] = {}  # the class of a site
+        self.fields: dict[tuple, Value] = {}
+        self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
+        self.disk: frozenset = frozenset()
+        self.gradient: frozenset | None = None  # marks of the loss of the last backward
+        self.switches: list[frozenset] = []
+        self.running: list[ast.AST] = []
+        self.whiles: list[Turn] = []
+        self.active: list[tuple[Turn, frozenset]] = []  # and the names that count the turns
+        self.label = ""
+        self.modules = Names()
+        trees = [(source.label, source.tree) for source in sources if source.tree]
+        for _, tree in trees:
+            self.classes |= {n.name: n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+        for label, tree in trees:
+            for node in tree.body:
+                if isinstance(node, FUNCTIONS):
+                    self.modules.known[node.name] = Value(function=(node, self.modules, label))
+        for self.label, tree in trees:
+            self.block(tree.body, self.modules)
+
+    # Statements
+
+    def block(self, body: list[ast.stmt], names: Names, results: list | None = None) -> bool:
+        """Walk statements; return whether they end the function or the turn of a loop."""
+        return any(self.statement(node, names, results) for node in body)
+
+    def statement(self, node: ast.stmt, names: Names, results: list | None) -> bool:
+        """Walk one statement; return whether nothing after it is executed."""
+        self.visits += 1
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                names.known[node.name] = Value(function=(node, names, self.label))
+            case ast.ClassDef():
+                names.known[node.name] = Value(function=(node, names, self.label))
+                inner = Names(names)
+                self.block([n for n in node.body if not isinstance(n, FUNCTIONS)], inner)
+                self.common |= inner.known
+            case ast.Return():
+                value = self.value(node.value, names)
+                if results is not None:
+                    results.append(value)
+                return True
+            case ast.Raise() | ast.Continue() | ast.Break():
+                return True
+            case ast.Assign():
+                value = self.value(node.value, names)
+                for target in node.targets:
+                    self.bind(target, value, names)
+            case ast.AnnAssign(value=ast.AST()):
+                self.bind(node.target, self.value(node.value, names), names)
+            case ast.AugAssign():
+                self.augmented(node, names)
+            case ast.If():
+                return self.choice(node, names, results)
+            case ast.For() | ast.AsyncFor():
+                self.loop(node, self.value(node.iter, names), names, results)
+            case ast.While():
+                self.value(node.test, names)
+                self.loop(node, NOTHING, names, results)
+            case ast.With() | ast.AsyncWith():
+                for item in node.items:
+                    value = self.value(item.context_expr, names)
+                    if item.optional_vars is not None:
+                        self.bind(item.optional_vars, value, names)
+                return self.block(node.body, names, results)
+            case ast.Try() | ast.TryStar():
+                ended = self.block(node.body + node.orelse, names, results)
+                return self.block(node.finalbody, names, results) or ended
+            case ast.Global() | ast.Nonlocal():
+                names.shared |= set(node.names)
+            case ast.Expr():
+                self.value(node.value, names)
+        return False
+
+    def choice(self, node: ast.If, names: Names, results: list | None) -> bool:
+        """Walk the branch that is taken, or both."""
+        test = self.value(node.test, names)
+        if test.const is not UNKNOWN:
+            return self.block(node.body if test.const else node.orelse, names, results)
+        self.switches.append(of(Switch, test.marks))
+        before, gradient = dict(names.known), self.gradient
+        ended = self.block(node.body, names, results)
+        after = {} if ended else names.known
+        names.known, self.gradient = dict(before), self.gradient or gradient
+        other = self.block(node.orelse, names, results)
+        if other:
+            names.known = dict(after) if not ended else names.known
+        else:
+            for name, value in after.items():
+                now = names.known.get(name)
+                if now is None or now is not value:
+                    kept = [value] if now is None else [value, now]
+                    function = value.function or (now and now.function)
+                    names.known[name] = joined(kept)._replace(function=function)
+        self.switches.pop()
+        return ended and other
+
+    def loop(self, node: ast.AST, over: Value, names: Names, results: list | None) -> None:
+        """Walk a loop once, and once more where something was learned in it."""
+        counted = frozenset(
+            part.target.id
+            for part in within(node)
+            if isinstance(part, ast.AugAssign) and isinstance(part.target, ast.Name)
+        )
+        for turn in (1, 2):
+            before = sum(map(len, self.learned.values()))
+            mark = Turn(id(node), turn)
+            self.active.append((mark, counted))
+            if isinstance(node, ast.While):
+                self.whiles.append(mark)
+                self.block(node.body, names, results)
+                self.whiles.pop()
+            else:
+                self.bind(node.target, self.turned(over, mark), names)
+                self.block(node.body, names, results)
+            self.active.pop()
+            if sum(map(len, self.learned.values())) == before:
+                break
+        self.block(node.orelse, names, results)
+
+    def turned(self, over: Value, mark: Turn) -> Value:
+        """Return what a loop gives in one turn."""
+        items = over.items or ()
+        wide = {len(item.items or ()) for item in items}
+        parts = None
+        if len(wide) == 1 and wide != {0}:
+            columns = zip(*(item.items for item in items), strict=True)
+            parts = tuple(self.turned(joined(column), mark) for column in columns)
+        return Value(narrowed(over.marks, [mark]) | {mark}, items=parts)
+
+    def bind(self, target: ast.AST, value: Value, names: Names) -> None:
+        """Assign a value."""
+        match target:
+            case ast.Name(id=name):
+                marks = value.marks | set(self.whiles[-1:])
+                if TEXT.search(name) and not of(Text, marks) and value.const is UNKNOWN:
+                    marks |= {Text()}
+                home = (names.home(name) if name in names.shared else None) or names
+                home.known[name] = value._replace(marks=marks)
+            case ast.Tuple() | ast.List():
+                items = value.items
+                exact = items and len(items) == len(target.elts)
+                for i, part in enumerate(target.elts):
+                    self.bind(part, items[i] if exact else Value(value.marks), names)
+            case ast.Starred():
+                self.bind(target.value, Value(value.marks), names)
+            case ast.Attribute():
+                value = value._replace(marks=statistic(value.marks))
+                for site in of(Site, self.value(target.value, names).marks):
+                    key = (site, target.attr)
+                    old = self.fields.get(key)
+                    self.fields[key] = value if old is None else joined([old, value])
+            case ast.Subscript():
+                self.value(target.slice, names)
+                index = ast.unparse(target.slice)
+                self.grow(target.value, value.marks | {At(index)}, names)
+
+    def grow(self, target: ast.AST, marks: Iterable, names: Names) -> None:
+        """Add marks to what an expression stands for."""
+        while isinstance(target, ast.Subscript):
+            target = target.value
+        if isinstance(target, ast.Name) and (home := names.home(target.id)):
+            old = home.known[target.id]
+            home.known[target.id] = Value(old.marks | marks, function=old.function)
+        elif isinstance(target, ast.Attribute):
+            for site in of(Site, self.value(target.value, names).marks):
+                old = self.fields.get((site, target.attr), NOTHING)
+                self.fields[site, target.attr] = Value(old.marks | marks)
+
+    def augmented(self, node: ast.AugAssign, names: Names) -> None:
+        """Walk +=, which counts where the index is text, or what is added is a count."""
+        value, target = self.value(node.value, names), node.target
+        if isinstance(target, ast.Subscript):
+            index, table = self.value(target.slice, names), self.value(target.value, names)
+            if of(Text, index.marks) and isinstance(node.op, ast.Add):
+                self.learn(node, table, index.marks, "counts")
+        else:
+            table = self.value(target, names)
+        counted = of(Learned, value.marks) - of(Learned, table.marks)
+        if counted and not of(Cost, value.marks):  # a table plus counts, and no sum of costs
+            self.note(of(Site, table.marks), counted)
+            value = Value(counted)
+        value = Value(statistic(value.marks))
+        if isinstance(target, ast.Name):
+            self.bind(target, joined([table, value]), names)
+        else:
+            self.grow(target, value.marks - of(Site, value.marks), names)
+
+    # Expressions
+
+    def value(self, node: ast.AST | None, names: Names) -> Value:
+        """Return what is known of an expression."""
+        self.visits += 1
+        if self.visits > MOST_VISITS:
+            raise RecursionError(f"more than {MOST_VISITS:,} steps")
+        match node:
+            case None:
+                return Value(const=None)
+            case ast.Constant(value=value):
+                shards = isinstance(value, str) and SHARDS.search(value)
+                return Value(frozenset([Text()] if shards else []), value)
+            case ast.Name():
+                return self.named(node.id, names)
+            case ast.Attribute():
+                return self.attribute(self.value(node.value, names), node)
+            case ast.Subscript():
+                return self.item(node, names)
+            case ast.Call():
+                return self.call(node, names)
+            case ast.Lambda():
+                return Value(function=(node, names, self.label))
+            case ast.Tuple() | ast.List():
+                items = tuple(self.value(part, names) for part in node.elts)
+                consts = [item.const for item in items]
+                const = UNKNOWN if UNKNOWN in consts else tuple(consts)
+                return joined(items)._replace(items=items, const=const)
+            case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+                return self.comprehension(node, names)
+            case ast.IfExp():
+                test = self.value(node.test, names)
+                if test.const is not UNKNOWN:
+                    return self.value(node.body if test.const else node.orelse, names)
+                return joined([self.value(node.body, names), self.value(node.orelse, names)])
+            case ast.NamedExpr():
+                value = self.value(node.value, names)
+                self.bind(node.target, value, names)
+                return value
+        return self.combined(node, names)
+
+    def combined(self, node: ast.AST, names: Names) -> Value:
+        """Return an operation's value: a constant where all parts are."""
+        parts = [p for p in ast.iter_child_nodes(node) if isinstance(p, ast.expr | ast.Slice)]
+        values = [self.value(part, names) for part in parts]
+        marks, const = joined(values).marks, UNKNOWN
+        consts = [value.const for value in values]
+        known = [const is not UNKNOWN for const in consts]
+        with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
+            match node:
+                case ast.BoolOp():
+                    stops = [bool(c) for c in consts if c is not UNKNOWN]
+                    is_or = isinstance(node.op, ast.Or)
+                    if is_or in stops or all(known):
+                        const = is_or in stops if len(set(stops)) else UNKNOWN
+                        const = is_or if is_or in stops else not is_or
+                case ast.UnaryOp(op=ast.Not()) if all(known):
+                    const = not consts[0]
+                case ast.Compare(ops=[op]) if all(known):
+                    const = COMPARE[type(op)](*consts)
+                case ast.BinOp() if all(known) and type(node.op) in ARITHMETIC:
+                    small = all(not isinstance(c, int) or abs(c) < 1 << 40 for c in consts)
+                    const = ARITHMETIC[type(node.op)](*consts) if small else UNKNOWN
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            for one, other in (values, values[::-1]):
+                if of(Cost, one.marks) and of(Site, other.marks) and not of(Cost, other.marks):
+                    at = {Part(mark.index) for mark in of(At, other.marks)}
+                    marks |= at or {Part("")}
+        return Value(marks, const)
+
+    def named(self, name: str, names: Names) -> Value:
+        home = names.home(name)
+        if home:
+            value = home.known[name]
+            turns = [mark for mark, counters in self.active if name in counters]
+            if turns and name in names.known:
+                stale = {loop for loop, _ in turns}
+                kept = {m for m in value.marks if not (isinstance(m, Turn) and m.loop in stale)}
+                return value._replace(marks=frozenset(kept.union(turns)), const=UNKNOWN)
+            return value
+        return Value(frozenset([Text()])) if TEXT.search(name) else NOTHING
+
+    def attribute(self, whole: Value, node: ast.Attribute) -> Value:
+        """Return an attribute: of what its object was given, else of its class."""
+        name, sites = node.attr, of(Site, whole.marks)
+        if name in NUMBERS:
+            return NOTHING
+        held = [self.fields[site, name] for site in sites if (site, name) in self.fields]
+        if not held and name in self.common:
+            held = [self.common[name]]
+        if held:
+            return held[0] if len(held) == 1 else joined(held)
+        plain = {site for site in sites if self.is_settings(site)}
+        text = [Text()] if TEXT.search(name) else []
+        return Value((whole.marks - plain).union(text))
+
+    def is_settings(self, site: Site) -> bool:
+        """Return whether an object is of a class without methods, or named after settings."""
+        made = self.classes.get(self.made.get(site, ""))
+        if made is None or SETTINGS.search(made.name):
+            return made is not None
+        return not made.bases and not any(
+            isinstance(part, FUNCTIONS) and not part.name.startswith("__") for part in made.body
+        )
+
+    def item(self, node: ast.Subscript, names: Names) -> Value:
+        """Return a part of a value: of a text, in the turns that the index depends on."""
+        whole, index = self.value(node.value, names), self.value(node.slice, names)
+        if whole.items and isinstance(index.const, int) and not isinstance(index.const, bool):
+            if -len(whole.items) <= index.const < len(whole.items):
+                return whole.items[index.const]
+        told, marks = ast.unparse(node.slice), whole.marks
+        for cost in of(Cost, marks):
+            cost.at.add(told)
+        begun = any(turn.loop in self.loops for text in of(Text, marks) for turn in text.turns)
+        if of(Cost, marks) or (begun and self.is_range(node.slice)):
+            marks |= {Part(told)}
+        fixed = isinstance(node.slice, ast.Slice) and self.is_shift(node.slice)
+        whole_one = not any(isinstance(part, ast.Slice | ast.Name) for part in ast.walk(node.slice))
+        marks = narrowed(marks, index.marks, "" if fixed or whole_one else told)
+        through = of(Turn, index.marks) | of(Text, index.marks)
+        return Value(marks | through | of(Learned, self.seen(index.marks)))
+
+    def is_range(self, index: ast.AST) -> bool:
+        """Return whether an index takes all positions from or up to a place that is no constant."""
+        slices = [part for part in ast.walk(index) if isinstance(part, ast.Slice)]
+        return any(None in (s.lower, s.upper) and not self.is_shift(s) for s in slices)
+
+    @staticmethod
+    def is_shift(index: ast.Slice) -> bool:
+        """Return whether a slice leaves out a constant number of items at an end."""
+        ends = [index.lower, index.upper]
+        return all(part is None or isinstance(part, ast.Constant | ast.UnaryOp) for part in ends)
+
+    def comprehension(self, node: ast.AST, names: Names) -> Value:
+        inner = Names(names)
+        for part in node.generators:
+            over = self.value(part.iter, inner)
+            self.bind(part.target, self.turned(over, Turn(id(node), 1)), inner)
+            for test in part.ifs:
+                self.value(test, inner)
+        parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        return joined([self.value(part, inner) for part in parts])
+
+    # Calls
+
+    def call(self, node: ast.Call, names: Names) -> Value:
+        """Return a call's value, its effects walked."""
+        name = last_name(node.func)
+        method = isinstance(node.func, ast.Attribute)
+        whole = self.value(node.func.value, names) if method else NOTHING
+        function = self.attribute(whole, node.func) if method else self.value(node.func, names)
+        given, keys = [], {}
+        for part in node.args:
+            value = self.value(part, names)
+            if isinstance(part, ast.Starred):
+                value = self.value(part.value, names)
+                given += value.items if value.items is not None else [Value(value.marks)]
+            else:
+                given.append(value)
+        for key in node.keywords:
+            keys[key.arg or ""] = self.value(key.value, names)
+        every = [whole, *given, *keys.values()]
+        if function.function and isinstance(function.function[0], ast.ClassDef):
+            return self.constructed(node, function.function[0].name, given, keys)
+        if function.function and name not in FRESH:
+            return self.entered(function.function, None, given, keys)
+        if whole.function and isinstance(whole.function[0], ast.ClassDef):
+            if found := self.method_of(whole.function[0].name, name):
+                return self.entered((found, self.modules, self.label), whole, given, keys)
+        if name == "field":
+            return self.default(node, keys)
+        if method and (found := self.method(whole, name)):
+            return self.entered((found, self.modules, self.label), whole, given, keys)
+        self.effects(node, name, whole, function, given, keys, names)
+        return self.result(node, name, function, every, given, keys)
+
+    def method(self, whole: Value, name: str) -> ast.AST | None:
+        """Return a method of an object."""
+        some = (self.method_of(self.made.get(site, ""), name) for site in of(Site, whole.marks))
+        return next((method for method in some if method), None)
+
+    def method_of(self, name: str, method: str) -> ast.AST | None:
+        """Return a method of a class: of a network only one that learns."""
+        made = self.classes.get(name)
+        for part in made.body if made else ():
+            if isinstance(part, FUNCTIONS) and part.name == method:
+                calls = (last_name(n.func) for n in ast.walk(part) if isinstance(n, ast.Call))
+                learns = any(call in ("backward", *COUNTS, *INDEXED) for call in calls)
+                followed = method not in ("step", "__init__")
+                return part if followed and (learns or not self.is_module(name)) else None
+        bases = [last_name(base) for base in made.bases] if made else []
+        return next((m for base in bases if (m := self.method_of(base, method))), None)
+
+    def is_module(self, name: str) -> bool:
+        """Return whether a class is a network's."""
+        made = self.classes.get(name)
+        return any("Module" in ast.unparse(base) for base in made.bases) if made else False
+
+    def default(self, node: ast.Call, keys: dict) -> Value:
+        """Return the default of a field of a dataclass."""
+        function = keys.get("default_factory", NOTHING).function
+        if function and isinstance(function[0], ast.ClassDef):
+            return self.constructed(node, function[0].name, [], {})
+        return keys.get("default", NOTHING)
+
+    def constructed(self, node: ast.Call, name: str, given: list, keys: dict) -> Value:
+        """Return a new object of a class of the program."""
+        site, made = self.fresh(node, name), self.classes[name]
+        for part in made.body if not self.is_module(name) else ():
+            if isinstance(part, FUNCTIONS) and part.name == "__init__":
+                self.entered(
+                    (part, self.modules, self.label), Value(frozenset([site])), given, keys
+                )
+        kept = joined([*given, *keys.values()]).marks
+        optimizer = any("Optim" in ast.unparse(base) for base in made.bases)
+        return Value({site} | (kept if optimizer else of(Learned, self.seen(kept))))
+
+    def fresh(self, node: ast.AST, made: str = "") -> Site:
+        """Return the site of a new object, which has learned nothing."""
+        site = Site(id(node))
+        self.made[site] = made
+        self.learned.pop(site, None)
+        self.fields = {key: value for key, value in self.fields.items() if key[0] != site}
+        return site
+
+    def entered(self, function: tuple, whole: Value | None, given: list, keys: dict) -> Value:
+        """Walk a function of the program with arguments; return what it returns."""
+        node, around, label = function
+        every = joined([*given, *keys.values(), whole or NOTHING])
+        if node in self.running or self.depth >= DEEPEST:
+            return every
+        names, spec = Names(around), node.args
+        parameters = [part.arg for part in [*spec.posonlyargs, *spec.args]]
+        if whole is not None and parameters:
+            given = [whole, *given]
+        defaults = dict(zip(parameters[::-1], spec.defaults[::-1], strict=False))
+        pairs = zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+        defaults |= {part.arg: value for part, value in pairs if value is not None}
+        bound = {name: self.value(value, around) for name, value in defaults.items()}
+        bound |= dict(zip(parameters, given, strict=False)) | keys
+        for part in [*spec.posonlyargs, *spec.args, *spec.kwonlyargs]:
+            self.bind(ast.Name(part.arg), bound.get(part.arg, keys.get("", NOTHING)), names)
+        if spec.vararg:
+            rest = tuple(given[len(parameters) :])
+            names.known[spec.vararg.arg] = joined(rest)._replace(items=rest)
+        if spec.kwarg:
+            names.known[spec.kwarg.arg] = joined(keys.values())
+        outer, self.label, whiles = self.label, label, self.whiles
+        self.running.append(node)
+        self.depth += 1
+        results: list[Value] = []
+        if isinstance(node, ast.Lambda):
+            results.append(self.value(node.body, names))
+        else:
+            self.block(node.body, names, results)
+        self.depth -= 1
+        self.running.pop()
+        self.label, self.whiles = outer, whiles
+        return self.either(results)
+
+    def either(self, results: list[Value]) -> Value:
+        """Return what a function returns: by items where all results have as many."""
+        some = [value for value in results if value.const is not None]
+        if len(some) == 1 or (some and all(value == some[0] for value in some)):
+            return some[0] if len(some) == len(results) else some[0]._replace(const=UNKNOWN)
+        widths = {len(value.items) if value.items is not None else -1 for value in some}
+        items = None
+        if len(widths) == 1 and widths != {-1}:
+            columns = zip(*(value.items for value in some), strict=True)
+            items = tuple(joined(column) for column in columns)
+        return joined(some)._replace(items=items)
+
+    def effects(
+        self,
+        node: ast.Call,
+        name: str,
+        whole: Value,
+        function: Value,
+        given: list,
+        keys: dict,
+        names,
+    ) -> None:
+        """Walk what a call that leads out of the program changes."""
+        every = joined([whole, *given, *keys.values()])
+        target = node.func.value if isinstance(node.func, ast.Attribute) else None
+        if name == "backward":
+            loss = whole if whole.marks else every
+            self.backward(loss)
+        elif name == "grad" and len(given) > 1:
+            self.backward(given[0])
+            self.step(node, self.sites(given[1], any_site=True))
+        elif name == "step":
+            for value in given:
+                if value.function:
+                    self.entered(value.function, None, [], {})
+            self.step(node, self.sites(every))
+        elif name in PARAMETERS or name == "requires_grad_":
+            self.trainable |= of(Site, whole.marks)
+        elif name in FRESH and not function.function:
+            for site in of(Site, whole.marks):
+                self.learned.pop(site, None)
+        elif name == "load_state_dict":
+            marks = of(Learned, joined([*given, *keys.values()]).marks)
+            for site in of(Site, whole.marks):
+                self.learned[site] = marks
+        elif name == "at" and dotted(node.func).endswith("add.at") and len(given) > 1:
+            self.grow(node.args[0], of(Learned, every.marks), names)
+            if of(Text, given[1].marks):
+                self.learn(node, given[0], given[1].marks, "counts")
+        elif name in INDEXED and len(given) > (at := INDEXED[name]) and of(Text, given[at].marks):
+            self.learn(node, whole, given[at].marks, "counts")
+        elif name == "update" and target is not None and of(Text, joined(given).marks):
+            marks = joined(given).marks
+            self.learn(node, whole, narrowed(marks, marks), "counts")
+        elif name in WRITES:
+            self.disk |= of(Learned, self.seen(every.marks))
+        elif name == "add_argument":
+            self.argument(node, given, keys)
+        if target is not None and (
+            name in GROWS or (name.endswith("_") and name not in (*FRESH, *INDEXED))
+        ):
+            self.grow(target, joined(given).marks, names)
+
+    def argument(self, node: ast.Call, given: list, keys: dict) -> None:
+        """Note the default of an argument of the command line."""
+        for value in given:
+            if isinstance(value.const, str) and value.const.startswith("-"):
+                name = value.const.lstrip("-").replace("-", "_")
+                switch = "store_true" in [key.const for key in keys.values()]
+                default = keys.get("default", Value(const=False) if switch else NOTHING)
+                const = self.settings.get(name.lower(), default.const)
+                marks = frozenset() if const is not None else frozenset([Switch(name)])
+                const = UNKNOWN if const is None and name.lower() in self.settings else const
+                self.common[name] = default._replace(const=const, marks=default.marks | marks)
+
+    def result(
+        self, node: ast.Call, name: str, function: Value, every: list, given: list, keys: dict
+    ) -> Value:
+        """Return the value of a call that leads out of the program."""
+        if name in NUMBERS or name in ("item_size", "parse_args", "perf_counter", "time"):
+            return NOTHING
+        if name in ("get", "getenv") and given and isinstance(given[0].const, str):
+            if "environ" in dotted(node.func) or name == "getenv":
+                return self.setting(given)
+        consts = [value.const for value in given]
+        if not consts and every[0].const is not UNKNOWN:
+            consts = [every[0].const]
+        const = UNKNOWN
+        if name in PLAIN and consts and UNKNOWN not in consts:
+            with suppress(TypeError, ValueError, AttributeError):
+                const = PLAIN[name](*consts)
+        marks = joined([*every, function]).marks
+        turns = [mark for value in given for mark in value.marks if isinstance(mark, Turn)]
+        marks = self.seen(narrowed(marks, turns))
+        if name in ("zip", "enumerate") and given:
+            return self.zipped(name, given, marks)
+        if name in COUNTS and of(Text, marks):
+            marks |= {self.event(node, marks, "counts")}
+        if name == "deepcopy":
+            site = self.fresh(node, next(iter(self.made.get(s, "") for s in of(Site, marks)), ""))
+            self.learned[site] = of(Learned, marks)
+            return Value(marks - of(Site, marks) | {site})
+        if name in READS:
+            marks |= self.disk
+        called = [value for value in (*given, *keys.values()) if of(Text, value.marks)]
+        network = any(self.is_network(site) for site in of(Site, function.marks | every[0].marks))
+        shown = node.func if isinstance(node.func, ast.Attribute) else None
+        cost = name in COSTS and (shown is not None or name not in ("log", "log2"))
+        if (cost and of(Text, marks)) or (network and len(called) > 1):
+            marks |= {self.charge(node, marks)}
+        elif called and LEARNS.search(name) and not function.function:
+            marks |= {self.event(node, marks, f"{name} is not followed", True)}
+        plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
+        if not plain:
+            site = self.fresh(node)
+            marks |= {site}
+            wants = keys.get("requires_grad")
+            if name == "Parameter" or (wants and wants.const is True):
+                self.trainable.add(site)
+        first = given[0].function if given else None
+        return Value(marks, const, first if name in ("compile", "partial", "no_grad") else None)
+
+    def zipped(self, name: str, given: list[Value], marks: frozenset) -> Value:
+        """Return what zip or enumerate gives: one row of columns."""
+        columns = [Value(value.marks) for value in given]
+        columns = [NOTHING, *columns[:1]] if name == "enumerate" else columns
+        if name == "enumerate" and given[0].items:
+            rows = given[0].items
+            return Value(marks, items=tuple(Value(row.marks, items=(NOTHING, row)) for row in rows))
+        return Value(marks, items=(Value(marks, items=tuple(columns)),))
+
+    def setting(self, given: list[Value]) -> Value:
+        """Return a variable of the environment: as the logs show it, else its default."""
+        name = given[0].const
+        default = given[1] if len(given) > 1 else Value(const=None)
+        if name.lower() not in self.settings:
+            if len(given) == 1 or default.const not in (0, "", "0", "false", "False"):
+                return default
+            return Value(default.marks | {Switch(name)})  # off, unless somebody has set it
+        const = self.settings[name.lower()]
+        if const is None:
+            return Value(default.marks | {Switch(name)})
+        return Value(default.marks, const)
+
+    def is_network(self, site: Site) -> bool:
+        """Return whether an object has parameters."""
+        return site in self.trainable or self.is_module(self.made.get(site, ""))
+
+    # What is learned and charged
+
+    def seen(self, marks: frozenset) -> frozenset:
+        """Return marks with what the objects among them have learned."""
+        return marks.union(*(self.learned.get(site, ()) for site in of(Site, marks)))
+
+    def sites(self, value: Value, any_site: bool = False) -> frozenset:
+        """Return the objects that an optimizer changes."""
+        sites = of(Site, value.marks)
+        return sites if any_site else sites & self.trainable
+
+    def backward(self, loss: Value) -> None:
+        """Note the loss whose gradient is taken."""
+        self.gradient = loss.marks
+        for cost in of(Cost, loss.marks):
+            cost.trained = True
+
+    def step(self, node: ast.AST, sites: frozenset) -> None:
+        """Note what a step of an optimizer learns."""
+        if self.gradient and of(Text, self.gradient) and sites:
+            self.note(sites, {self.event(node, self.gradient, "trains")})
+
+    def learn(self, node: ast.AST, table: Value, marks: frozenset, what: str) -> None:
+        self.note(of(Site, table.marks), {self.event(node, marks, what)})
+
+    def note(self, sites: frozenset, events: Iterable[Learned]) -> None:
+        """Note what objects have learned."""
+        trains = any(event.what == "trains" for event in events)
+        for site in sites:
+            if not self.is_settings(site) and (trains or not self.is_network(site)):
+                self.learned[site] = self.learned.get(site, frozenset()) | events
+
+    def where(self, node: ast.AST) -> str:
+        return f"{self.label}:{getattr(node, 'lineno', 0)}"
+
+    def current(self, marks: Iterable) -> frozenset:
+        """Return texts among marks, without former turns of loops whose present turn they have."""
+        now = frozenset(mark for mark, _ in self.active)
+        return frozenset(
+            Text(
+                frozenset(
+                    turn
+                    for turn in text.turns
+                    if turn in now or turn.loop not in {t.loop for t in text.turns & now}
+                ),
+                text.cuts,
+            )
+            for text in of(Text, marks)
+        )
+
+    def event(self, node: ast.AST, marks: frozenset, what: str, unfollowed=False) -> Learned:
+        texts, parts = finest(self.current(marks)), of(Part, marks)
+        switches, loops = frozenset().union(*self.switches), self.loops
+        return Learned(self.where(node), what, texts, parts, switches, loops, unfollowed)
+
+    @property
+    def loops(self) -> frozenset:
+        """The loops that run."""
+        return frozenset(mark.loop for mark, _ in self.active)
+
+    def charge(self, node: ast.AST, marks: frozenset) -> Cost:
+        """Note a cost."""
+        switches, active = (
+            frozenset().union(*self.switches),
+            Text(frozenset(mark for mark, _ in self.active)),
+        )
+        every = self.current(marks)
+        texts = frozenset(text for text in every if not apart(text, active))
+        texts, learned = finest(texts or every), of(Learned, marks)
+        self.costs.append(Cost(self.where(node), texts, learned, switches, self.loops))
+        return self.costs[-1]
+
+
+class Early(NamedTuple):
+    """Text that was learned from before it was charged: where, what, where it is charged; why it is
+    not certain, "" where it is.
+    """
+
+    where: str
+    what: str
+    charged: str
+    doubt: str
+
+
+def apart(one: Text, other: Text) -> bool:
+    """Return whether two texts are of different turns of one loop."""
+    loops = {loop for loop, _ in one.turns} & {loop for loop, _ in other.turns}
+    common = {loop for loop, _ in one.turns & other.turns}
+    return bool(loops - common)
+
+
+def uneven(one: Text, other: Text, loops: frozenset) -> bool:
+    """Return whether one of two texts is of a turn of these loops and the other is of all."""
+    mine, theirs = ({loop for loop, _ in text.turns} & loops for text in (one, other))
+    return mine != theirs
+
+
+def early(walk: Walk) -> Iterator[Early]:
+    """Yield what was learned from text that is charged afterwards."""
+    for cost in walk.costs:
+        if cost.trained:
+            continue
+        for event in cost.learned:
+            pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
+            if not pairs:
+                continue
+            doubt = ""
+            parts = {part.at for part in event.parts}
+            loops = event.loops & cost.loops
+            shared = [{turn.loop for turn in a.turns & b.turns} & loops for a, b in pairs]
+            within_one = all(shared)
+            if event.unfollowed:
+                doubt = event.what
+            elif switches := event.switches | cost.switches:
+                doubt = f"nothing shows {min(switch.name for switch in switches)}"
+            elif all(uneven(a, b, loops) for a, b in pairs):
+                doubt = "the part of the text is not followed"
+            elif all(a.cuts and b.cuts and a.cuts != b.cuts for a, b in pairs):
+                doubt = "another part of the text, it seems"
+            elif event.what == "trains" and parts and not parts & cost.at and within_one:
+                doubt = "at some positions, which may be others"
+            yield Early(event.where, event.what, cost.where, doubt)
