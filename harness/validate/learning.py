@@ -14,6 +14,7 @@ from harness.validate.source import FUNCTIONS, Source, dotted, last_name, within
 
 MOST_VISITS = 400_000  # statements and expressions walked
 DEEPEST = 25  # calls
+LONGEST = 1000  # items of a constant that is joined to another
 UNKNOWN = object()  # no constant
 TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
 SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
@@ -51,6 +52,15 @@ ARITHMETIC = {
     ast.Mult: operator.mul,
     ast.FloorDiv: operator.floordiv,
 }
+
+
+def _is_small(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1 << 40
+
+
+def _is_short(value: object) -> bool:
+    """Return whether a sequence may be joined to another: no program makes this process grow."""
+    return isinstance(value, str | bytes | tuple) and len(value) < LONGEST
 
 
 class Turn(NamedTuple):
@@ -438,8 +448,9 @@ class Walk:
                 case ast.Compare(ops=[op]) if all(known):
                     const = COMPARE[type(op)](*consts)
                 case ast.BinOp() if all(known) and type(node.op) in ARITHMETIC:
-                    small = all(not isinstance(c, int) or abs(c) < 1 << 40 for c in consts)
-                    const = ARITHMETIC[type(node.op)](*consts) if small else UNKNOWN
+                    added = isinstance(node.op, ast.Add) and all(map(_is_short, consts))
+                    if added or all(map(_is_small, consts)):
+                        const = ARITHMETIC[type(node.op)](*consts)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for one, other in (values, values[::-1]):
                 if of(Cost, one.marks) and of(Site, other.marks) and not of(Cost, other.marks):

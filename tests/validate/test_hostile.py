@@ -11,7 +11,8 @@ import zipfile
 import pytest
 
 from harness import validate
-from harness.validate import archives
+from harness.validate import archives, learning
+from harness.validate.source import parse
 from harness.validate.submission import Submission
 from harness.validate.verdict import CannotTell
 
@@ -160,3 +161,24 @@ def test_what_does_not_open_is_named():
         unread = []
         assert list(archives.contents("a", data, unread)) == [("a", data)]
         assert [line[: len(text)] for line, text in zip(unread, said, strict=True)] == said
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        's = "ab" * 400_000_000_000\n',
+        's = "ab"\n' + "s = s + s\n" * 60,
+        "t = (1, 2)\n" + "t = t + t\n" * 60,
+        "n = 10\n" + "n = n * n\n" * 60,
+        "def f(a):\n    return f(a) + f(a)\nf(1)\n",
+    ],
+    ids=["repeated", "joined", "tuple", "power", "recursion"],
+)
+def test_constants_of_a_script_take_no_memory(script):
+    """They are worked out to follow switches, as far as they are small."""
+    tracemalloc.start()
+    try:
+        learning.Walk([parse("train_gpt.py", script.encode())], {})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
