@@ -216,7 +216,7 @@ def test_a_folder_holds_what_its_runs_were(monkeypatch, tmp_path):
         exact = f"val_loss:{2 + seed / 10:.8f} val_bpb:{1 + seed**2 / 100:.8f}"
         assert exact in text.splitlines()[-1]
     told = (folder / "README.md").read_text()
-    assert "`train_seed3.log`, `train_seed1.log`, `train_seed7.log`." in told
+    assert "`train_seed3.log`, `train_seed1.log`, `train_seed7.log`," in told
     deviation = statistics.stdev([1.09, 1.01, 1.49])
     assert f"Mean val_bpb **1.1967**, standard deviation over the seeds {deviation:.4f}." in told
     assert "701 tokens that stand for 1,900 bytes of text" in told
