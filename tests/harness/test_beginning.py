@@ -114,9 +114,9 @@ def test_a_run_is_checked_before_anything_is_touched(
     else:
         assert known["begun"] == [RUN, "cuda:3"]
     state = "a checkpoint" if resume else "a start"
-    recipe, _, folder, begun, resumed, world, mode = known["trained"]
+    recipe, _, folder, begun, resumed, world, mode, tracking = known["trained"]
     assert (recipe, folder, begun, resumed, mode) == (RUN, out, state, resume, compiled)
-    assert world.device == "cuda:3" and known["shipped"][0] is RUN
+    assert world.device == "cuda:3" and known["shipped"][0] is RUN and tracking is None
     assert known["shipped"][2:] == [out, "the end", list(runs.SCORING[:1]), 9, "cuda:3", compiled]
 
 
