@@ -265,7 +265,9 @@ def test_a_run_that_another_process_finished_meanwhile_is_kept(
     """
     out = tmp_path / "run"
     recipe = artifact.recipe_of(artifact.read(run_directory / "artifact.mgolf")[0])
-    monkeypatch.setattr(runs, "_check_parity", lambda *_: shutil.copytree(run_directory, out) and [])
+    monkeypatch.setattr(
+        runs, "_check_parity", lambda *_: shutil.copytree(run_directory, out) and []
+    )
     monkeypatch.setattr(runs, "score_fresh", lambda *_: UNSCORED)
 
     def run():
