@@ -66,4 +66,4 @@ class Train:
             preflight=self.preflight,
             **vars(self.tracking),
         )
-        return run and run.json, run and run.show
+        return run and run.json, lambda: run and run.show()
