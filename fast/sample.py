@@ -90,7 +90,7 @@ class _Draws:
         self.so_far.rank_BL.scatter_(1, chosen_BK, rank_K.expand_as(chosen_BK))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def fill(
     log_probs: LogProbs | NextPredictor,
     ids_BL: torch.Tensor,

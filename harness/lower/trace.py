@@ -218,7 +218,9 @@ def _sampling(recipe: Recipe, mode: FakeTensorMode) -> None:
         predict = evaluate.predictor(_weights(recipe), recipe, "cpu")
 
         def one_pass(ids_BL, rows_B, priority_BL):
-            return sample._pass(predict, ids_BL, rows_B, priority_BL, vocab, order, SEED, 1, 1.0)
+            draws = sample._Draws(ids_BL, rows_B, vocab, SEED, 1.0)
+            sample._pass(predict, draws, priority_BL, vocab, length, order, 0, length, 1)
+            return draws.so_far
 
         torch.compile(one_pass, dynamic=False, fullgraph=True)(*given)
 

@@ -34,11 +34,11 @@ def test_every_cell_is_another_recipe():
 
 
 def test_options_train_by_the_recipe_of_the_cell(monkeypatch, tmp_path):
-    """As the command line reads them; it then finds no artifact."""
+    """As the command line reads them; nothing is trained, so that nothing is shown."""
     trained = []
     monkeypatch.setattr("harness.runs.run", lambda recipe, *given, **named: trained.append(recipe))
     for cell in ALL[:: len(ALL) // 20]:
-        assert cli.main(["train", *cell.flags(), "--out", str(tmp_path / "run")]) == 2
+        assert cli.main(["train", *cell.flags(), "--out", str(tmp_path / "run")]) == 0
         assert trained.pop() == cell.recipe()
 
 
