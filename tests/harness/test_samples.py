@@ -278,6 +278,8 @@ def test_given_text_comes_back_byte_for_byte(texts, sizes, which, seed):
     begun = templates.encode(parts, tokenizer, "--infill")
     hidden_S = begun.ids == tokenizer.vocab
     allowed_LV = templates.allowed(begun, len(begun.ids), tokenizer).numpy()
+    controls = [i for i in range(tokenizer.vocab) if tokenizer.processor.is_control(i)]
+    assert controls and not allowed_LV[hidden_S][:, controls].any()
     rng = np.random.default_rng(seed)
     drawn = [rng.choice(np.flatnonzero(allowed_V)) for allowed_V in allowed_LV]
     ids = np.where(hidden_S, drawn, begun.ids)
