@@ -10,7 +10,8 @@ from packaging.utils import canonicalize_name
 from harness.validate.submission import Submission
 
 LIST = re.compile(r"requirements.*\.txt", re.IGNORECASE)
-GUIDE = re.compile(r"(^|/)(readme|install|setup)[^/]*\.md$|\.sh$", re.IGNORECASE)
+GUIDE = re.compile(r"\.(md|sh)$", re.IGNORECASE)
+CARD = re.compile(r"(^|/)model_?card[^/]*$", re.IGNORECASE)
 OTHER_LIST = re.compile(r"(?:-r|-c|--requirement|--constraint)[\s=]*([^\s#]+)")
 LOCAL = re.compile(
     r"(-e|--editable)\b|(\.{1,2}|~)?/|--find-links[\s=]*(\.|/|~)|[A-Za-z]:\\|.*(\bfile:|@\s*(\.{1,2}|~)?/)"
@@ -55,8 +56,8 @@ def requirements(submission: Submission) -> Requirements | None:
 
 
 def instructions(submission: Submission) -> str:
-    """Return all that READMEs, notes on installing and shell scripts of a folder say, as one
-    canonical name. A model card describes, it does not install.
+    """Return all that READMEs and shell scripts of a folder say, as one canonical name. A model
+    card describes, it does not install.
     """
-    names = [name for name in submission.files if GUIDE.search(name)]
+    names = [name for name in submission.files if GUIDE.search(name) and not CARD.search(name)]
     return canonicalize_name("\n".join(map(submission.text, names)))

@@ -651,6 +651,7 @@ def test_all_lists_are_read_and_none_is_none(tmp_path):
 
 def test_instructions_are_in_readmes_and_scripts(tmp_path):
     files = {"README.MD": "Pip_Install", "run.sh": "Flash.Attn", "a.txt": "other", "b/c.md": "More"}
+    files["MODEL_CARD.md"] = "other"
     reply = requirements.instructions(made(tmp_path, files))
     assert "other" not in reply and all(
         word in reply for word in ("pip-install", "flash-attn", "more")
