@@ -67,8 +67,9 @@ class _WholePasses:
         return take_rows(self.log_probs(shown_BL), rows_BR)
 
 
-def _by_rows(log_probs):
-    return log_probs if isinstance(log_probs, RowPredictor) else _WholePasses(log_probs)
+def by_rows(log_probs: LogProbs):
+    """Return what answers for single rows: log_probs itself where it has the method rows()."""
+    return log_probs if hasattr(log_probs, "rows") else _WholePasses(log_probs)
 
 
 def _reveal(log_probs_BKV, ids_BL, current_BL, nats_BL, chosen_BK, masked_BK=None):
@@ -168,7 +169,7 @@ def chain(
     Asks only for the rows that the order needs. on_pass(windows) is called after each pass.
     """
     orders.check_order(order)
-    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
+    ask, (count, length) = by_rows(log_probs), ids_NL.shape
     step = min(step, length)
 
     def cost(ids_BL, indices, passed):
@@ -208,7 +209,7 @@ def continuation(
 
     One pass per token. From position 0 to the end these are the passes of `chain`.
     """
-    ask, (windows, length) = _by_rows(log_probs), ids_NL.shape
+    ask, (windows, length) = by_rows(log_probs), ids_NL.shape
 
     def cost(ids_BL, indices, passed):
         first_B1 = torch.as_tensor(first_N[indices]).to(ids_BL.device)[:, None]
@@ -243,7 +244,7 @@ def sampled(
     n's chain-rule nats; exact for K = L.
     """
     check_fixed(order)
-    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
+    ask, (count, length) = by_rows(log_probs), ids_NL.shape
 
     def cost(ids_BL, indices, passed):
         rows_B, device = first_row + indices, ids_BL.device
@@ -289,7 +290,7 @@ def trailing(
     A code for every fixed number of masks. Fewer masks cost less and are off the training
     distribution.
     """
-    ask, (count, length) = _by_rows(log_probs), ids_NL.shape
+    ask, (count, length) = by_rows(log_probs), ids_NL.shape
 
     def cost(ids_BL, indices, passed):
         current_BL, nats_BL, index = _start(ids_BL, length, vocab)

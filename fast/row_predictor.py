@@ -192,12 +192,3 @@ def take_rows(x_BLd: torch.Tensor, rows_BR: torch.Tensor | None) -> torch.Tensor
     if rows_BR is None:
         return x_BLd
     return x_BLd.gather(1, rows_BR[..., None].expand(-1, -1, x_BLd.shape[-1]))
-
-
-def ask_rows(log_probs, ids_BL: torch.Tensor, rows_BR: torch.Tensor) -> torch.Tensor:
-    """Return log_probs_BRV at some positions: by its method rows() where it has one, or looked up
-    in the whole pass.
-    """
-    if hasattr(log_probs, "rows"):
-        return log_probs.rows(ids_BL, rows_BR)
-    return take_rows(log_probs(ids_BL), rows_BR)

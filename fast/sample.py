@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 
 from fast import orders, philox
+from fast.chain import by_rows
 from fast.likelihood import LogProbs
 from fast.next_predictor import NextPredictor
-from fast.row_predictor import ask_rows, take_rows
+from fast.row_predictor import take_rows
 from reference.recipe import Stream
 
 GUMBELS_AT_ONCE = 2**24  # numbers drawn before the first pass, 128 MiB; above, before each one
@@ -119,9 +120,10 @@ def fill(
     if isinstance(log_probs, NextPredictor) and order == "left-to-right" and step == 1:
         passes = _next_passes(log_probs, draws, ids_BL[:, :stop], vocab)
     else:
+        ask = by_rows(log_probs)
         priority_BL = orders.priorities(order, seed, row_B, ids_BL.shape[1], block)
         passes = (
-            _pass(log_probs, draws, priority_BL, vocab, stop, order, done, hidden, step)
+            _pass(ask, draws, priority_BL, vocab, stop, order, done, hidden, step)
             for done in range(0, hidden, step)
         )
     for _ in passes:
@@ -144,17 +146,17 @@ def _next_passes(predictor, draws, given_BS, vocab):
         token_B = draws.so_far.ids_BL[:, position]
 
 
-def _pass(log_probs, draws, priority_BL, vocab, stop, order, done, hidden, step):
+def _pass(ask, draws, priority_BL, vocab, stop, order, done, hidden, step):
     """Draw the next `step` hidden positions, of which `done` of `hidden` are revealed."""
     ids_BL, count = draws.so_far.ids_BL, min(step, hidden - done)
     waiting_BL = (ids_BL == vocab) & (torch.arange(ids_BL.shape[1], device=ids_BL.device) < stop)
     if order in orders.FIXED:
         chosen_BK = orders.next_positions(order, None, waiting_BL, priority_BL, count)
-        log_probs_BKV = ask_rows(log_probs, ids_BL, chosen_BK)
+        log_probs_BKV = ask.rows(ids_BL, chosen_BK)
     else:
         by_place_BL = waiting_BL.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
         rows_BR = by_place_BL[:, : hidden - done]
-        log_probs_BRV = ask_rows(log_probs, ids_BL, rows_BR)
+        log_probs_BRV = ask.rows(ids_BL, rows_BR)
         best_BK = orders.next_positions(
             order,
             log_probs_BRV,

@@ -13,10 +13,10 @@ import torch
 from fast import masking
 from fast import sample as drawing
 from fast.bytes import Tokenizer
+from fast.chain import by_rows
 from fast.likelihood import LogProbs
 from fast.next_predictor import NextPredictor
 from fast.objective import Objective, objective_of
-from fast.row_predictor import ask_rows
 from harness import gaps, templates
 from harness.compression import compress
 from harness.corpus import shards
@@ -33,11 +33,11 @@ class Restricted:
     """Conditionals of a model over the tokens that may stand at each position, normalised anew."""
 
     def __init__(self, log_probs: LogProbs, allowed_LV: torch.Tensor):
-        self.log_probs, self.allowed_LV = log_probs, allowed_LV
+        self.ask, self.allowed_LV = by_rows(log_probs), allowed_LV
 
     def rows(self, ids_BL: torch.Tensor, rows_BR: torch.Tensor) -> torch.Tensor:
         """Return log_probs_BRV at some positions."""
-        log_probs_BRV = ask_rows(self.log_probs, ids_BL, rows_BR)
+        log_probs_BRV = self.ask.rows(ids_BL, rows_BR)
         return masking.log_softmax(log_probs_BRV.masked_fill(~self.allowed_LV[rows_BR], -torch.inf))
 
 

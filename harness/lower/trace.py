@@ -215,11 +215,11 @@ def _sampling(recipe: Recipe, mode: FakeTensorMode) -> None:
     priority_BL = orders.priorities(order, SEED, rows_B, length, 32)
     given = faked((torch.full((WINDOWS, length), vocab), rows_B, priority_BL), mode)
     with mode, torch.no_grad():
-        predict = evaluate.predictor(_weights(recipe), recipe, "cpu")
+        ask = chain.by_rows(evaluate.predictor(_weights(recipe), recipe, "cpu"))
 
         def one_pass(ids_BL, rows_B, priority_BL):
             draws = sample._Draws(ids_BL, rows_B, vocab, SEED, 1.0)
-            sample._pass(predict, draws, priority_BL, vocab, length, order, 0, length, 1)
+            sample._pass(ask, draws, priority_BL, vocab, length, order, 0, length, 1)
             return draws.so_far
 
         torch.compile(one_pass, dynamic=False, fullgraph=True)(*given)
