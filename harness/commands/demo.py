@@ -68,9 +68,7 @@ class Demo:
 
         run = api.train(
             recipe,
-            data=self.source.data,
-            tokenizer=self.source.tokenizer,
-            text=self.source.text,
+            **vars(self.source),
             out=self.out,
             overwrite=True,
             device=self.device,

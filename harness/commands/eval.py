@@ -139,9 +139,7 @@ class Eval:
         result = api.score(
             self.runs[0] if len(self.runs) == 1 else self.runs,
             against=self.against,
-            data=self.source.data,
-            tokenizer=self.source.tokenizer,
-            text=self.source.text,
+            **vars(self.source),
             device=device,
             compiled=compiled,
             partial=self.partial,

@@ -55,9 +55,7 @@ class Train:
             return plan, lambda: report.plan(plan)
         run = api.train(
             self.recipe,
-            data=self.source.data,
-            tokenizer=self.source.tokenizer,
-            text=self.source.text,
+            **vars(self.source),
             out=out,
             resume=self.resume,
             overwrite=self.overwrite,
