@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 
 from fast.artifact import LIMIT
+from fast.config import flatten
 from harness import report
 from harness.page import charts, svg
 from harness.page.charts import COMPRESSORS, Figure, bits
@@ -294,15 +295,6 @@ def parity(group: Group) -> Html:
     )
 
 
-def _flat(value, name: str = "") -> dict:
-    if not isinstance(value, dict):
-        return {name: value}
-    known = {}
-    for key, inner in value.items():
-        known |= _flat(inner, f"{name}.{key}" if name else key)
-    return known
-
-
 def _shown(value) -> str:
     if value is None or value == "" or value == []:
         return "–"
@@ -336,7 +328,7 @@ def environment(run: Finished) -> dict[str, str]:
 def recipe(group: Group) -> Html:
     """Return every field of the recipes, those first that differ between runs."""
     names = [run.name for run in group.runs]
-    known = [_flat(run.described.get("recipe", {})) for run in group.runs]
+    known = [flatten(run.described.get("recipe", {})) for run in group.runs]
     fields = list(dict.fromkeys(key for one in known for key in one))
     rows = [(key, *(_shown(one.get(key)) for one in known)) for key in fields]
     differing = [row for row in rows if len({*row[1:]}) > 1]
