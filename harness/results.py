@@ -5,33 +5,31 @@ is a matplotlib Figure (the plot extra), which notebooks show and savefig() writ
 """
 
 import html
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from reference.recipe import InputError
+from harness import overview
 
 
-def _text(show) -> str:
-    """Return what a function of harness.report prints."""
+def _report():
+    """Return harness.report, which loads torch: a result is shown long after it is imported."""
     from harness import report
 
-    with report.console.capture() as printed:
-        show()
-    return printed.get()
+    return report
 
 
 def _axes(height: float = 3.5):
     """Return the axes of a new figure, which no window owns."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("plot: expected matplotlib, found none; install maskgolf[plot]") from error
+    overview.check_matplotlib("plot")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(8, height), layout="constrained").subplots()
 
 
 @dataclass(frozen=True, repr=False)
-class Result:
+class Result(ABC):
     """A line as its repr, table() as text, plot() as a figure, json as the command writes it."""
 
     json: Any
@@ -42,21 +40,23 @@ class Result:
         names = {known.name for known in fields(cls)} & set(json)
         return cls(json=json, **{name: json[name] for name in names} | others)
 
+    @abstractmethod
     def line(self) -> str:
         """Return the result in a few words."""
-        raise NotImplementedError
 
+    @abstractmethod
     def show(self) -> None:
         """Print the table."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plot(self):
         """Return a matplotlib Figure."""
-        raise NotImplementedError
 
     def table(self) -> str:
         """Return the table that the command prints, as text."""
-        return _text(self.show)
+        with _report().console.capture() as printed:
+            self.show()
+        return printed.get()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.line()}>"
@@ -99,9 +99,7 @@ class Score(Result):
     @property
     def method(self) -> str:
         """The estimator, in words."""
-        from harness import report
-
-        return report.estimator_of(self.json)
+        return _report().estimator_of(self.json)
 
     def line(self) -> str:
         """Return run, bits per byte, error and estimator."""
@@ -110,9 +108,7 @@ class Score(Result):
 
     def show(self) -> None:
         """Print the table of maskgolf eval."""
-        from harness import report
-
-        report.scores([self.json])
+        _report().scores([self.json])
 
     def plot(self):
         """Return bits per byte with its error bar."""
@@ -136,9 +132,7 @@ class Scores(Result):
 
     def show(self) -> None:
         """Print the table of maskgolf eval, of each set."""
-        from harness import report
-
-        report.sets(self.json)
+        _report().sets(self.json)
 
     def plot(self):
         """Return bits per byte of every run with its error bar."""
@@ -170,14 +164,12 @@ class Run(Result):
 
     def show(self) -> None:
         """Print the tables of maskgolf train."""
-        from harness import report, runs
+        from harness import runs
 
-        report.summary(self.json, self.path, runs.sizes(self.path))
+        _report().summary(self.json, self.path, runs.sizes(self.path))
 
     def plot(self):
         """Return the training loss by step."""
-        from harness import overview
-
         axes = _axes()
         axes.plot(*overview.curve(self.path), linewidth=1, color="#0072B2")
         axes.set(xlabel="step", ylabel="training loss, nats per token", title=str(self.path))
@@ -233,17 +225,13 @@ class Model(Result):
 
     def show(self) -> None:
         """Print the bytes of every part of the artifact."""
-        from harness import report
-
-        report.sizes(self.json)
+        _report().sizes(self.json)
 
     def plot(self):
         """Return the stored bytes of the tensors of each kind."""
-        from harness import report
-
         kinds = {
             name: sum(size["stored"] for size in members)
-            for name, members in report.kinds(self.json).items()
+            for name, members in _report().kinds(self.json).items()
         }
         axes = _axes(1 + 0.25 * len(kinds))
         axes.barh(list(kinds), list(kinds.values()), color="#0072B2")
@@ -271,9 +259,7 @@ class Samples(Result):
 
     def show(self) -> None:
         """Print every text under a rule."""
-        from harness import report
-
-        report.samples(self.json)
+        _report().samples(self.json)
 
     def plot(self):
         """Return when each token of the first text was drawn, coloured by its probability then."""
@@ -302,9 +288,7 @@ class Parity(Result):
 
     def show(self) -> None:
         """Print the table of maskgolf parity."""
-        from harness import report
-
-        report.parity(self.json)
+        _report().parity(self.json)
 
     def plot(self):
         """Return the error of every row over its limit, on a logarithmic axis."""

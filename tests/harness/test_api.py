@@ -228,7 +228,7 @@ def test_a_red_row_is_counted_and_drawn():
 
 
 def test_a_plot_without_matplotlib_says_what_to_install(score, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.backend_bases", None)
     with pytest.raises(InputError, match=r"install maskgolf\[plot\]"):
         score.plot()
 
