@@ -10,7 +10,7 @@
 # make exhaustive        every float32 through the fp8 encoder, about 10 minutes
 # make soak              a run that is killed 20 times ends as the one left alone, bit for bit; about 5 minutes
 # make fuzz              do both decoders stand what strangers write? coverage-guided fuzzing, 10 minutes
-# make pictures         the page of runs/demo in a headless Chromium, photographed for the README; after make demo
+# make pictures          the page of runs/demo in a headless Chromium, photographed for the README; after make demo
 # make study             objectives and inputs at equal steps, tokens and size: trains what is missing, prints the tables; hours,
 #                        resumable; GROUPS="demo double" DATA=DIR OPTIONS="--jobs 2 --report --plot study.svg"
 # make golden OUT=DIR    what every command prints and makes, to compare with diff -r before and after a change that changes nothing

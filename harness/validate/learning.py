@@ -27,8 +27,8 @@ PARAMETERS = ("parameters", "named_parameters")
 NUMBERS = "numel len size dim shape ndim device dtype element_size nbytes".split()
 WRITES = ("save", "write", "write_bytes", "dump", "save_file", "savez", "tofile")
 READS = ("load", "read", "read_bytes", "load_file")
-# of a library or another language, that no syntax tree shows
 SETTINGS = re.compile(r"conf|settings|hyper|^h?args$|options", re.IGNORECASE)
+# of a library or another language, that no syntax tree shows
 LEARNS = re.compile(r"n_?gram|adapt|learn|observe|(^|_)ttt|hint|(^|_)(fit|absorb)(_|$)")
 PLAIN = {  # functions and methods of constants
     **{kind.__name__: kind for kind in (int, float, bool, str, max, min)},
