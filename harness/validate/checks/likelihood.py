@@ -224,6 +224,8 @@ def charged_first(submission: Submission) -> Finding:
     for where, row in rows.items():
         said = f"{where}: {row.what} on validation text that {row.charged} charges afterwards"
         (doubts if row.doubt else faults).append(f"{said}: {row.doubt}" if row.doubt else said)
+    if not walk.costs:
+        doubts.append("no cost of validation text was found: look at what the score is made of")
     places = len({event.where for some in walk.learned.values() for event in some})
     good = f"{len(walk.costs)} costs; {places} places learn from validation text, after its charge"
     return judged(faults[:MOST], good, doubts)
