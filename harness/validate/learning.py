@@ -22,6 +22,7 @@ COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumex
 COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
+SHOWS = "print log0 info".split()
 FRESH = ("reset", "clear", "zero_", "reset_parameters")
 PARAMETERS = ("parameters", "named_parameters")
 NUMBERS = "numel len size dim shape ndim device dtype element_size nbytes".split()
@@ -107,7 +108,7 @@ class Switch:
 
 class Learned(NamedTuple):
     """A mark: changed by this text, at a line, at these positions of it (none: at all), under these
-    switches; unfollowed: by code that cannot be read.
+    switches; unfollowed: by code that cannot be read; anew: made for this piece of the text.
     """
 
     where: str
@@ -117,11 +118,12 @@ class Learned(NamedTuple):
     switches: frozenset
     loops: frozenset  # that ran
     unfollowed: bool
+    anew: bool = False
 
 
 @dataclass(eq=False)
 class Cost:
-    """A mark: a cost of text, what had been learned before, and whether it is trained on."""
+    """A mark: a cost of text, what had been learned before, and what becomes of it."""
 
     where: str
     texts: frozenset
@@ -129,6 +131,9 @@ class Cost:
     switches: frozenset
     loops: frozenset
     trained: bool = False
+    compared: bool = False  # to choose by
+    added: bool = False  # to others
+    shown: bool = False  # returned or printed
     at: set[str] = field(default_factory=set)
 
 
@@ -199,6 +204,7 @@ class Walk:
         self.trainable: set[Site] = set()
         self.classes: dict[str, ast.ClassDef] = {}
         self.made: dict[Site, str] = {}  # the class of a site
+        self.born: dict[Site, frozenset] = {}  # the turns of loops that made it
         self.fields: dict[tuple, Value] = {}
         self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
         self.disk: frozenset = frozenset()
@@ -238,6 +244,8 @@ class Walk:
                 self.common |= inner.known
             case ast.Return():
                 value = self.value(node.value, names)
+                for cost in of(Cost, value.marks):
+                    cost.shown = True
                 if results is not None:
                     results.append(value)
                 return True
@@ -371,6 +379,8 @@ class Walk:
     def augmented(self, node: ast.AugAssign, names: Names) -> None:
         """Walk +=, which counts where the index is text, or what is added is a count."""
         value, target = self.value(node.value, names), node.target
+        for cost in of(Cost, value.marks):
+            cost.added = True
         if isinstance(target, ast.Subscript):
             index, table = self.value(target.slice, names), self.value(target.value, names)
             if of(Text, index.marks) and isinstance(node.op, ast.Add):
@@ -433,6 +443,10 @@ class Walk:
         parts = [p for p in ast.iter_child_nodes(node) if isinstance(p, ast.expr | ast.Slice)]
         values = [self.value(part, names) for part in parts]
         marks, const = joined(values).marks, UNKNOWN
+        for cost in of(Cost, marks):
+            cost.compared |= isinstance(node, ast.Compare)
+            cost.shown |= isinstance(node, ast.JoinedStr)
+            cost.added |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)
         consts = [value.const for value in values]
         known = [const is not UNKNOWN for const in consts]
         with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
@@ -610,6 +624,7 @@ class Walk:
         """Return the site of a new object, which has learned nothing."""
         site = Site(id(node))
         self.made[site] = made
+        self.born[site] = frozenset(mark for mark, _ in self.active)
         self.learned.pop(site, None)
         self.fields = {key: value for key, value in self.fields.items() if key[0] != site}
         return site
@@ -707,6 +722,9 @@ class Walk:
             self.disk |= of(Learned, self.seen(every.marks))
         elif name == "add_argument":
             self.argument(node, given, keys)
+        for cost in of(Cost, joined(given).marks):
+            cost.added |= name in (*GROWS, "sum")
+            cost.shown |= name in SHOWS
         if target is not None and (
             name in GROWS or (name.endswith("_") and name not in (*FRESH, *INDEXED))
         ):
@@ -820,7 +838,11 @@ class Walk:
             self.note(sites, {self.event(node, self.gradient, "trains")})
 
     def learn(self, node: ast.AST, table: Value, marks: frozenset, what: str) -> None:
-        self.note(of(Site, table.marks), {self.event(node, marks, what)})
+        """Note what a table has counted."""
+        event = self.event(node, marks, what)
+        for site in of(Site, table.marks):
+            anew = all(text.turns & self.born.get(site, frozenset()) for text in event.texts)
+            self.note([site], {event._replace(anew=anew)})
 
     def note(self, sites: frozenset, events: Iterable[Learned]) -> None:
         """Note what objects have learned."""
@@ -897,7 +919,8 @@ def uneven(one: Text, other: Text, loops: frozenset) -> bool:
 def early(walk: Walk) -> Iterator[Early]:
     """Yield what was learned from text that is charged afterwards."""
     for cost in walk.costs:
-        if cost.trained:
+        chosen_by = cost.compared and not cost.added
+        if cost.trained or (chosen_by and not cost.shown):
             continue
         for event in cost.learned:
             pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
@@ -910,6 +933,10 @@ def early(walk: Walk) -> Iterator[Early]:
             within_one = all(shared)
             if event.unfollowed:
                 doubt = event.what
+            elif event.anew:
+                doubt = "in a table for this piece of it alone"
+            elif chosen_by:
+                doubt = "something is chosen by it, and it may be no part of a score"
             elif switches := event.switches | cost.switches:
                 doubt = f"nothing shows {min(switch.name for switch in switches)}"
             elif all(uneven(a, b, loops) for a, b in pairs):

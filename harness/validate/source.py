@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from types import UnionType
 
 from harness import bounded
+from harness.validate import fstrings
 from harness.validate.verdict import CannotTell
 from reference.recipe import InputError
 
@@ -95,7 +96,10 @@ def parse(label: str, data: bytes) -> Source:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(data)
+            try:
+                tree = ast.parse(data)
+            except SyntaxError:
+                tree = fstrings.parse(text)
     except SyntaxError as error:
         problem = error.msg + (f" at line {error.lineno}" if error.lineno else "")
     except (ValueError, RecursionError, MemoryError, OverflowError, LookupError) as error:

@@ -16,8 +16,11 @@ from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell
 from tests.support.checks import registered
 from tests.validate.submissions.wrong_scores import (
+    COUNTED,
     HEAD,
     OFFSET,
+    PIECE,
+    PIECES,
     SUMMED,
     WRONG_SCORES,
     build,
@@ -328,6 +331,62 @@ def test_a_fit_to_the_context_of_a_window_cannot_be_told(tmp_path):
     script = script.replace("PART", "piece[1:][:edge]").replace("shift), ", "shift)[:edge], ")
     with pytest.raises(CannotTell, match="at some positions, which may be others"):
         registered(likelihood.charged_first)(submission(tmp_path / "a", script))
+
+
+@pytest.mark.parametrize(
+    ("use", "verdict"),
+    [
+        ("if loss < best:\n                best, heat = loss, trial", "pass"),
+        (
+            "if loss < best:\n                best, heat = loss, trial\n            print(f'{best}')",
+            None,
+        ),
+        ("total += loss", "fail"),
+    ],
+)
+def test_a_cost_that_a_setting_is_chosen_by_is_no_charge(use, verdict, tmp_path):
+    """A temperature that is fitted to text which is paid for, for the next piece."""
+    script, _ = learned(
+        "heat = 1.0",
+        PIECES,
+        PIECE,
+        "    total -= torch.log(table.odds(piece) / heat).sum()",
+        COUNTED,
+        "    best = 1e9",
+        "    for trial in (0.9, 1.0, 1.1):",
+        "        loss = -torch.log(table.odds(piece) / trial).mean().item()",
+        f"        {use}",
+    )
+    folder = submission(tmp_path / "a", script)
+    if verdict is None:
+        with pytest.raises(CannotTell, match="something is chosen by it"):
+            registered(likelihood.charged_first)(folder)
+    else:
+        assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
+def test_counts_of_one_piece_alone_cannot_be_told(tmp_path):
+    """They may be of what comes before it; a table that outlasts the piece may not."""
+    lines = (
+        "odds = torch.zeros(VOCAB_SIZE)",
+        PIECES,
+        PIECE,
+        "    odds.scatter_add_(0, piece, torch.ones(4097))",
+        "    total -= torch.log(odds[piece]).sum()",
+    )
+    script, _ = learned(*lines)
+    assert (
+        registered(likelihood.charged_first)(submission(tmp_path / "a", script)).verdict == "fail"
+    )
+    script, _ = learned(*lines[1:3], f"    {lines[0]}", *lines[3:])
+    with pytest.raises(CannotTell, match="in a table for this piece of it alone"):
+        registered(likelihood.charged_first)(submission(tmp_path / "b", script))
+
+
+def test_a_script_without_a_cost_of_the_text_cannot_be_told(tmp_path):
+    folder = submission(tmp_path / "a", "print(stream.mean())")
+    with pytest.raises(CannotTell, match="no cost of validation text was found"):
+        registered(likelihood.charged_first)(folder)
 
 
 def test_what_another_language_learns_is_named(tmp_path):
