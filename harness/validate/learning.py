@@ -611,11 +611,15 @@ class Walk:
     def constructed(self, node: ast.Call, name: str, given: list, keys: dict) -> Value:
         """Return a new object of a class of the program."""
         site, made = self.fresh(node, name), self.classes[name]
-        for part in made.body if not self.is_module(name) else ():
-            if isinstance(part, FUNCTIONS) and part.name == "__init__":
-                self.entered(
-                    (part, self.modules, self.label), Value(frozenset([site])), given, keys
-                )
+        known = {part.name: part for part in made.body if isinstance(part, FUNCTIONS)}
+        if begin := None if self.is_module(name) else known.get("__init__"):
+            whole = Value(frozenset([site]))
+            self.entered((begin, self.modules, self.label), whole, given, keys)
+        elif not self.is_module(name):  # of a named tuple or a dataclass
+            named = [part.target for part in made.body if isinstance(part, ast.AnnAssign)]
+            order = [target.id for target in named if isinstance(target, ast.Name)]
+            for field_name, value in (dict(zip(order, given, strict=False)) | keys).items():
+                self.fields[site, field_name] = value
         kept = joined([*given, *keys.values()]).marks
         optimizer = any("Optim" in ast.unparse(base) for base in made.bases)
         return Value({site} | (kept if optimizer else of(Learned, self.seen(kept))))

@@ -2,6 +2,7 @@
 not followed.
 """
 
+import codecs
 import json
 import math
 import os
@@ -181,7 +182,7 @@ class Submission:
     @cached_property
     def json(self) -> tuple[dict, list[str]]:
         """The JSON object, and what is wrong with it as JSON: constants such as NaN, names that
-        occur twice.
+        occur twice, a byte order mark.
         """
         faults: list[str] = []
 
@@ -195,7 +196,10 @@ class Submission:
             return dict(members)
 
         try:
-            text = self.read(self.json_name, MAX_JSON).decode("utf-8")
+            data = self.read(self.json_name, MAX_JSON)
+            text = data.decode("utf-8-sig")
+            if data.startswith(codecs.BOM_UTF8):
+                faults.append("begins with a byte order mark, which Python's json refuses")
             value = json.loads(text, parse_constant=constant, object_pairs_hook=pairs)
         except RecursionError as error:
             raise CannotTell(f"{self.json_name} is nested too deeply") from error
@@ -243,15 +247,22 @@ class Submission:
     @cached_property
     def seed_logs(self) -> dict[str, training_log.Log]:
         """The log of each seed that the JSON names, of every seed where it names none: of several
-        the one that shows the seed's score, or the only score.
+        the one that the seed's row names, else the one that shows the seed's or the only score
+        best, the first of equals.
         """
-        chosen: dict[str, training_log.Log] = {}
         only = None if self.seed_claims else self.stated("val_bpb", "mean_val_bpb")
+
+        def rank(log: training_log.Log) -> tuple[bool, float]:
+            row = self.seed_claims.get(log.seed, {})
+            named = any(isinstance(value, str) and log.name in value for value in row.values())
+            score = self.seed_scores.get(log.seed, only)
+            shown = [final.val_bpb for final in log.finals if score and agree(final.val_bpb, score)]
+            return not named, min((abs(value - score) for value in shown), default=math.inf)
+
+        chosen: dict[str, training_log.Log] = {}
         for log in self.logs:
-            score = self.seed_scores.get(log.seed or "", only)
-            shown = score is not None and any(agree(final.val_bpb, score) for final in log.finals)
             if log.seed and log.seed in (self.seed_claims or {log.seed}):
-                if shown or log.seed not in chosen:
+                if log.seed not in chosen or rank(log) < rank(chosen[log.seed]):
                     chosen[log.seed] = log
         return chosen
 

@@ -231,13 +231,15 @@ def test_the_log_that_is_weighed_is_the_scores(tmp_path):
 
 def test_of_several_logs_of_a_seed_the_one_with_the_score_is_read(tmp_path):
     """Where the JSON names no seeds too."""
-    for name, bpb in (("a", 1.25), ("b", 1.22), ("c", 1.23)):
+    for name, bpb in (("a", 1.25), ("b", 1.22), ("c", 1.23), ("d", 1.23000005)):
         (tmp_path / f"{name}.log").write_text(sized(1, bpb, "seed:7\n"))
     for claims, name in (
         ({"val_bpb": 1.22}, "b.log"),
         ({"val_bpb": 1.29}, "a.log"),
         ({"val_bpb": 1.22, "seed_results": {"7": {"val_bpb": 1.23}}}, "c.log"),
         ({"val_bpb": 1.22, "seed_results": {"7": {}}}, "a.log"),
+        ({"val_bpb": 1.22, "seed_results": {"7": {"log": "logs/c.log", "val_bpb": 1.22}}}, "c.log"),
+        ({"val_bpb": 1.23, "seed_results": {"7": {"val_bpb": 1.23000001}}}, "c.log"),
     ):
         (tmp_path / "submission.json").write_text(json.dumps(claims))
         assert Submission(tmp_path).seed_logs["7"].name == name
@@ -252,6 +254,26 @@ BOTH = {"val_bpb": 1.22, "seed_results": {"1": {"val_bpb": 1.22}, "2": {"val_bpb
 def listed(seed: int, code: str, rule: str = "=" * 80) -> str:
     settings = f"Hyperparameters:\n  seed: {seed}\n  logfile: logs/{seed}.txt\n  depth: 4\n"
     return f"{rule}\n{settings}{code}{rule}\n{STEPS}{FINAL}"
+
+
+@pytest.mark.parametrize(
+    ("names", "verdict"),
+    [
+        (("experiment:try_2_8gpu", "experiment:try_2_seed14_8gpu"), "pass"),
+        (("out:try_s7_8gpu", "out:try_s14_8gpu"), "pass"),
+        (("train_log_every:100", "train_log_every:500"), "pass"),
+        (("activation:relu", "activation:gelu"), "fail"),
+        (("width:s7", "width:s8"), "fail"),
+    ],
+)
+def test_what_a_run_is_called_is_no_setting(names, verdict, ask):
+    logs, rows = {}, {}
+    for seed, bpb, name in ((7, 1.5, names[0]), (14, 1.6, names[1])):
+        logs[f"train_seed{seed}.log"] = sized(1, bpb, f"seed:{seed}\nlr:1\n{name}\n")
+        rows[str(seed)] = {"val_bpb": bpb}
+    claims = {"val_bpb": 1.55, "seed_results": rows}
+    finding = ask("one configuration", logs | {"submission.json": claims})
+    assert finding.verdict == verdict, finding
 
 
 def test_settings_above_the_code_are_no_code(ask):

@@ -797,9 +797,14 @@ def test_one_name_stands_for_one_score(made):
 
 def test_the_settings_of_a_recipe():
     log = parse("train_seed7.log", "seed:7\nlr:0.5\nepochs:7\ndepth:4\nhost_name:a\nwall:3.5s\n")
-    log.settings["odd"] = "a b"
+    log.settings |= {
+        "odd": "a b",
+        "experiment": "try_2",
+        "log_every": "9",
+        "out": "a_s7_seed-7_s71",
+    }
     log.varying.add("depth")
-    assert score.recipe(log) == {"lr": "0.5"}
+    assert score.recipe(log) == {"lr": "0.5", "out": "a_s71"}
 
 
 def test_runs_of_one_configuration(made):

@@ -141,8 +141,8 @@ def one_record(submission: Submission) -> Finding:
     fix="Write the file with json.dump(..., allow_nan=False).",
 )
 def json_well_formed(submission: Submission) -> Finding:
-    """submission.json is one JSON object in which every name occurs once and no number is NaN or
-    Infinity.
+    """submission.json is one JSON object without a byte order mark, in which every name occurs
+    once and no number is NaN or Infinity.
     """
     name = submission.json_name
     try:

@@ -71,8 +71,10 @@ WORDS = re.compile(r"[a-z]+")
 NOT_RECIPE = re.compile(
     r"seed|run_?id|path$|(^|_)dirs?$|files?$|^log$|_log$|time|^date$|^host|^port$|^pid$|uuid|gpu|device|memory|^reserved$|^effective$"
     r"|mib$|^(local_)?rank$|^steps?$|_step$(?<!per_step)|step_avg|loss$|bpb|url|commit|size$(?<!batch_size)(?<!vocab_size)|bytes$|version"
-    r"|elapsed|duration|degradation"
+    r"|elapsed|duration|degradation|(^|_)name$|^experiment|^(run|tag|label|title|id|notes?)$|^artifacts?$|log_every|print_every"
 )
+# The seed within a value that says it
+SEEDED = "(seed[-_]?|(?<![a-z0-9])s){}(?![0-9])[-_]?"
 # A value that a run measures: a time, memory
 MEASURED = re.compile(r"[-+]?[\d.]+(ms|s|sec|min|m|h|MB|MiB|GB|GiB|%)")
 
@@ -697,8 +699,9 @@ def seeds_in_logs(submission: Submission) -> Finding:
 
 def recipe(log: Log) -> dict[str, str]:
     """Return the settings that a log prints, without what differs between runs of one recipe."""
+    own = re.compile(SEEDED.format(log.seed), re.IGNORECASE)
     return {
-        name: value
+        name: own.sub("", value)
         for name, value in log.settings.items()
         if name not in log.varying
         and value != log.seed

@@ -283,6 +283,12 @@ def other_encoding(folder: Path) -> None:
     path.write_bytes(path.read_text().encode("utf-16"))
 
 
+def marked(folder: Path) -> None:
+    """JSON as Notepad writes it: UTF-8 with a byte order mark."""
+    path = folder / "submission.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+
+
 def flipped(folder: Path) -> None:
     """One bit of the weights."""
     data = bytearray((folder / "final_model.mgolf").read_bytes())
@@ -401,6 +407,7 @@ DEFECTS = (
     Defect("field twice", "JSON well formed", twice),
     Defect("NaN", "JSON well formed", not_a_number),
     Defect("JSON in UTF-16", "JSON well formed", other_encoding, UNREAD),
+    Defect("JSON with a byte order mark", "JSON well formed", marked),
     Defect("JSON list", "JSON well formed", _written("submission.json", "[]"), UNREAD),
     Defect("placeholder author", "JSON fields", _fields(author="Your Name")),
     Defect("empty name", "JSON fields", _fields(name="")),
