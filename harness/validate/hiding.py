@@ -494,7 +494,10 @@ def _both_ways(scope: ast.AST) -> Iterator[Circle]:
                 name = last_name(target.value if isinstance(target, ast.Subscript) else target)
                 if name and marks:
                     kinds.setdefault(name, set()).update(marks)
+    trained = _trained(scope)
     for node in nodes:
+        if node in trained:
+            continue
         match node:
             case ast.BinOp(op=ast.Add()):
                 sides = [of(node.left), of(node.right)]
@@ -517,6 +520,30 @@ def _both_ways(scope: ast.AST) -> Iterator[Circle]:
                     f"{ast.unparse(node)[:60]}: left to right over all tokens plus both sides",
                 )
                 return
+
+
+def _trained(scope: ast.AST) -> set[ast.AST]:
+    """Return the nodes of a function that make up losses whose gradient it takes."""
+    assigned: dict[str, list[ast.AST]] = {}
+    for node in within(scope):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                assigned.setdefault(last_name(target), []).append(node)
+    waiting = [
+        node.func.value
+        for node in within(scope)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "backward"
+    ]
+    found: set[ast.AST] = set()
+    while waiting:
+        for part in ast.walk(waiting.pop()):
+            if part not in found:
+                found.add(part)
+                if isinstance(part, ast.Name):
+                    waiting += assigned.pop(part.id, [])
+    return found
 
 
 def _is_partial(call: ast.Call, scope: ast.AST) -> bool:

@@ -197,7 +197,9 @@ class Walk:
     """A walk through sources, as they are executed."""
 
     def __init__(self, sources: list[Source], settings: dict[str, object]):
-        """settings: what logs say of the environment's variables, in lower case; None: unclear."""
+        """sources: the script first, then what it imports. settings: what logs say of the
+        environment's variables, in lower case; None: unclear.
+        """
         self.settings, self.visits, self.depth = settings, 0, 0
         self.costs: list[Cost] = []
         self.learned: dict[Site, frozenset] = {}
@@ -216,13 +218,18 @@ class Walk:
         self.label = ""
         self.modules = Names()
         trees = [(source.label, source.tree) for source in sources if source.tree]
-        for _, tree in trees:
-            self.classes |= {n.name: n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)}
+        self.home: dict[ast.AST, str] = {}  # the source of a method
+        for label, tree in trees:
+            made = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+            self.classes |= {node.name: node for node in made}
+            self.home |= {part: label for node in made for part in node.body}
         for label, tree in trees:
             for node in tree.body:
                 if isinstance(node, FUNCTIONS):
                     self.modules.known[node.name] = Value(function=(node, self.modules, label))
-        for self.label, tree in trees:
+        files = list(dict.fromkeys(source.file for source in sources))
+        later = {source.label: -files.index(source.file) for source in sources}
+        for self.label, tree in sorted(trees, key=lambda row: later[row[0]]):  # imported ones first
             self.block(tree.body, self.modules)
 
     # Statements
@@ -571,11 +578,11 @@ class Walk:
             return self.entered(function.function, None, given, keys)
         if whole.function and isinstance(whole.function[0], ast.ClassDef):
             if found := self.method_of(whole.function[0].name, name):
-                return self.entered((found, self.modules, self.label), whole, given, keys)
+                return self.entered((found, self.modules, self.home[found]), whole, given, keys)
         if name == "field":
             return self.default(node, keys)
         if method and (found := self.method(whole, name)):
-            return self.entered((found, self.modules, self.label), whole, given, keys)
+            return self.entered((found, self.modules, self.home[found]), whole, given, keys)
         self.effects(node, name, whole, function, given, keys, names)
         return self.result(node, name, function, every, given, keys)
 
@@ -614,7 +621,7 @@ class Walk:
         known = {part.name: part for part in made.body if isinstance(part, FUNCTIONS)}
         if begin := None if self.is_module(name) else known.get("__init__"):
             whole = Value(frozenset([site]))
-            self.entered((begin, self.modules, self.label), whole, given, keys)
+            self.entered((begin, self.modules, self.home[begin]), whole, given, keys)
         elif not self.is_module(name):  # of a named tuple or a dataclass
             named = [part.target for part in made.body if isinstance(part, ast.AnnAssign)]
             order = [target.id for target in named if isinstance(target, ast.Name)]

@@ -354,6 +354,12 @@ def scored(tokens, total) -> str:
             "fail",
             "a.log: the data have 2,000 tokens",
         ),
+        (STEP + "val_tokens:2000\ntokens:2001 bytes:9\n", "fail", "a.log: the data have 2,000"),
+        (
+            STEP + "val_tokens:62021632\ntokens:62041632 bytes:9\n",
+            "fail",
+            "a.log: the data have 62,021,632 tokens, 62,041,632 were scored",
+        ),
         (STEP, "cannot tell", "neither JSON nor log says how many tokens were scored"),
     ],
 )

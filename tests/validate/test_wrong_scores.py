@@ -4,6 +4,7 @@ neighbour passes.
 
 import ast
 import math
+import re
 
 import pytest
 
@@ -331,6 +332,76 @@ def test_a_fit_to_the_context_of_a_window_cannot_be_told(tmp_path):
     script = script.replace("PART", "piece[1:][:edge]").replace("shift), ", "shift)[:edge], ")
     with pytest.raises(CannotTell, match="at some positions, which may be others"):
         registered(likelihood.charged_first)(submission(tmp_path / "a", script))
+
+
+def test_a_loss_of_both_kinds_that_is_trained_on_is_no_score(tmp_path):
+    wrong = """
+def main(net, text):
+    with torch.no_grad():
+        print(cost(net, text))
+    one = cost(net, text, is_causal=True)
+    other = cost(net, text, is_causal=False)
+    loss = (one + other) / 2
+    STEP
+    loss_sum = loss.item()
+
+
+main(None, None)
+"""
+    for step, verdict in (
+        ("loss.backward()", "pass"),
+        ("(loss / 4).backward()", "pass"),
+        ("", "fail"),
+    ):
+        folder = submission(tmp_path / str(len(step)), wrong.replace("STEP", step or "pass"))
+        assert registered(likelihood.conditioning)(folder).verdict == verdict, step
+
+
+def test_classes_of_other_files_are_followed(tmp_path):
+    """What the script imports is walked first; a named tuple hands on what it is given."""
+    table = """
+import torch
+
+
+class Mixer:
+    def __init__(self):
+        self.pairs = torch.zeros(1024)
+
+    def renew(self, ids):
+        self.pairs.scatter_add_(0, ids, torch.ones(len(ids)))
+
+    def cost(self, ids):
+        return -torch.log(self.pairs[ids]).sum()
+"""
+    script = """
+from typing import NamedTuple
+from table import Mixer
+
+
+class Layout(NamedTuple):
+    train: list
+    held_out: list
+
+
+def main():
+    layout = Layout([], sorted(Path(".").glob("*_val_*.bin")))
+    stream, mixer, total = np.concatenate([read(path) for path in layout.held_out]), Mixer(), 0.0
+    for at in range(0, len(stream), 4096):
+        piece = stream[at : at + 4096]
+        LINES
+
+
+main()
+"""
+    lines = ("total += mixer.cost(piece)", "mixer.renew(piece)")
+    for i, (order, verdict) in enumerate(((lines, "pass"), (lines[::-1], "fail"))):
+        body = script.replace("LINES", "\n        ".join(order))
+        folder = build(tmp_path / str(i), (body, log()))
+        (folder / "table.py").write_text(table)
+        finding = registered(likelihood.charged_first)(Submission(folder, Options()))
+        assert finding.verdict == verdict, finding
+        if verdict == "fail":
+            assert re.search(r"table.py:10: counts .* table.py:13 charges", finding.evidence)
 
 
 @pytest.mark.parametrize(
