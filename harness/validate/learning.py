@@ -19,10 +19,12 @@ UNKNOWN = object()  # no constant
 TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
 SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
 COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
+ARRAYS = "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F".split()
 COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
 SHOWS = "print log0 info".split()
+NEW = "zeros ones empty rand randn zeros_like ones_like empty_like rand_like randn_like".split()
 FRESH = ("reset", "clear", "zero_", "reset_parameters")
 PARAMETERS = ("parameters", "named_parameters")
 NUMBERS = "numel len size dim shape ndim device dtype element_size nbytes".split()
@@ -784,8 +786,7 @@ class Walk:
             marks |= self.disk
         called = [value for value in (*given, *keys.values()) if of(Text, value.marks)]
         network = any(self.is_network(site) for site in of(Site, function.marks | every[0].marks))
-        shown = node.func if isinstance(node.func, ast.Attribute) else None
-        cost = name in COSTS and (shown is not None or name not in ("log", "log2"))
+        cost = name in COSTS and (name not in ("log", "log2") or is_logarithm(node))
         if (cost and of(Text, marks)) or (network and len(called) > 1):
             marks |= {self.charge(node, marks)}
         elif called and LEARNS.search(name) and not function.function:
@@ -793,7 +794,7 @@ class Walk:
         plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
         if not plain:
             site = self.fresh(node)
-            marks |= {site}
+            marks = (marks - of(Site, marks) - of(Text, marks) if name in NEW else marks) | {site}
             wants = keys.get("requires_grad")
             if name == "Parameter" or (wants and wants.const is True):
                 self.trainable.add(site)
@@ -901,6 +902,13 @@ class Walk:
         texts, learned = finest(texts or every), of(Learned, marks)
         self.costs.append(Cost(self.where(node), texts, learned, switches, self.loops))
         return self.costs[-1]
+
+
+def is_logarithm(call: ast.Call) -> bool:
+    """Return whether a call of log is one of numbers: wandb.log takes no logarithm."""
+    if not isinstance(call.func, ast.Attribute):
+        return False  # log(...) prints
+    return not call.args or dotted(call.func.value) in ARRAYS
 
 
 class Early(NamedTuple):

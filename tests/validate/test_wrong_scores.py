@@ -334,6 +334,15 @@ def test_a_fit_to_the_context_of_a_window_cannot_be_told(tmp_path):
         registered(likelihood.charged_first)(submission(tmp_path / "a", script))
 
 
+def test_what_is_sent_to_a_log_is_no_charge(tmp_path):
+    for i, (line, verdict) in enumerate(
+        (("wandb.log({'final': total})", "pass"), ("total += net(stream).log().sum()", "fail"))
+    ):
+        script, _ = learned("total = cost(net, stream)", "fit(net, stream, 1)", line)
+        folder = submission(tmp_path / str(i), script)
+        assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
 def test_a_loss_of_both_kinds_that_is_trained_on_is_no_score(tmp_path):
     wrong = """
 def main(net, text):
