@@ -1,5 +1,6 @@
 """Reads the arguments, runs one of harness/commands, shows or writes what that returns."""
 
+import difflib
 import json
 import os
 import platform
@@ -85,6 +86,15 @@ def _preset(arguments: list[str]) -> str:
     return default
 
 
+def _check_command(word: str) -> None:
+    """Refuse what is neither a command nor an option, and name the command that is most like it."""
+    if word.startswith("-") or word in commands.NAMES:
+        return
+    near = difflib.get_close_matches(word, commands.NAMES, 1)
+    advice = f"did you mean maskgolf {near[0]}?" if near else "maskgolf --help explains each"
+    raise InputError(f"{word!r}: expected one of {', '.join(commands.NAMES)}; {advice}")
+
+
 def _emit(result, show, path: str | None) -> None:
     """Show the table, or write JSON where asked: to stdout alone (-), or to a file beside the
     table.
@@ -124,6 +134,7 @@ def run(arguments: list[str]) -> int:
         print(NEXT, end="")
         return 0
     try:
+        _check_command(arguments[0])
         with SPELLINGS, ranks.only_rank_0_prints():
             kind = _command((*arguments, "")[0], _preset(arguments))
             command = tyro.cli(kind, prog="maskgolf", args=arguments, description=DESCRIPTION)

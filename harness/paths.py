@@ -86,6 +86,7 @@ def run_or_artifact(run: Path) -> tuple[Path, Path | None]:
     if not run.exists():
         raise InputError(
             f"{run}: expected a run directory or an artifact file, found nothing; check the path"
+            " (maskgolf demo makes runs/demo)"
         )
     return run, None
 

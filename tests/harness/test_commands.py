@@ -477,6 +477,23 @@ def test_without_arguments_the_next_command_is_named(capsys):
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [("tarin", "did you mean maskgolf train?"), ("qqq", "maskgolf --help explains each")],
+)
+def test_a_command_that_there_is_not_names_the_nearest(word, advice, capsys):
+    assert cli.main([word, "runs/demo"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"maskgolf: '{word}': expected one of demo, train,")
+    assert told.endswith(f"; {advice}\n")
+
+
+def test_a_run_that_there_is_not_is_named_with_what_makes_one(capsys):
+    assert cli.main(["sample", "runs/demo2"]) == 2
+    assert "runs/demo2: expected a run directory" in (told := capsys.readouterr().err)
+    assert told.endswith("(maskgolf demo makes runs/demo)\n")
+
+
 def test_shell_completion_knows_the_flags_of_every_command(capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["--tyro-print-completion", "bash"])
