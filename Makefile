@@ -87,7 +87,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "maskgolf needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1); pass PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable . --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plot]' --constraint constraints.txt
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed

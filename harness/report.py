@@ -2,6 +2,8 @@
 
 import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +16,7 @@ from rich.text import Text
 
 from fast.artifact import LIMIT
 from fast.objective import objective_of
+from harness import tables
 from harness.filling import filled, is_terminal, legend
 from reference.recipe import ROPE_FREQUENCIES, Model
 
@@ -26,20 +29,11 @@ BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
 
 
 def _print_table(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text] | None], **options
+    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text] | None]
 ) -> None:
-    """Print a table of cells that are shown as they are; all columns but the first go right. None
-    in place of a row is a line.
-    """
-    table = Table(title=Text(title, "bold"), title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, **{"justify": "right" if index else "left"} | options)
-    for row in rows:
-        if row is None:
-            table.add_section()
-        else:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-    console.print(table)
+    """Print a table of cells that are shown as they are; None in place of a row is a line."""
+    cells = [row if row is None else list(row) for row in rows]
+    tables.show(console, title, list(columns), cells)
 
 
 def _print_line(text: str, soft_wrap: bool = False) -> None:
@@ -315,6 +309,17 @@ def page(path: Path | None) -> None:
     _print_line(missing if path is None else said, soft_wrap=True)
 
 
+def next_command(*arguments: str) -> None:
+    """Print what to type next, with maskgolf spelled as it was to get here."""
+    called = Path(sys.argv[0])
+    found = shutil.which("maskgolf")
+    if called.name != "maskgolf":
+        spelled = "python -m harness"
+    else:
+        spelled = "maskgolf" if found and called.samefile(found) else str(called)
+    _print_line(f"next: {spelled} {shlex.join(arguments)}", soft_wrap=True)
+
+
 def samples(drawn: list[dict]) -> None:
     """Print each sample under a rule: coloured on a terminal, elsewhere the text as it is."""
     for sample in drawn:
@@ -437,8 +442,9 @@ def shards(described: dict) -> None:
 
 def parity(rows: list[dict]) -> None:
     """Print one line per piece and level, the derivation of the limits, and the inputs that break a
-    piece.
+    piece. Where the terminal is narrow, the class of a piece is left to --json.
     """
+    columns = "piece,level,class,dtype,worst error,limit,margin,inputs,passed".split(",")
     cells = []
     bounds = {}
     for row in rows:
@@ -455,9 +461,12 @@ def parity(rows: list[dict]) -> None:
                 "yes" if row["passed"] else Text("NO", "bold red"),
             )
         )
+    if console.width < WIDE:
+        at = columns.index("class")
+        columns, *cells = (row[:at] + row[at + 1 :] for row in (tuple(columns), *cells))
     _print_table(
         f"Parity with the specification on {rows[0]['device']}",
-        "piece,level,class,dtype,worst error,limit,margin,inputs,passed".split(","),
+        columns,
         cells,
     )
     for bound, pieces in bounds.items():

@@ -240,7 +240,7 @@ MAY_IMPORT = {
     "overview": "paths",
     "parity": "pieces",
     "partial": "paths",
-    "report": "filling",
+    "report": "filling tables",
 }
 
 

@@ -14,6 +14,7 @@ from reference.recipe import DEMO, Recipe, check
 
 # Steps of the preset's length learn the text that ships with Python by heart
 EMBEDDED = {"iterations": 225, "warmdown": 75}
+PROMPT = "The"
 
 
 def recipe_for(recipe: Recipe, source: Source) -> Recipe:
@@ -84,5 +85,6 @@ class Demo:
         def show() -> None:
             run.show()
             report.page(page)
+            report.next_command("sample", str(self.out), "--prompt", PROMPT)
 
         return run.json, show

@@ -495,9 +495,7 @@ def _both_ways(scope: ast.AST) -> Iterator[Circle]:
                 if name and marks:
                     kinds.setdefault(name, set()).update(marks)
     trained = _trained(scope)
-    for node in nodes:
-        if node in trained:
-            continue
+    for node in [node for node in nodes if node not in trained]:
         match node:
             case ast.BinOp(op=ast.Add()):
                 sides = [of(node.left), of(node.right)]

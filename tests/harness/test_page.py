@@ -459,3 +459,4 @@ def test_a_demo_says_where_its_page_is_or_how_to_have_one(there, tmp_path, monke
     assert said.startswith("the summary")
     assert (f"in figures: {tmp_path / 'run' / 'report.html'}" in said) is there
     assert ("install maskgolf[plot]" in said) is not there
+    assert f" sample {tmp_path / 'run'} --prompt The" in said.partition("next: ")[2]

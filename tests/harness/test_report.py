@@ -305,3 +305,25 @@ def test_a_legend_tells_runs_on_other_texts_apart(tmp_path):
     assert first == f"{runs[0]} (text 11111111, tokenizer 33333333)"
     assert last == f"{runs[2]} (text 22222222, tokenizer 33333333)"
     assert overview.labels([runs[0], tmp_path])[1].endswith("(text unknown, tokenizer unknown)")
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "spelled"),
+    [
+        (".venv/bin/maskgolf", False, ".venv/bin/maskgolf"),
+        (".venv/bin/maskgolf", True, "maskgolf"),
+        ("harness/__main__.py", True, "python -m harness"),
+    ],
+)
+def test_the_next_command_is_spelled_as_the_last(
+    called, on_path, spelled, tmp_path, monkeypatch, capsys
+):
+    program = tmp_path / ".venv/bin/maskgolf"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [called, "demo"])
+    monkeypatch.setenv("PATH", str(program.parent) if on_path else "/nowhere")
+    report.next_command("sample", "runs/a b", "--prompt", "The")
+    assert capsys.readouterr().out == f"next: {spelled} sample 'runs/a b' --prompt The\n"
