@@ -34,7 +34,7 @@ class Build:
 
     files: tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE")]]
     """UTF-8 text files, or .jsonl with a "text" field per line."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", aliases=["-o"])]
     """Folder to build, in the official layout."""
     vocab: int = 1024
     """Pieces of the tokenizer that is trained."""
@@ -80,7 +80,7 @@ class Fineweb:
     Example: maskgolf data fineweb --out fineweb --train-shards 1
     """
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("fineweb")
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = Path("fineweb")
     """Where the official layout goes."""
     train_shards: int = 1
     """Training shards of 100 M tokens; the validation split always comes whole."""

@@ -48,7 +48,7 @@ class Demo:
 
     recipe: Annotated[Fields, Flat]
     source: Annotated[Source, Flat] = field(default_factory=Source)
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/demo")
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = Path("runs/demo")
     """Run directory; a run that is there is replaced."""
     device: str = "cpu"
     """cpu or cuda."""

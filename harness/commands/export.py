@@ -19,7 +19,7 @@ class Export:
 
     # Run directory or .mgolf file.
     run_: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(name="run", metavar="RUN")]]
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE", aliases=["-o"])]
     """The file to write."""
     json: Json = None
     """Write what was written to PATH, - for stdout."""

@@ -28,7 +28,7 @@ class Pack:
     """Who submits."""
     github_id: str
     """GitHub user name of the author."""
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", aliases=["-o"])]
     """Where the folder goes."""
     date: str | None = None
     """YYYY-MM-DD (default: today)."""

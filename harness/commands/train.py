@@ -22,7 +22,7 @@ class Train:
 
     recipe: Annotated[Fields, Flat]
     source: Annotated[Source, Flat] = field(default_factory=Source)
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", aliases=["-o"])] = None
     """Run directory (default runs/PRESET)."""
     resume: Resume = False
     """Go on from the checkpoint in --out; auto: if there is one, else begin."""
