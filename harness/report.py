@@ -311,12 +311,10 @@ def page(path: Path | None) -> None:
 
 def next_command(*arguments: str) -> None:
     """Print what to type next, with maskgolf spelled as it was to get here."""
-    called = Path(sys.argv[0])
-    found = shutil.which("maskgolf")
-    if called.name != "maskgolf":
-        spelled = "python -m harness"
-    else:
-        spelled = "maskgolf" if found and called.samefile(found) else str(called)
+    called, found = Path(sys.argv[0]), shutil.which("maskgolf")
+    spelled = str(called) if called.name == "maskgolf" else "python -m harness"
+    if called.name == "maskgolf" and found and called.resolve() == Path(found).resolve():
+        spelled = "maskgolf"
     _print_line(f"next: {spelled} {shlex.join(arguments)}", soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 
 DEEPEST = 8  # f-strings inside one another
+MOST = 50_000  # expressions of a text, which are parsed one by one
 # What the scan of code stops at; a comment is passed over
 CODE = re.compile(
     r"#[^\n]*"
@@ -41,6 +42,7 @@ class Scan:
         self.pieces: list[str] = []
         self.done = 0  # characters that are in pieces
         self.counted = 0  # expressions whose lines are made up for
+        self.above, self.seen = 0, 0  # lines, and the characters that they were counted in
         at = 0
         while found := CODE.search(text, at):
             at = self.after(found)
@@ -105,8 +107,11 @@ class Scan:
         code = self.text[start:end]
         if not nested and TAKEN.search(code):
             self.pieces += [self.text[self.done : start], NAME.format(len(self.taken))]
-            self.taken.append((code, self.text.count("\n", 0, start)))
-            self.done = at
+            if len(self.taken) == MOST:
+                raise SyntaxError(f"more than {MOST:,} expressions in f-strings of Python 3.12")
+            self.above += self.text.count("\n", self.seen, start)
+            self.taken.append((code, self.above))
+            self.done, self.seen = at, start
         if converted := CONVERSION.match(self.text, at):
             at = converted.end()
         if self.text.startswith(":", at):

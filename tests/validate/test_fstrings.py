@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import time
 import traceback
 from asyncio import base_events
 
@@ -105,6 +106,23 @@ def test_nesting_without_end_is_an_error_and_no_crash():
     for text in ("f'{" * 20_000, "f'{'" * 20_000, "f'{a['b']}'\n" + "(" * 200_000):
         source = parse("train_gpt.py", text.encode())
         assert source.tree is None and source.error
+
+
+def test_many_fstrings_are_read_in_one_pass():
+    """A source may be megabytes long: each line is looked at once."""
+    text = "x = f'{a['b']}'\n" * 20_000
+    begun = time.process_time()
+    tree = fstrings.parse(text)
+    assert [node.lineno for node in tree.body[:3]] == [1, 2, 3]
+    assert tree.body[-1].value.values[0].value.lineno == 20_000
+    assert time.process_time() - begun < 30
+
+
+def test_a_text_of_too_many_is_not_read(monkeypatch):
+    monkeypatch.setattr(fstrings, "MOST", 2)
+    assert fstrings.parse("f'{a['b']}{a['c']}'")
+    with pytest.raises(SyntaxError, match="more than 2 expressions"):
+        fstrings.parse("f'{a['b']}{a['c']}{a['d']}'")
 
 
 @settings(max_examples=300, deadline=None)
