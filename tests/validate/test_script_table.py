@@ -237,7 +237,7 @@ UNTOLD = {
         "name 'missing' is not defined",
     ),
     "nested too deeply": (
-        SCRIPT + f"DEEP = {'-' * 5000}1\n",
+        SCRIPT + f"DEEP = {'-' * 50_000}1\n",  # deeper than the parser, at any recursion limit
         "not all code could be read",
     ),
     "returns one table": (
