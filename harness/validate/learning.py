@@ -18,8 +18,10 @@ LONGEST = 1000  # items of a constant that is joined to another
 UNKNOWN = object()  # no constant
 TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
 SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
+CALLED = re.compile(r"(^|_)(run_?id|id|name|path|dir|file|seed|tag|host|port|rank|addr)(_|$)")
 COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
 ARRAYS = "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F".split()
+RATED = re.compile(r"log\(2|log2|ln_?2|0\.693|byte|bpb", re.IGNORECASE)  # makes bits per byte
 COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
@@ -136,6 +138,7 @@ class Cost:
     compared: bool = False  # to choose by
     added: bool = False  # to others
     shown: bool = False  # returned or printed
+    rated: bool = False  # per byte or in bits
     at: set[str] = field(default_factory=set)
 
 
@@ -209,6 +212,7 @@ class Walk:
         self.classes: dict[str, ast.ClassDef] = {}
         self.made: dict[Site, str] = {}  # the class of a site
         self.born: dict[Site, frozenset] = {}  # the turns of loops that made it
+        self.sums: dict[Site, frozenset] = {}  # the costs that were added to an object in place
         self.fields: dict[tuple, Value] = {}
         self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
         self.disk: frozenset = frozenset()
@@ -388,7 +392,7 @@ class Walk:
     def augmented(self, node: ast.AugAssign, names: Names) -> None:
         """Walk +=, which counts where the index is text, or what is added is a count."""
         value, target = self.value(node.value, names), node.target
-        for cost in of(Cost, value.marks):
+        for cost in self.summed(value.marks):
             cost.added = True
         if isinstance(target, ast.Subscript):
             index, table = self.value(target.slice, names), self.value(target.value, names)
@@ -396,6 +400,8 @@ class Walk:
                 self.learn(node, table, index.marks, "counts")
         else:
             table = self.value(target, names)
+        for site in of(Site, table.marks):
+            self.sums[site] = self.sums.get(site, frozenset()) | self.summed(value.marks)
         counted = of(Learned, value.marks) - of(Learned, table.marks)
         if counted and not of(Cost, value.marks):  # a table plus counts, and no sum of costs
             self.note(of(Site, table.marks), counted)
@@ -456,6 +462,9 @@ class Walk:
             cost.compared |= isinstance(node, ast.Compare)
             cost.shown |= isinstance(node, ast.JoinedStr)
             cost.added |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)
+        if isinstance(node, ast.BinOp) and any(RATED.search(ast.unparse(part)) for part in parts):
+            for cost in self.summed(marks):
+                cost.rated = True
         consts = [value.const for value in values]
         known = [const is not UNKNOWN for const in consts]
         with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
@@ -639,6 +648,7 @@ class Walk:
         self.made[site] = made
         self.born[site] = frozenset(mark for mark, _ in self.active)
         self.learned.pop(site, None)
+        self.sums.pop(site, None)
         self.fields = {key: value for key, value in self.fields.items() if key[0] != site}
         return site
 
@@ -819,6 +829,8 @@ class Walk:
                 return default
             return Value(default.marks | {Switch(name)})  # off, unless somebody has set it
         const = self.settings[name.lower()]
+        if const is None and CALLED.search(name.lower()):  # seeds have names of their own
+            return default
         if const is None:
             return Value(default.marks | {Switch(name)})
         return Value(default.marks, const)
@@ -832,6 +844,10 @@ class Walk:
     def seen(self, marks: frozenset) -> frozenset:
         """Return marks with what the objects among them have learned."""
         return marks.union(*(self.learned.get(site, ()) for site in of(Site, marks)))
+
+    def summed(self, marks: frozenset) -> frozenset:
+        """Return the costs among marks, and those that were added to the objects among them."""
+        return of(Cost, marks).union(*(self.sums.get(site, ()) for site in of(Site, marks)))
 
     def sites(self, value: Value, any_site: bool = False) -> frozenset:
         """Return the objects that an optimizer changes."""
@@ -939,7 +955,7 @@ def early(walk: Walk) -> Iterator[Early]:
     """Yield what was learned from text that is charged afterwards."""
     for cost in walk.costs:
         chosen_by = cost.compared and not cost.added
-        if cost.trained or (chosen_by and not cost.shown):
+        if (cost.trained and not cost.rated) or (chosen_by and not cost.shown):
             continue
         for event in cost.learned:
             pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
