@@ -212,7 +212,7 @@ class Walk:
         self.classes: dict[str, ast.ClassDef] = {}
         self.made: dict[Site, str] = {}  # the class of a site
         self.born: dict[Site, frozenset] = {}  # the turns of loops that made it
-        self.sums: dict[Site, frozenset] = {}  # the costs that were added to an object in place
+        self.sums: dict[Site, frozenset] = {}  # the costs that were added in place to new tensors
         self.fields: dict[tuple, Value] = {}
         self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
         self.disk: frozenset = frozenset()
@@ -400,8 +400,8 @@ class Walk:
                 self.learn(node, table, index.marks, "counts")
         else:
             table = self.value(target, names)
-        for site in of(Site, table.marks):
-            self.sums[site] = self.sums.get(site, frozenset()) | self.summed(value.marks)
+        for site in self.sums.keys() & of(Site, table.marks):
+            self.sums[site] |= self.summed(value.marks)
         counted = of(Learned, value.marks) - of(Learned, table.marks)
         if counted and not of(Cost, value.marks):  # a table plus counts, and no sum of costs
             self.note(of(Site, table.marks), counted)
@@ -804,7 +804,10 @@ class Walk:
         plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
         if not plain:
             site = self.fresh(node)
-            marks = (marks - of(Site, marks) - of(Text, marks) if name in NEW else marks) | {site}
+            if name in NEW:
+                marks -= of(Site, marks) | of(Text, marks)
+                self.sums[site] = frozenset()
+            marks |= {site}
             wants = keys.get("requires_grad")
             if name == "Parameter" or (wants and wants.const is True):
                 self.trainable.add(site)

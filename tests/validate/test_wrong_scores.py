@@ -334,6 +334,39 @@ def test_a_fit_to_the_context_of_a_window_cannot_be_told(tmp_path):
         registered(likelihood.charged_first)(submission(tmp_path / "a", script))
 
 
+def test_the_name_of_a_run_is_no_switch(tmp_path):
+    """Each seed has its own, and nothing says which one an evaluation had."""
+    script, _ = learned(
+        'for path in Path(os.environ.get("RUN_ID", "a")).glob("*"):',
+        "    fit(net, stream, 1)",
+        "total = cost(net, stream)",
+    )
+    folder = submission(tmp_path / "a", script)
+    (folder.root / "README.md").write_text("RUN_ID=one python a.py; RUN_ID=two python a.py")
+    again = Submission(folder.root, Options())
+    assert log_checks.variables(again)["run_id"] is None
+    assert registered(likelihood.charged_first)(again).verdict == "fail"
+
+
+def test_a_loss_that_is_only_trained_on_is_no_charge(tmp_path):
+    """A sum of training losses is printed as it is, a score in bits."""
+    lines = (
+        "maker = torch.optim.SGD(net.parameters(), lr=0.1)",
+        "total = cost(net, stream)",
+        "trained = 0.0",
+        "for _ in range(3):",
+        "    loss = F.cross_entropy(net(stream[:-1]), stream[1:])",
+        "    trained += loss.item()",
+        "    loss.backward()",
+        "    maker.step()",
+    )
+    for i, (line, verdict) in enumerate(
+        (("print(trained)", "pass"), ("total = trained / math.log(2.0)", "fail"))
+    ):
+        folder = submission(tmp_path / str(i), learned(*lines, line)[0])
+        assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
 def test_what_is_sent_to_a_log_is_no_charge(tmp_path):
     for i, (line, verdict) in enumerate(
         (("wandb.log({'final': total})", "pass"), ("total += net(stream).log().sum()", "fail"))

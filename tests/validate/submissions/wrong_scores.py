@@ -231,6 +231,21 @@ SECOND = (
 )
 
 
+CHARGED_AND_TRAINED = (  # one loss for both
+    "maker = torch.optim.SGD(net.parameters(), lr=0.1)",
+    "sums = torch.zeros(())",
+    "def note(loss, into):",
+    "    into += loss.detach()",
+    "def charge(into):",
+    f"    {PIECES}",
+    f"    {PIECE}",
+    "        loss = F.cross_entropy(net(piece[:-1]), piece[1:])",
+    "        note(loss, into)",
+    "        loss.backward()",
+    "        maker.step()",
+)
+
+
 class WrongScore(NamedTuple):
     """A wrong score and an honest neighbour, as the script and the log that differ."""
 
@@ -459,6 +474,14 @@ WRONG_SCORES = (
             "total = cost(net, stream)",
         ),
         learned("adapt = 0", "if adapt:", "    fit(net, stream, 3)", "total = cost(net, stream)"),
+    ),
+    WrongScore(
+        "charged, trained on, and charged again",
+        "charged before learned",
+        learned(
+            *CHARGED_AND_TRAINED, "charge(sums)", "sums.zero_()", "charge(sums)", "total = sums"
+        ),
+        learned(*CHARGED_AND_TRAINED, "charge(sums)", "total = sums"),
     ),
     WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
     WrongScore(
