@@ -803,16 +803,21 @@ class Walk:
             marks |= {self.event(node, marks, f"{name} is not followed", True)}
         plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
         if not plain:
-            site = self.fresh(node)
-            if name in NEW:
-                marks -= of(Site, marks) | of(Text, marks)
-                self.sums[site] = frozenset()
-            marks |= {site}
-            wants = keys.get("requires_grad")
-            if name == "Parameter" or (wants and wants.const is True):
-                self.trainable.add(site)
+            kept = marks - of(Site, marks) - of(Text, marks) if name in NEW else marks
+            marks = kept | {self.allocated(node, name, keys)}
         first = given[0].function if given else None
         return Value(marks, const, first if name in ("compile", "partial", "no_grad") else None)
+
+    def allocated(self, node: ast.Call, name: str, keys: dict) -> Site:
+        """Return the site of what a call returns: a sum may begin with zeros, and a parameter is
+        trained.
+        """
+        site, wants = self.fresh(node), keys.get("requires_grad")
+        if name in NEW:
+            self.sums[site] = frozenset()
+        if name == "Parameter" or (wants and wants.const is True):
+            self.trainable.add(site)
+        return site
 
     def zipped(self, name: str, given: list[Value], marks: frozenset) -> Value:
         """Return what zip or enumerate gives: one row of columns."""
