@@ -21,7 +21,7 @@ SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|v
 CALLED = re.compile(r"(^|_)(run_?id|id|name|path|dir|file|seed|tag|host|port|rank|addr)(_|$)")
 COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
 ARRAYS = "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F".split()
-RATED = re.compile(r"log\(2|log2|ln_?2|0\.693|byte|bpb", re.IGNORECASE)  # makes bits per byte
+BITS = re.compile(r"log\(2|log_?2|ln_?2|0\.693|1\.442", re.IGNORECASE)  # makes bits of nats
 COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
@@ -138,7 +138,7 @@ class Cost:
     compared: bool = False  # to choose by
     added: bool = False  # to others
     shown: bool = False  # returned or printed
-    rated: bool = False  # per byte or in bits
+    in_bits: bool = False  # it or a sum of it: a score
     at: set[str] = field(default_factory=set)
 
 
@@ -462,9 +462,9 @@ class Walk:
             cost.compared |= isinstance(node, ast.Compare)
             cost.shown |= isinstance(node, ast.JoinedStr)
             cost.added |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)
-        if isinstance(node, ast.BinOp) and any(RATED.search(ast.unparse(part)) for part in parts):
+        if isinstance(node, ast.BinOp) and any(BITS.search(ast.unparse(part)) for part in parts):
             for cost in self.summed(marks):
-                cost.rated = True
+                cost.in_bits = True
         consts = [value.const for value in values]
         known = [const is not UNKNOWN for const in consts]
         with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
@@ -963,7 +963,7 @@ def early(walk: Walk) -> Iterator[Early]:
     """Yield what was learned from text that is charged afterwards."""
     for cost in walk.costs:
         chosen_by = cost.compared and not cost.added
-        if (cost.trained and not cost.rated) or (chosen_by and not cost.shown):
+        if (cost.trained and not cost.in_bits) or (chosen_by and not cost.shown):
             continue
         for event in cost.learned:
             pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]

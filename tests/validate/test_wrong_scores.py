@@ -361,7 +361,11 @@ def test_a_loss_that_is_only_trained_on_is_no_charge(tmp_path):
         "    maker.step()",
     )
     for i, (line, verdict) in enumerate(
-        (("print(trained)", "pass"), ("total = trained / math.log(2.0)", "fail"))
+        (
+            ("print(trained)", "pass"),
+            ("mean = trained / byte_weights.sum()", "pass"),
+            ("total = trained / math.log(2.0)", "fail"),
+        )
     ):
         folder = submission(tmp_path / str(i), learned(*lines, line)[0])
         assert registered(likelihood.charged_first)(folder).verdict == verdict
