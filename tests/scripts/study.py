@@ -363,7 +363,7 @@ def plot(known: dict[str, list[dict]], split: str, path: Path) -> None:
     rows = max(1, -(-len(drawn) // columns))
     figure = Figure(figsize=(5 * columns, 3.8 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, (group, members) in zip(panels, drawn.items(), strict=False):
+    for (group, members), axes in zip(drawn.items(), panels, strict=False):
         for by, label, style in (
             ("causal", "one causal pass", "o-"),
             ("chain", f"masked network, {CHAIN_WINDOWS} windows", "s--"),

@@ -190,3 +190,7 @@ def test_the_frontier_is_drawn(tmp_path):
     study.plot({"demo": known[:2]}, "choice", tmp_path / "other.svg")
     one, other = ((tmp_path / name).read_text() for name in ("one.svg", "other.svg"))
     assert one.startswith("<?xml") and one != other
+    three = {group: known for group in ("demo", "double", "wide")}
+    study.plot(three, "choice", tmp_path / "three.svg")  # the fourth panel is left out
+    drawn = (tmp_path / "three.svg").read_text()
+    assert drawn.count('id="matplotlib.axis_') == 2 * 3
