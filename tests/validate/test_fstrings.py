@@ -120,9 +120,9 @@ def test_many_fstrings_are_read_in_one_pass():
 
 def test_a_text_of_too_many_is_not_read(monkeypatch):
     monkeypatch.setattr(fstrings, "MOST", 2)
-    assert fstrings.parse("f'{a['b']}{a['c']}'")
+    assert fstrings.Scan("f'{a['b']}{a['c']}'").taken
     with pytest.raises(SyntaxError, match="more than 2 expressions"):
-        fstrings.parse("f'{a['b']}{a['c']}{a['d']}'")
+        fstrings.Scan("f'{a['b']}{a['c']}{a['d']}'")
 
 
 @settings(max_examples=300, deadline=None)
