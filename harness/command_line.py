@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
     try:
         _check_command(arguments[0])
         with SPELLINGS, ranks.only_rank_0_prints():
-            kind = _command((*arguments, "")[0], _preset(arguments))
+            kind = _command(arguments[0], _preset(arguments))
             command = tyro.cli(kind, prog="maskgolf", args=arguments, description=DESCRIPTION)
         flags.check(command)
         try:

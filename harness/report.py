@@ -5,7 +5,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from itertools import compress
 from pathlib import Path
 
 from rich.console import Console
@@ -29,11 +30,18 @@ BITS_COLUMNS = ("bits/byte", "± masks", "± sequences")
 
 
 def _print_table(
-    title: str, columns: Iterable[str], rows: Iterable[Iterable[str | Text] | None]
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str | Text] | None],
+    spare: Container[str] = (),
 ) -> None:
-    """Print a table of cells that are shown as they are; None in place of a row is a line."""
-    cells = [row if row is None else list(row) for row in rows]
-    tables.show(console, title, list(columns), cells)
+    """Print a table of cells that are shown as they are; None in place of a row is a line. Where
+    the terminal is narrow, the spare columns are left to --json.
+    """
+    names = list(columns)
+    kept = [console.width >= WIDE or name not in spare for name in names]
+    cells = [row if row is None else list(compress(row, kept)) for row in rows]
+    tables.show(console, title, list(compress(names, kept)), cells)
 
 
 def _print_line(text: str, soft_wrap: bool = False) -> None:
@@ -312,9 +320,12 @@ def page(path: Path | None) -> None:
 def next_command(*arguments: str) -> None:
     """Print what to type next, with maskgolf spelled as it was to get here."""
     called, found = Path(sys.argv[0]), shutil.which("maskgolf")
-    spelled = str(called) if called.name == "maskgolf" else "python -m harness"
-    if called.name == "maskgolf" and found and called.resolve() == Path(found).resolve():
+    if called.name != "maskgolf":
+        spelled = "python -m harness"
+    elif found and called.resolve() == Path(found).resolve():
         spelled = "maskgolf"
+    else:
+        spelled = str(called)
     _print_line(f"next: {spelled} {shlex.join(arguments)}", soft_wrap=True)
 
 
@@ -362,9 +373,7 @@ def bench(rows: list[dict]) -> None:
 
 
 def formats(rows: list[dict]) -> None:
-    """Print one line per way to store weights: its size, and the damage above float32 weights.
-    Where the terminal is narrow, codec and seconds are left to --json.
-    """
+    """Print one line per way to store weights: its size, and the damage above float32 weights."""
     known = {row["format"]: row["bytes"] for row in rows}
     cells = [
         {
@@ -382,17 +391,18 @@ def formats(rows: list[dict]) -> None:
     ]
     columns = {name: name for name in cells[0]}
     if console.width < WIDE:
-        columns |= {"bits/weight": "bits"}
-        del columns["codec"], columns["s"]
+        columns["bits/weight"] = "bits"
         for row in cells:
             row["format"] = row["format"].replace(", ", ",\n")
     first = rows[0]
     _print_line(
         f"Weight formats, {first['windows']} windows, {first['estimator']}, on {first['machine']}"
     )
-    shown = ([row[name] for name in columns] for row in cells)
     _print_table(
-        "Bits are per weight, damage is BPB above float32 weights", columns.values(), shown
+        "Bits are per weight, damage is BPB above float32 weights",
+        columns.values(),
+        (row.values() for row in cells),
+        spare=("codec", "s"),
     )
 
 
@@ -440,9 +450,8 @@ def shards(described: dict) -> None:
 
 def parity(rows: list[dict]) -> None:
     """Print one line per piece and level, the derivation of the limits, and the inputs that break a
-    piece. Where the terminal is narrow, the class of a piece is left to --json.
+    piece.
     """
-    columns = "piece,level,class,dtype,worst error,limit,margin,inputs,passed".split(",")
     cells = []
     bounds = {}
     for row in rows:
@@ -459,13 +468,11 @@ def parity(rows: list[dict]) -> None:
                 "yes" if row["passed"] else Text("NO", "bold red"),
             )
         )
-    if console.width < WIDE:
-        at = columns.index("class")
-        columns, *cells = (row[:at] + row[at + 1 :] for row in (tuple(columns), *cells))
     _print_table(
         f"Parity with the specification on {rows[0]['device']}",
-        columns,
+        "piece,level,class,dtype,worst error,limit,margin,inputs,passed".split(","),
         cells,
+        spare=("class",),
     )
     for bound, pieces in bounds.items():
         _print_line(f"limit of {', '.join(pieces)}: {bound}")

@@ -41,7 +41,7 @@ class Scan:
         self.taken: list[tuple[str, int]] = []  # expressions, and the lines above them
         self.pieces: list[str] = []
         self.done = 0  # characters that are in pieces
-        self.counted = 0  # expressions whose lines are made up for
+        self.lost = 0  # lines of what was taken out of the f-string that is read
         self.above, self.seen = 0, 0  # lines, and the characters that they were counted in
         at = 0
         while found := CODE.search(text, at):
@@ -60,11 +60,9 @@ class Scan:
 
     def keep_lines(self, at: int) -> None:
         """Make up for the lines of what was taken out of an f-string, behind it."""
-        lost = sum(code.count("\n") for code, _ in self.taken[self.counted :])
-        self.counted = len(self.taken)
-        if lost:
-            self.pieces += [self.text[self.done : at], " \\\n" * lost]
-            self.done = at
+        if self.lost:
+            self.pieces += [self.text[self.done : at], " \\\n" * self.lost]
+            self.done, self.lost = at, 0
 
     def after(self, found: re.Match, nested: bool = False) -> int:
         """Return where code goes on after a match; expressions of a nested f-string stay."""
@@ -112,6 +110,7 @@ class Scan:
             self.above += self.text.count("\n", self.seen, start)
             self.taken.append((code, self.above))
             self.done, self.seen = at, start
+            self.lost += code.count("\n")
         if converted := CONVERSION.match(self.text, at):
             at = converted.end()
         if self.text.startswith(":", at):
@@ -137,14 +136,14 @@ class Scan:
             raise SyntaxError("an f-string does not end")
 
 
-def parse(text: str, mode: str = "exec", deepest: int = DEEPEST) -> ast.AST:
-    """Return the syntax tree of a text as Python 3.12 reads its f-strings; SyntaxError for what is
-    no Python. The text of `{x=}` is left out where an older interpreter does not read x.
+def parse(source: str | bytes, mode: str = "exec", deepest: int = DEEPEST) -> ast.AST:
+    """Return the syntax tree of a source as Python 3.12 reads its f-strings; SyntaxError for what
+    is no Python. The text of `{x=}` is left out where an older interpreter does not read x.
     """
     try:
-        return ast.parse(text, mode=mode)
+        return ast.parse(source, mode=mode)
     except SyntaxError:
-        scan = Scan(text)
+        scan = Scan(source if isinstance(source, str) else source.decode("utf-8", "replace"))
         if not scan.taken or not deepest:
             raise
     return scan.tree(mode, deepest - 1)

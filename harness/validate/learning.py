@@ -462,8 +462,9 @@ class Walk:
             cost.compared |= isinstance(node, ast.Compare)
             cost.shown |= isinstance(node, ast.JoinedStr)
             cost.added |= isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add)
-        if isinstance(node, ast.BinOp) and any(BITS.search(ast.unparse(part)) for part in parts):
-            for cost in self.summed(marks):
+        costs = self.summed(marks) if isinstance(node, ast.BinOp) else ()
+        if costs and any(BITS.search(ast.unparse(part)) for part in parts):
+            for cost in costs:
                 cost.in_bits = True
         consts = [value.const for value in values]
         known = [const is not UNKNOWN for const in consts]
@@ -629,18 +630,23 @@ class Walk:
     def constructed(self, node: ast.Call, name: str, given: list, keys: dict) -> Value:
         """Return a new object of a class of the program."""
         site, made = self.fresh(node, name), self.classes[name]
-        known = {part.name: part for part in made.body if isinstance(part, FUNCTIONS)}
-        if begin := None if self.is_module(name) else known.get("__init__"):
-            whole = Value(frozenset([site]))
-            self.entered((begin, self.modules, self.home[begin]), whole, given, keys)
-        elif not self.is_module(name):  # of a named tuple or a dataclass
-            named = [part.target for part in made.body if isinstance(part, ast.AnnAssign)]
-            order = [target.id for target in named if isinstance(target, ast.Name)]
-            for field_name, value in (dict(zip(order, given, strict=False)) | keys).items():
-                self.fields[site, field_name] = value
+        if not self.is_module(name):
+            self.initialized(site, made, given, keys)
         kept = joined([*given, *keys.values()]).marks
         optimizer = any("Optim" in ast.unparse(base) for base in made.bases)
         return Value({site} | (kept if optimizer else of(Learned, self.seen(kept))))
+
+    def initialized(self, site: Site, made: ast.ClassDef, given: list, keys: dict) -> None:
+        """Walk __init__; a class without one is a named tuple or a dataclass: set its fields."""
+        functions = {part.name: part for part in made.body if isinstance(part, FUNCTIONS)}
+        if begin := functions.get("__init__"):
+            whole = Value(frozenset([site]))
+            self.entered((begin, self.modules, self.home[begin]), whole, given, keys)
+            return
+        targets = [part.target for part in made.body if isinstance(part, ast.AnnAssign)]
+        order = [target.id for target in targets if isinstance(target, ast.Name)]
+        for name, value in (dict(zip(order, given, strict=False)) | keys).items():
+            self.fields[site, name] = value
 
     def fresh(self, node: ast.AST, made: str = "") -> Site:
         """Return the site of a new object, which has learned nothing."""

@@ -96,10 +96,7 @@ def parse(label: str, data: bytes) -> Source:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                tree = ast.parse(data)
-            except SyntaxError:
-                tree = fstrings.parse(text)
+            tree = fstrings.parse(data)
     except SyntaxError as error:
         problem = error.msg + (f" at line {error.lineno}" if error.lineno else "")
     except (ValueError, RecursionError, MemoryError, OverflowError, LookupError) as error:

@@ -256,15 +256,15 @@ class Submission:
             row = self.seed_claims.get(log.seed, {})
             named = any(isinstance(value, str) and log.name in value for value in row.values())
             score = self.seed_scores.get(log.seed, only)
-            shown = [final.val_bpb for final in log.finals if score and agree(final.val_bpb, score)]
-            return not named, min((abs(value - score) for value in shown), default=math.inf)
+            finals = [] if score is None else [final.val_bpb for final in log.finals]
+            away = [abs(value - score) for value in finals if agree(value, score)]
+            return not named, min(away, default=math.inf)
 
-        chosen: dict[str, training_log.Log] = {}
+        candidates: dict[str, list[training_log.Log]] = {}
         for log in self.logs:
             if log.seed and log.seed in (self.seed_claims or {log.seed}):
-                if log.seed not in chosen or rank(log) < rank(chosen[log.seed]):
-                    chosen[log.seed] = log
-        return chosen
+                candidates.setdefault(log.seed, []).append(log)
+        return {seed: min(logs, key=rank) for seed, logs in candidates.items()}
 
     @cached_property
     def own_logs(self) -> list[training_log.Log]:

@@ -102,6 +102,11 @@ def test_what_is_no_python_stays_an_error(text):
     assert source.tree is None and source.error
 
 
+def test_bytes_that_are_no_utf_8_stay_an_error():
+    assert parse("train_gpt.py", b"x = '\xff' + f'{1}'\n").error
+    assert ast.dump(fstrings.parse(b"f'{a['b']}'")) == ast.dump(fstrings.parse("f'{a['b']}'"))
+
+
 def test_nesting_without_end_is_an_error_and_no_crash():
     for text in ("f'{" * 20_000, "f'{'" * 20_000, "f'{a['b']}'\n" + "(" * 200_000):
         source = parse("train_gpt.py", text.encode())
