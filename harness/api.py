@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fast.config import flatten, recipe_from_dict
-from harness import devices, run_directory
+from harness import devices
 from harness.corpus.sources import Source
-from harness.estimate import Estimate
+from harness.evaluation.estimate import Estimate
 from harness.pieces import select
+from harness.records import run_directory
+from harness.records.tracking import Tracking
 from harness.results import Model, Parity, Run, Samples, Score, Scores
-from harness.tracking import Tracking
 from reference.recipe import PRESETS, InputError, Order, Recipe
 
 Named = str | Path | Run | Model
@@ -76,7 +77,7 @@ def train(
     recipe: a preset's name, with `changes` of some fields by name, or a Recipe. data: a folder of
     shards; text: files; neither: the embedded corpus. out: the run directory, runs/PRESET unless
     it is named. scoring: (estimator, order) pairs, on the first `sequences` windows. tensorboard,
-    wandb: as harness.tracking.Tracking says. Under torchrun ranks above 0 return None.
+    wandb: as harness.records.tracking.Tracking says. Under torchrun ranks above 0 return None.
 
     Examples:
         >>> run = maskgolf.train("tiny", {"training.iterations": 20}, out="runs/mine")
@@ -125,7 +126,7 @@ def load(run: Named, *, tokenizer: str | Path | None = None, device: str = "cpu"
     from fast import transformer
     from harness import runs
     from harness.compression import compress
-    from harness.scoring import locate
+    from harness.evaluation.scoring import locate
 
     path = _path(run)
     predictor = compress.load(path, tokenizer and Path(tokenizer), device)
@@ -156,8 +157,8 @@ def score(
     deviation, and Welch's t-test where there are runs `against` them.
 
     data, tokenizer, text: the run's own unless one is named. estimate: fields of
-    harness.estimate.Estimate (estimator, order, draws, sequences, seed ...). partial: a file that
-    keeps every window's numbers, to go on from. compiled None decides by the work.
+    harness.evaluation.estimate.Estimate (estimator, order, draws, sequences, seed ...). partial: a
+    file that keeps every window's numbers, to go on from. compiled None decides by the work.
 
     Examples:
         >>> score = maskgolf.score("runs/demo", estimator="causal", sequences=16)
@@ -169,7 +170,7 @@ def score(
     source, asked = _source(data, tokenizer, text), Estimate(**estimate)
     source.check()
     device = devices.check_device(device)
-    from harness import scoring, stats
+    from harness.evaluation import scoring, stats
 
     settings = source, asked, device, compiled, partial and Path(partial)
     scores = scoring.every((*runs, *others), *settings)
@@ -209,7 +210,7 @@ def sample(
         >>> print(maskgolf.sample("runs/demo", infill="The ___ is ______ executed.")[0])
     """
     device = devices.check_device(device)
-    from harness import samples
+    from harness.sampling import samples
 
     path, tokenizer = _path(run), tokenizer or getattr(run, "tokenizer", None)
     settings = prompt, count, order, step, block, temperature, seed, device
@@ -237,7 +238,7 @@ def parity(
     select(names)
     device = devices.check_device(device)
     from harness import parity as comparison
-    from harness.progress import bar
+    from harness.display.progress import bar
 
     with bar("parity", "pieces") as progress:
         rows = comparison.parity(

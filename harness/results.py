@@ -10,19 +10,20 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from harness import overview
+from harness.display import figures
+from harness.records import overview
 
 
 def _report():
-    """Return harness.report, which loads torch: a result is shown long after it is imported."""
-    from harness import report
+    """Return harness.display.report, which loads torch, as importing this module does not."""
+    from harness.display import report
 
     return report
 
 
 def _axes(height: float = 3.5):
     """Return the axes of a new figure, which no window owns."""
-    overview.check_matplotlib("plot")
+    figures.check_matplotlib("plot")
     from matplotlib.figure import Figure
 
     return Figure(figsize=(8, height), layout="constrained").subplots()

@@ -21,16 +21,17 @@ from fast.errors import PeerLost, TrainingError
 from fast.objective import objective_of
 from fast.ship import log
 from fast.train import State, Stepper, deterministic, initial_state, restore, train
-from harness import parity, run_directory
+from harness import parity
 from harness.compression.compressors import baselines
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
+from harness.display.progress import bar
+from harness.evaluation.scoring import locate, score_fresh
 from harness.packaging import size
-from harness.progress import bar
-from harness.scoring import locate, score_fresh
-from harness.trackers import TrackedMetrics, opened
-from harness.tracking import Tracking
+from harness.records import run_directory
+from harness.records.trackers import TrackedMetrics, opened
+from harness.records.tracking import Tracking
 from reference.recipe import InputError, Recipe, check
 
 # What a demo prints

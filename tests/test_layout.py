@@ -153,9 +153,9 @@ LATE = {
     "harness/command_line.py": {"fast.checkpoint"},  # loads torch
     "harness/ranks.py": {"fast.distributed"},  # loads torch
     "harness/corpus/fineweb.py": {"huggingface_hub"},  # an extra
-    "harness/overview.py": {"matplotlib"},  # an extra
+    "harness/display/figures.py": {"matplotlib"},  # an extra
     "harness/page/": {"matplotlib"},  # an extra
-    "harness/trackers.py": {"torch.utils.tensorboard", "wandb"},  # extras
+    "harness/records/trackers.py": {"torch.utils.tensorboard", "wandb"},  # extras
     "harness/importers/archive.py": {"compression", "zstandard"},  # one of them may be there
     "harness/lower/": {"triton", "harness.lower"},  # Linux, and a CUDA build of torch
     "harness/corpus/documents.py": {"pydoc_data.topics"},  # left out of some Pythons
@@ -199,8 +199,10 @@ def test_the_harness_imports_at_the_top(path):
 
 def test_a_late_import_is_seen():
     source = "class A:\n    def f(self):\n        import torch.nn\n        from fast import data"
-    assert late("harness/scoring.py", source) == {"torch.nn", "fast"}
-    assert late("harness/overview.py", "def f():\n    from matplotlib import pyplot") == set()
+    assert late("harness/evaluation/scoring.py", source) == {"torch.nn", "fast"}
+    assert (
+        late("harness/display/figures.py", "def f():\n    from matplotlib import pyplot") == set()
+    )
 
 
 # What each part of harness/ (a package or a module) may import of the others; one that is not here,
@@ -210,37 +212,28 @@ MAY_IMPORT = {
     "cli": "command_line interrupts",
     "command_line": "commands errors interrupts ranks",
     "commands": (
-        "api bench compression corpus devices errors estimate export filling gaps importers overview"
-        " packaging page paired partial paths progress ranks report run_directory runs tracking"
-        " validate watch"
+        "api bench compression corpus devices display errors evaluation importers packaging page"
+        " paths ranks records runs sampling validate"
     ),
     "api": (
-        "compression corpus devices estimate parity pieces progress results run_directory runs"
-        " samples scoring stats tracking"
+        "compression corpus devices display evaluation parity pieces records results runs sampling"
     ),
-    "results": "corpus overview report runs",
-    "bench": "corpus errors overview parity progress report runs scoring",
+    "results": "corpus display records runs",
+    "bench": "corpus display errors evaluation parity runs",
     "lower": "bench",
-    "export": "scoring",
-    "runs": "compression corpus packaging parity progress run_directory scoring trackers tracking",
-    "run_directory": "tracking",
-    "trackers": "tracking",
-    "scoring": "corpus errors estimate partial paths progress report",
-    "paired": "corpus overview progress report scoring",
-    "samples": "compression corpus gaps templates",
-    "templates": "compression gaps",
-    "page": "corpus overview paired progress report scoring",
-    "watch": "paths run_directory",
-    "compression": "bounded corpus paths progress scoring",
-    "packaging": "corpus overview paths scoring validate",
-    "validate": "bounded importers paths progress",
+    "runs": "compression corpus display evaluation packaging parity records",
+    "sampling": "compression corpus",
+    "page": "corpus display evaluation records",
+    "packaging": "corpus evaluation paths records validate",
+    "compression": "bounded corpus display evaluation paths",
+    "validate": "bounded display importers paths",
+    "evaluation": "corpus display errors paths",
+    "records": "display paths",
     "importers": "bounded",
     "bounded": "paths",
     "corpus": "paths",
-    "overview": "paths",
+    "display": "paths",
     "parity": "pieces",
-    "partial": "paths",
-    "report": "filling tables",
 }
 
 

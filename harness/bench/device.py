@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from fast import data, evaluate, likelihood
-from harness import report
 from harness.bench import attention, components, first, gate, levers, muon
 from harness.bench.likelihood import speed
 from harness.bench.measure import Jobs, as_rate, job, machine, noted, paired, seconds
+from harness.display import report
 from harness.errors import Stopped
 from harness.runs import plan
 from reference.recipe import GOLF, Recipe, check

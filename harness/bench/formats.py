@@ -14,12 +14,12 @@ import numpy as np
 from fast import allot, artifact, container, data, evaluate, likelihood, transformer
 from fast.objective import objective_of
 from fast.train import restore
-from harness import scoring
 from harness.bench.measure import on_machine
 from harness.corpus.sources import Source
-from harness.overview import figure
-from harness.progress import bar
-from harness.scoring import Estimate, Job
+from harness.display.figures import figure
+from harness.display.progress import bar
+from harness.evaluation import scoring
+from harness.evaluation.scoring import Estimate, Job
 from reference.recipe import FORMATS, InputError
 
 EXACT = "float32"  # what the others are compared with

@@ -13,12 +13,12 @@ import fast.chain
 import fast.likelihood
 from fast import artifact, data, evaluate
 from fast.objective import objective_of
-from harness import scoring
 from harness.bench import designs
 from harness.bench.measure import as_rate, compared, on_machine, row, turns, waiting
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
-from harness.progress import bar
+from harness.display.progress import bar
+from harness.evaluation import scoring
 from reference.recipe import InputError
 
 DRAWS = 16  # passes per window

@@ -11,7 +11,7 @@ import tyro
 from harness import devices, paths
 from harness.bench import results
 from harness.commands.flags import Json
-from harness.progress import bar
+from harness.display.progress import bar
 from reference.recipe import PRESETS, InputError
 
 DEMO = Path("runs/demo")  # what `maskgolf demo` leaves
@@ -105,8 +105,8 @@ class Bench:
         """Return the rows."""
         self._check_read()
         self._check()
-        from harness import report
         from harness.bench import compare, device, formats, gate, likelihood, muon, step
+        from harness.display import report
 
         if self.piece == "compare":
             both = compare.files(self.paths)

@@ -41,8 +41,8 @@ class Compress:
         compressed_path(self.file, self.out)
         paths.check_readable(self.file)
         paths.run_or_artifact(self.run_)
-        from harness import report
         from harness.compression import compress
+        from harness.display import report
 
         device = devices.check_device(self.device)
         result = compress.compress(

@@ -18,8 +18,8 @@ def _described(path: Path, tokenizer: Path | None = None):
         find_layout(path, tokenizer)
     else:
         read_shard(path)
-    from harness import report
     from harness.corpus import shards
+    from harness.display import report
 
     described = shards.describe(path, tokenizer)
     return described, lambda: report.shards(described)

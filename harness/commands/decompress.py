@@ -36,8 +36,8 @@ class Decompress:
         restored_path(self.file, self.out)
         paths.check_readable(self.file)
         paths.run_or_artifact(self.run_)
-        from harness import report
         from harness.compression import compress
+        from harness.display import report
 
         result = compress.decompress(
             self.file, self.run_, self.out, self.tokenizer, devices.check_device(self.device)

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import tyro
 
-from harness import api, ranks, run_directory
+from harness import api, ranks
 from harness.commands.flags import Fields, Flat, Json
 from harness.corpus.sources import Source
+from harness.records import run_directory
 from reference.recipe import DEMO, Recipe, check
 
 # Steps of the preset's length learn the text that ships with Python by heart
@@ -65,7 +66,8 @@ class Demo:
         check(recipe)
         if ranks.rank() == 0:
             run_directory.check(self.out, False, True, recipe)
-        from harness import report, runs
+        from harness import runs
+        from harness.display import report
 
         run = api.train(
             recipe,

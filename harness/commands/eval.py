@@ -9,7 +9,7 @@ import tyro
 from harness import api, devices, paths
 from harness.commands.flags import Flat, Json
 from harness.corpus.sources import Source
-from harness.estimate import Estimate
+from harness.evaluation.estimate import Estimate
 from reference.recipe import InputError
 
 # What --compare does not read: it takes the exact cost of every token.
@@ -125,7 +125,8 @@ class Eval:
             paths.run_or_artifact(run)
         for file in self.merge:
             paths.check_readable(file, *paths.PARTIAL)
-        from harness import paired, partial, report
+        from harness.display import report
+        from harness.evaluation import paired, partial
 
         if self.merge:
             merged = partial.merge(list(self.merge))

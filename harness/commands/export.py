@@ -28,7 +28,8 @@ class Export:
         """Return what was written."""
         paths.run_or_artifact(self.run_)
         paths.check_output("--out", self.out)
-        from harness import export, report
+        from harness.display import report
+        from harness.packaging import export
 
         written = export.export(self.run_, self.out)
         return written, lambda: report.exported(written)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from harness import devices, paths, run_directory
+from harness import devices, paths
+from harness.records import run_directory
 from reference.recipe import Recipe
 
 
@@ -43,7 +44,7 @@ def check(command) -> None:
     if getattr(command, "partial", None):
         paths.check_output("--partial", command.partial)
     if getattr(command, "plot", None):
-        from harness.overview import check_image
+        from harness.display.figures import check_image
 
         check_image(command.plot)
     if getattr(command, "device", None):

@@ -30,7 +30,7 @@ class Import:
     def run(self):
         """Return what was found in the file."""
         paths.check_readable(self.file)
-        from harness import report
+        from harness.display import report
         from harness.importers import convert
 
         imported = convert.convert(self.file, self.out, self.assume)

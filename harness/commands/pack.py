@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from harness import devices, overview, paths
+from harness import devices, paths
 from harness.commands.flags import Flat, Json
 from harness.corpus.sources import Source
+from harness.records import overview
 from reference.recipe import InputError
 
 
@@ -59,7 +60,7 @@ class Pack:
             paths.check_run_directory(run)
             paths.run_or_artifact(run)
         overview.summaries(self.runs)
-        from harness import report
+        from harness.display import report
         from harness.packaging.claim import Claim
         from harness.packaging.pack import pack
 

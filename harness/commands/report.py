@@ -6,8 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from harness import devices, overview
+from harness import devices
 from harness.commands.flags import Json
+from harness.display import figures
+from harness.records import overview
 from reference.recipe import InputError
 
 
@@ -42,12 +44,12 @@ class Report:
                     " none; add it, or drop --device"
                 )
         if self.out:
-            overview.check_page(self.out)
+            figures.check_page(self.out)
 
     def run(self):
         """Return the summaries."""
         results = overview.summaries(self.runs)
-        from harness import report
+        from harness.display import report
 
         if self.plot:
             overview.plot(self.runs, self.plot)

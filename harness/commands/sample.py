@@ -6,8 +6,10 @@ from typing import Annotated
 
 import tyro
 
-from harness import api, filling, gaps, paths
+from harness import api, paths
 from harness.commands.flags import Json
+from harness.display import filling
+from harness.sampling import gaps
 from reference.recipe import InputError, Order
 
 
@@ -57,7 +59,7 @@ class Sample:
     def run(self):
         """Return the samples."""
         paths.run_or_artifact(self.run_)
-        from harness import report  # loads torch
+        from harness.display import report  # loads torch
 
         with filling.live(report.console, shown=self.json is None) as watch:
             drawn = api.sample(

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from harness import api, ranks, run_directory
+from harness import api, ranks
 from harness.commands.flags import Fields, Flat, Json, Resume
 from harness.corpus.sources import Source
-from harness.tracking import Tracking
+from harness.records import run_directory
+from harness.records.tracking import Tracking
 from reference.recipe import check
 
 
@@ -49,7 +50,8 @@ class Train:
             # Asked again once the data is open: here so that nobody waits for torch to hear it
             run_directory.check(out, self.resume, self.overwrite, self.recipe)
         if self.dry_run:
-            from harness import report, runs
+            from harness import runs
+            from harness.display import report
 
             plan = runs.plan(self.recipe)
             return plan, lambda: report.plan(plan)

@@ -42,9 +42,10 @@ class Validate:
         """Return the rows, and whether none of them failed, warnings left out."""
         if self.explain is None:
             self._check()
-        from harness import report, validate
+        from harness import validate
         from harness.corpus import prepare
-        from harness.progress import bar
+        from harness.display import report
+        from harness.display.progress import bar
         from harness.validate.summary import summarise
         from harness.validate.verdict import SEVERITIES, is_sound
 

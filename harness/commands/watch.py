@@ -6,9 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from harness import watch
 from harness.commands.flags import Json
 from harness.errors import Stopped
+from harness.records import watch
 
 
 @dataclass(frozen=True)

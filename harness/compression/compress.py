@@ -27,8 +27,8 @@ from harness.compression import (
 from harness.compression.fingerprint import Fingerprint, check, describe_machine, fingerprint_of
 from harness.corpus.dataset import layout_of
 from harness.corpus.sources import Source
-from harness.progress import bar
-from harness.scoring import locate
+from harness.display.progress import bar
+from harness.evaluation.scoring import locate
 from reference.recipe import InputError, Recipe
 
 NEXT = "left-to-right"  # the order of a NextPredictor

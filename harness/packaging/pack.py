@@ -16,12 +16,13 @@ from fast.config import changes, recipe_from_dict
 from fast.objective import objective_of
 from fast.ship import log
 from fast.train import State, restore
-from harness import paths, scoring
+from harness import paths
 from harness.corpus.dataset import open_dataset
 from harness.corpus.sources import Source
-from harness.overview import summaries
+from harness.evaluation import scoring
 from harness.packaging import bundle, model_card, readme, size
 from harness.packaging.claim import TRACKS, Claim
+from harness.records.overview import summaries
 from reference.recipe import OWN_FIELDS, InputError, Recipe, Score
 
 PACKAGES = ("torch", "numpy", "sentencepiece", "lz4", "constriction")  # what train_gpt.py imports

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness import report
+from harness.display import report
 from harness.page import svg
 from harness.page.computed import ANY, CAUSAL, MASKED, Grid, Positions, Reveal
 from harness.page.contents import Finished, Group

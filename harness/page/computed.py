@@ -14,10 +14,10 @@ from fast import artifact, chain, data, evaluate, likelihood, orders, quantize, 
 from fast.bytes import Tokenizer
 from fast.objective import objective_of
 from fast.train import restore
-from harness import paired, scoring
 from harness.corpus.dataset import Dataset
 from harness.corpus.shards import piece_texts
 from harness.corpus.sources import Source
+from harness.evaluation import paired, scoring
 from reference.recipe import InputError, Recipe
 
 WINDOWS = 24  # of the validation split, evenly spread

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import overview, report
+from harness.display import report
+from harness.records import overview
 
 
 @dataclass(frozen=True)

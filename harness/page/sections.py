@@ -5,7 +5,7 @@ from statistics import mean, stdev
 
 from fast.artifact import LIMIT
 from fast.config import flatten
-from harness import report
+from harness.display import report
 from harness.page import charts, svg
 from harness.page.charts import COMPRESSORS, Figure, bits
 from harness.page.computed import Reveal

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from fast import artifact
 from fast.checkpoint import write_atomic
+from harness.display.progress import bar
 from harness.page import charts, computed, contents, sections
 from harness.page.contents import Group
 from harness.page.sections import Drawn
 from harness.page.style import STYLE
-from harness.progress import bar
 from reference.recipe import InputError
 
 

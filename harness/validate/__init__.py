@@ -4,7 +4,7 @@ says why it cannot.
 
 from pathlib import Path
 
-from harness.progress import Bar, silent
+from harness.display.progress import Bar, silent
 from harness.validate.checks import bytes, folder, likelihood, log, runs, safety, score, validity
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CHECKS as REGISTERED

@@ -14,7 +14,7 @@ import torch
 from fast import data, evaluate
 from fast.evaluate import Effort
 from fast.objective import objective_of
-from harness.progress import Bar, silent
+from harness.display.progress import Bar, silent
 from harness.validate.model import Model, Text
 from harness.validate.numbers import digits
 from reference.recipe import ORDERS

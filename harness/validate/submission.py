@@ -18,7 +18,7 @@ from typing import Any
 
 from fast import container
 from harness import paths
-from harness.progress import Bar, silent
+from harness.display.progress import Bar, silent
 from harness.validate import scan, source, training_log
 from harness.validate.numbers import agree
 from harness.validate.verdict import CannotTell, require

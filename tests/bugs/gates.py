@@ -80,14 +80,14 @@ BUGS = [
     ),
     Bug(
         "run-of-another-overwritten",
-        "harness.run_directory.check",
+        "harness.records.run_directory.check",
         operator("not x", by=always(False), nth=2),
         "an existing run is an existing folder",
         ("tests/harness/test_beginning.py::test_a_folder_is_emptied_where_asked_alone",),
     ),
     Bug(
         "foreign-files-swept-away",
-        "harness.run_directory.check",
+        "harness.records.run_directory.check",
         operator("-", by=always(set()), nth=1),
         "only an existing recipe.json is looked for",
         ("tests/harness/test_beginning.py::test_a_folder_is_emptied_where_asked_alone",),

@@ -109,7 +109,7 @@ BUGS = [
     ),
     Bug(
         "students-degrees-of-freedom",
-        "harness.stats.welch",
+        "harness.evaluation.stats.welch",
         whole(by=pooled),
         "the same at sets of one size and one spread",
         ("tests/harness/test_paired.py::test_welch_matches_published_values",),

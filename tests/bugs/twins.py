@@ -310,7 +310,7 @@ BUGS = [
     ),
     Bug(
         "rate-of-everything-from-the-start",
-        "harness.progress.Bar.update",
+        "harness.display.progress.Bar.update",
         operator("-", nth=2, by=left),
         "a resumed run seems to have done all of it since",
         (

@@ -11,7 +11,7 @@ import pytest
 
 import maskgolf
 from harness import api, cli, results
-from harness.estimate import Estimate
+from harness.evaluation.estimate import Estimate
 from reference.recipe import PRESETS, TINY, InputError
 
 SCORED = {"estimator": "nelbo", "sequences": 3, "seed": 5}

@@ -15,10 +15,11 @@ import torch
 from fast import artifact, checkpoint
 from fast.distributed import World
 from fast.train import initial_state
-from harness import parity, run_directory, runs
+from harness import parity, runs
 from harness.corpus.dataset import Dataset
 from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
+from harness.records import run_directory
 from reference.recipe import GOLF, TINY, InputError
 from tests.support import tokenizers
 from tests.support.recorded import record
@@ -56,7 +57,7 @@ def events(monkeypatch):
     def note(name, result=None):
         return lambda *given, **_: (done.append((name, *given)), result)[1]
 
-    checked = record(monkeypatch, "harness.run_directory.check", lambda *given: given[1])
+    checked = record(monkeypatch, "harness.records.run_directory.check", lambda *given: given[1])
     monkeypatch.setattr(runs, "open_dataset", note("opened", dataset()))
     monkeypatch.setattr(runs.distributed, "join", lambda device: World(device=f"{device}:3"))
     monkeypatch.setattr(runs, "_check_parity", note("parity", "the rows"))

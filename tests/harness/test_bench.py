@@ -12,9 +12,10 @@ import pytest
 
 import reference.likelihood
 from fast.evaluate import Part, measure
-from harness import cli, errors, partial, scoring
+from harness import cli, errors
 from harness.bench import designs, likelihood
 from harness.corpus.sources import Source
+from harness.evaluation import partial, scoring
 from reference.recipe import InputError, Plan
 from tests.support.commands import refused
 from tests.support.table_model import TableModel

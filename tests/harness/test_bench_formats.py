@@ -9,9 +9,10 @@ import pytest
 
 from fast import artifact, container, transformer
 from fast.train import restore
-from harness import cli, scoring
+from harness import cli
 from harness.bench import formats
 from harness.corpus.sources import Source
+from harness.evaluation import scoring
 from reference.recipe import FORMATS
 from tests.support.commands import TINY, refused
 

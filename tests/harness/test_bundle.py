@@ -26,8 +26,8 @@ import fast.train
 import fast.transformer
 from fast.bytes import ByteTable
 from fast.data import Windows, windows_of
-from harness import scoring
 from harness.corpus.sources import Source
+from harness.evaluation import scoring
 from harness.packaging import bundle
 from harness.packaging.names import asked, compiled
 from reference.recipe import TINY, Recipe

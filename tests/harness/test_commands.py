@@ -140,8 +140,8 @@ def test_scores_come_from_the_file_not_from_live_weights(run_directory, tmp_path
     unchanged.
     """
     from fast import artifact, transformer
-    from harness import scoring
     from harness.corpus.sources import Source
+    from harness.evaluation import scoring
 
     twin = tmp_path / "twin"
     shutil.copytree(run_directory, twin)

@@ -14,12 +14,13 @@ from fast import artifact, transformer
 from fast.bytes import byte_table, load_tokenizer
 from fast.data import Continued, Tokens, evaluation_windows, find_layout
 from fast.evaluate import METHODS, Effort, evaluate, predictor
-from harness import cli, scoring
+from harness import cli
 from harness.bench import gate
 from harness.commands.eval import Eval
 from harness.corpus.sources import Source
-from harness.estimate import Estimate, read_by
-from harness.scoring import effort_of
+from harness.evaluation import scoring
+from harness.evaluation.estimate import Estimate, read_by
+from harness.evaluation.scoring import effort_of
 from reference.recipe import GOLF, ORDERS, TINY, InputError, ScoreOptions
 from tests.support.commands import refused
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from fast import artifact
 from harness import cli
-from harness.report import exported
+from harness.display.report import exported
 
 
 @pytest.fixture

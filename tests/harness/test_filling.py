@@ -13,7 +13,7 @@ import time
 import pytest
 from rich.console import Console
 
-from harness import filling, report
+from harness.display import filling, report
 from tests.support.terminal import SEQUENCE, Screen
 
 SAMPLE = {

@@ -18,14 +18,15 @@ from fast.bytes import load_tokenizer
 from fast.data import find_layout
 from fast.distributed import World
 from fast.ship import log, submission
-from harness import cli, runs, scoring, validate
+from harness import cli, runs, validate
 from harness.compression import compress
 from harness.compression.compressors import baselines
 from harness.corpus import prepare
 from harness.corpus.dataset import open_dataset
 from harness.corpus.shards import raw_text
 from harness.corpus.sources import Source
-from harness.estimate import Estimate
+from harness.evaluation import scoring
+from harness.evaluation.estimate import Estimate
 from harness.packaging import bundle, claim, readme
 from harness.packaging.pack import technique_of
 from harness.validate import CHECKS, rescore
@@ -685,7 +686,9 @@ def test_source_and_device_of_pack(seeds, corpus, tokenizer, tmp_path, capsys, m
     (moved / "summary.json").write_text(json.dumps(summary | {"scores": []}))
     words = ("pack", moved, "--out", tmp_path / "out", *CLAIM_WORDS, "--device", "cpu:0")
     assert "gone" in refused(capsys, *words)
-    given = reached(monkeypatch, (*words, "--data", corpus), "harness.scoring.score_fresh")
+    given = reached(
+        monkeypatch, (*words, "--data", corpus), "harness.evaluation.scoring.score_fresh"
+    )
     assert (given["run"], given["device"], given["sequences"]) == (moved, "cpu:0", None)
     assert given["source"] == Source(corpus)
 

@@ -17,10 +17,10 @@ from fast.data import find_layout
 from harness import cli, commands
 from harness.commands.bench import READ, Bench
 from harness.corpus.sources import Source
-from harness.estimate import Estimate
+from harness.evaluation.estimate import Estimate
 from harness.importers.assume import Assume
 from harness.packaging.claim import Claim
-from harness.tracking import Tracking
+from harness.records.tracking import Tracking
 from reference.recipe import TINY, Recipe
 from tests.support.commands import refused
 
@@ -80,7 +80,7 @@ CLAIM_WORDS = tuple(
 )
 EVAL = (*SOURCE_WORDS, *DEVICE)
 GATE = ("harness.bench.gate.require",)
-UNCHECKED = ("harness.run_directory.check",)
+UNCHECKED = ("harness.records.run_directory.check",)
 PATHS = ("harness.paths.run_or_artifact",)
 TRAIN = ("train", *SOURCE_WORDS, "--out", "OUT", *DEVICE)
 RUN = {"source": SOURCE, "out": Path("OUT"), "device": "cpu:0"}
@@ -94,7 +94,7 @@ CALLS = [
         for words, function in (
             (("train", "--out", "OUT"), "harness.runs.run"),
             (("demo", "--out", "OUT"), "harness.runs.run"),
-            (("eval", "R1"), "harness.scoring.every"),
+            (("eval", "R1"), "harness.evaluation.scoring.every"),
             (("pack", "R1", "--out", "OUT", *CLAIM_WORDS), "harness.packaging.pack.pack"),
         )
     ),
@@ -114,13 +114,18 @@ CALLS = [
         (*TRAIN, "--tensorboard", "--wandb", "PROJECT"),
         "harness.runs.run",
         {**RUN, "tracking": Tracking(tensorboard=True, wandb="PROJECT")},
-        (*UNCHECKED, "harness.tracking.find_spec"),
+        (*UNCHECKED, "harness.records.tracking.find_spec"),
     ),
-    Call(("export", "RUN", "--out", "OUT"), "harness.export.export", {"run": Path("RUN")}, PATHS),
+    Call(
+        ("export", "RUN", "--out", "OUT"),
+        "harness.packaging.export.export",
+        {"run": Path("RUN")},
+        PATHS,
+    ),
     *(
         Call(
             (*TRAIN, "--preset", "tiny", *words),
-            "harness.run_directory.check",
+            "harness.records.run_directory.check",
             {"out": Path("OUT"), "resume": resume, "overwrite": overwrite, "recipe": TINY},
         )
         for words, resume, overwrite in (
@@ -131,7 +136,7 @@ CALLS = [
     ),
     Call(
         ("demo", "--preset", "tiny", *TRAIN[1:]),
-        "harness.run_directory.check",
+        "harness.records.run_directory.check",
         {"out": Path("OUT"), "resume": False, "overwrite": True, "recipe": TINY},
     ),
     Call(
@@ -155,7 +160,7 @@ CALLS = [
     *(
         Call(
             ("eval", "R1", *words, *EVAL),
-            "harness.scoring.every",
+            "harness.evaluation.scoring.every",
             {
                 "runs": (Path("R1"),),
                 "source": SOURCE,
@@ -167,12 +172,12 @@ CALLS = [
     ),
     Call(
         ("eval", "R1", "--partial", "P.json", "--compiled"),
-        "harness.scoring.every",
+        "harness.evaluation.scoring.every",
         {"runs": (Path("R1"),), "partial": Path("P.json"), "compiled": True},
     ),
     Call(
         ("eval", "R1", "R2", "--against", "R3", "R4", "--no-compiled"),
-        "harness.scoring.every",
+        "harness.evaluation.scoring.every",
         {
             "runs": tuple(map(Path, ("R1", "R2", "R3", "R4"))),
             "partial": None,
@@ -182,7 +187,7 @@ CALLS = [
     Call(
         ("eval", "R1", "R2", *ESTIMATES[0][1][2:], *EVAL, "--no-compiled", "--compare", "--plot")
         + ("P.png",),
-        "harness.paired.runs",
+        "harness.evaluation.paired.runs",
         {
             "paths": (Path("R1"), Path("R2")),
             "source": SOURCE,
@@ -194,10 +199,14 @@ CALLS = [
     ),
     Call(
         ("eval", "R1", "R2", "--compare", "--compiled"),
-        "harness.paired.runs",
+        "harness.evaluation.paired.runs",
         {"device": "cpu", "compiled": True, "image": None},
     ),
-    Call(("eval", "--merge", "A.json", "B.json"), "harness.partial.read", {"path": Path("A.json")}),
+    Call(
+        ("eval", "--merge", "A.json", "B.json"),
+        "harness.evaluation.partial.read",
+        {"path": Path("A.json")},
+    ),
     Call(
         ("parity", "muon", "ema", *DEVICE, "--dtype", "float16", "--compiled"),
         "harness.parity.parity",
@@ -294,7 +303,7 @@ CALLS = [
         ("sample", "RUN", "--prompt", "Once", "--count", "3", *SAMPLING, "--seed", "9")
         + ("--tokens", "7")
         + ("--tokenizer", "PIECES", *DEVICE),
-        "harness.samples.sample",
+        "harness.sampling.samples.sample",
         {
             "run": Path("RUN"),
             "tokenizer": Path("PIECES"),
@@ -314,24 +323,28 @@ CALLS = [
     ),
     Call(
         ("sample", "RUN", "--infill", "a ___", "--gap", "5"),
-        "harness.samples.sample",
+        "harness.sampling.samples.sample",
         {"infill": "a ___", "gap": 5, "prompt": "", "tokens": None},
     ),
-    Call(("report", "R1", "R2"), "harness.overview.summaries", {"runs": (Path("R1"), Path("R2"))}),
+    Call(
+        ("report", "R1", "R2"),
+        "harness.records.overview.summaries",
+        {"runs": (Path("R1"), Path("R2"))},
+    ),
     Call(
         ("report", "R1", "R2", "--plot", "P.png"),
-        "harness.overview.plot",
+        "harness.records.overview.plot",
         {"runs": (Path("R1"), Path("R2")), "path": Path("P.png")},
-        ("harness.overview.summaries",),
+        ("harness.records.overview.summaries",),
     ),
     Call(
         ("report", "R1", "R2", "--out", "P.html", "--device", "cpu:0"),
         "harness.page.write.write",
         {"runs": (Path("R1"), Path("R2")), "out": Path("P.html"), "device": "cpu:0"},
-        ("harness.overview.summaries",),
+        ("harness.records.overview.summaries",),
     ),
-    Call(("watch", "RUN", "--once"), "harness.watch.read", {"run": Path("RUN")}),
-    Call(("watch", "RUN"), "harness.watch.follow", {"run": Path("RUN"), "quiet": False}),
+    Call(("watch", "RUN", "--once"), "harness.records.watch.read", {"run": Path("RUN")}),
+    Call(("watch", "RUN"), "harness.records.watch.follow", {"run": Path("RUN"), "quiet": False}),
     Call(
         ("compress", "FILE", "--run", "RUN", "--out", "OUT", "--order", "confidence", "--verify")
         + ("--tokenizer", "PIECES", *DEVICE),
@@ -397,7 +410,7 @@ CALLS = [
     ),
     Call(
         ("validate", "DIR", "--all"),
-        "harness.report.validation",
+        "harness.display.report.validation",
         {"folder": Path("DIR"), "passes": True, "strict": False},
         ("harness.validate.validate",),
     ),

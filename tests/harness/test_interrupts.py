@@ -168,7 +168,7 @@ def test_ctrl_c_of_a_terminal_does_not_reach_the_process_that_scores():
     """It reaches a whole group of processes: the one that scores says nothing, and is ended."""
     text = """
 import os, signal, sys, threading, time
-from harness import scoring
+from harness.evaluation import scoring
 group = "import os, signal, time; os.killpg(0, signal.SIGINT); time.sleep(60)"
 try:
     scoring.run_without_interrupts([sys.executable, "-c", group])

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from harness import progress
 from harness.bench import measure
+from harness.display import progress
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import yaml
 from fast import artifact, container
 from fast.checkpoint import write_atomic
 from fast.data import write_shard
-from harness import cli, scoring
+from harness import cli
 from harness.corpus.sources import Source
+from harness.evaluation import scoring
 from harness.packaging import model_card, size
 from harness.packaging.claim import Claim
 from harness.packaging.pack import _check_budgets as check_budgets

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from fast import likelihood
 from fast.data import write_shard
-from harness import cli, paired, stats
-from harness.paired import TokenCosts
+from harness import cli
+from harness.evaluation import paired, stats
+from harness.evaluation.paired import TokenCosts
 from reference.recipe import InputError
 from tests.support.commands import TINY, refused
 

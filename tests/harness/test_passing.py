@@ -13,15 +13,17 @@ import tyro
 
 from fast import artifact, transformer
 from fast.sample import Drawn
-from harness import cli, runs, samples, scoring
+from harness import cli, runs
 from harness.bench import gate
 from harness.compression import compress
 from harness.corpus import dataset, prepare
 from harness.corpus.sources import Source
 from harness.errors import CheckFailed
-from harness.estimate import Estimate
+from harness.evaluation import scoring
+from harness.evaluation.estimate import Estimate
 from harness.importers.assume import Assume
 from harness.packaging.claim import Claim
+from harness.sampling import samples
 from reference.recipe import TINY
 from tests.support import tokenizers
 from tests.support.recorded import record
@@ -37,7 +39,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     "train": (
         [*RECIPE, *FROM, "--out", str(C), "--resume", "--no-compiled", *CUDA],
         {
-            "harness.run_directory.check": (
+            "harness.records.run_directory.check": (
                 None,
                 dict(out=C, resume=True, overwrite=False, recipe=TRAINED),
             ),
@@ -104,7 +106,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
         "/path/a --prompt Once --count 2 --order block --step 3 --block 5 --temperature 0.5"
         " --seed 7 --tokens 6 --tokenizer /path/b --device cuda:3".split(),
         {
-            "harness.samples.sample": (
+            "harness.sampling.samples.sample": (
                 [],
                 dict(
                     run=A,
@@ -127,7 +129,7 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     ),
     "sample, gaps": (
         ["/path/a", "--infill", "a ___ b", "--gap", "2"],
-        {"harness.samples.sample": ([], dict(run=A, prompt="", infill="a ___ b", gap=2))},
+        {"harness.sampling.samples.sample": ([], dict(run=A, prompt="", infill="a ___ b", gap=2))},
     ),
     "compress": (
         "/path/a --run /path/b -o /path/c --order confidence --tokenizer /path/d --verify".split()
@@ -233,25 +235,25 @@ COMMANDS = {  # name: (arguments, {function: (what it returns, what must arrive 
     "report": (
         "/path/a /path/b /path/c --plot /path/d".split(),
         {
-            "harness.overview.summaries": ([], dict(runs=(A, B, C))),
-            "harness.overview.plot": (None, dict(runs=(A, B, C), path=D)),
+            "harness.records.overview.summaries": ([], dict(runs=(A, B, C))),
+            "harness.records.overview.plot": (None, dict(runs=(A, B, C), path=D)),
         },
     ),
     "report, as a page": (
         "/path/a /path/b -o /path/d --device cuda:3".split(),
         {
-            "harness.overview.summaries": ([], dict(runs=(A, B))),
+            "harness.records.overview.summaries": ([], dict(runs=(A, B))),
             "harness.page.write.write": (
                 None,
                 dict(runs=(A, B), out=D, device="checked cuda:3"),
             ),
         },
     ),
-    "watch": (["/path/a"], {"harness.watch.follow": (None, dict(run=A, quiet=False))}),
-    "watch, once": (["/path/a", "--once"], {"harness.watch.read": (None, dict(run=A))}),
+    "watch": (["/path/a"], {"harness.records.watch.follow": (None, dict(run=A, quiet=False))}),
+    "watch, once": (["/path/a", "--once"], {"harness.records.watch.read": (None, dict(run=A))}),
     "watch, as JSON": (
         ["/path/a", "--json", "-"],
-        {"harness.watch.follow": (None, dict(run=A, quiet=True))},
+        {"harness.records.watch.follow": (None, dict(run=A, quiet=True))},
     ),
     "validate": (
         "/path/a --data /path/b --tokenizer /path/c --run --time-limit 7".split(),
@@ -363,11 +365,13 @@ def reached(*_, **__):
 def unasked(monkeypatch):
     """Let commands take paths where there is nothing."""
     monkeypatch.setattr("harness.commands.flags.check", lambda command: None)
-    monkeypatch.setattr("harness.run_directory.check", lambda out, resume, overwrite, recipe: False)
+    monkeypatch.setattr(
+        "harness.records.run_directory.check", lambda out, resume, overwrite, recipe: False
+    )
     for name in ("check_readable", "check_run_directory", "run_or_artifact", "submission_names"):
         monkeypatch.setattr(f"harness.paths.{name}", lambda *given: None)
     monkeypatch.setattr("fast.shards.find_layout", lambda path, tokenizer=None: None)
-    monkeypatch.setattr("harness.overview.summaries", lambda runs: [])
+    monkeypatch.setattr("harness.records.overview.summaries", lambda runs: [])
     monkeypatch.setattr("harness.commands.data.find_layout", lambda *given: None)
     monkeypatch.setattr("harness.commands.data.read_shard", lambda *given: None)
 
@@ -460,7 +464,7 @@ def test_a_fresh_process_is_asked_for_the_same_score(monkeypatch, unasked):
         return SimpleNamespace(returncode=0, stdout="{}")
 
     monkeypatch.setattr(scoring, "run_without_interrupts", run)
-    scored = record(monkeypatch, "harness.scoring.every", reached)
+    scored = record(monkeypatch, "harness.evaluation.scoring.every", reached)
     monkeypatch.setattr("harness.devices.check_device", lambda name: name)
     texts = Source(tokenizer=B, text=(C, D))
     for asked in (

@@ -6,7 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from harness import overview, report
+from harness.display import report
+from harness.records import overview
 
 
 @pytest.fixture(autouse=True)

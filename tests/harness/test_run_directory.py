@@ -12,9 +12,9 @@ import pytest
 
 from fast.config import CHECKPOINT, RESUMABLE
 from harness import cli, runs
-from harness import run_directory as rules
 from harness.packaging.claim import Claim
 from harness.packaging.pack import pack
+from harness.records import run_directory as rules
 from reference.recipe import TINY, InputError
 from tests.support import packs
 from tests.support.commands import TINY as FLAGS

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fast.sample import Drawn
-from harness import gaps, samples, templates
 from harness.compression import compress
 from harness.corpus import prepare, shards
+from harness.sampling import gaps, samples, templates
 from reference.recipe import TINY, InputError
 from tests.support import tokenizers
 from tests.support.recorded import record

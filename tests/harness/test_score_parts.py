@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from fast.evaluate import Effort
-from harness import paired, scoring
 from harness.corpus.sources import Source
-from harness.scoring import Estimate, Job
+from harness.evaluation import paired, scoring
+from harness.evaluation.scoring import Estimate, Job
 from reference.recipe import TINY, InputError
 from tests.support.stand_ins import Bar, Split
 

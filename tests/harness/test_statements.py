@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fast.evaluate import Effort, Part, total
-from harness import paired, partial, scoring, stats
+from harness.evaluation import paired, partial, scoring, stats
 from harness.packaging.claim import Claim
 from reference.recipe import InputError, Plan
 

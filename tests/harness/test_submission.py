@@ -156,7 +156,7 @@ def test_a_run_over_the_size_is_named():
 
 def test_the_score_of_the_whole_split_is_taken_or_made(monkeypatch):
     """Not that of a part, of another estimator, or of as many tokens as the training split has."""
-    fresh = record(monkeypatch, "harness.scoring.score_fresh", "a fresh score")
+    fresh = record(monkeypatch, "harness.evaluation.scoring.score_fresh", "a fresh score")
     whole = score(3, bpb=1.5)
     others = [score(3, tokens=256), score(3, estimator="chain"), score(3, tokens=TOKENS[0])]
     with_whole = run(3, summary=RUNS[0].summary | {"scores": [*others, whole]})

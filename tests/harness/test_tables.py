@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from harness import tables
+from harness.display import tables
 
 NAMES = ("run", "estimator", "bits/byte", "± sequences", "artifact + code")
 ROWS = [

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import cli, run_directory, trackers, tracking
-from harness.tracking import Tracking
+from harness import cli
+from harness.records import run_directory, trackers, tracking
+from harness.records.tracking import Tracking
 from reference.recipe import TINY as TINY_RECIPE
 from reference.recipe import InputError
 from tests.support.commands import TINY

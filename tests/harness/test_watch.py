@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from harness import cli, watch
+from harness import cli
+from harness.records import watch
 from tests.support.commands import TINY_MODEL, refused, start
 
 

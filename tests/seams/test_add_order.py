@@ -18,7 +18,7 @@ def _doubt(log_probs):
 SCORE = """
 import fast.orders, reference.orders
 from harness import parity
-from harness.scoring import Estimate, effort_of
+from harness.evaluation.scoring import Estimate, effort_of
 
 for half in (reference, fast):
     priority_L = half.orders.priorities("outside-in", 0, [0], 5, 1)[0]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli, scoring
+from harness import cli
+from harness.evaluation import scoring
 
 TINY_MODEL = ["--preset", "tiny", "--model.vocab", "400", "--no-compiled", "--no-preflight"]
 TINY = [*TINY_MODEL, "--training.iterations", "20", "--training.checkpoint_every", "5"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fast import container
-from harness.progress import silent
+from harness.display.progress import silent
 from harness.validate import byte_table, execution, rescore, sandbox
 from harness.validate.checks import runs, validity
 from harness.validate.execution import Printed, Trial

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import report
+from harness.display import report
 from harness.validate import fstrings
 from harness.validate.source import parse
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fast.bytes import byte_table as table_of
-from harness.progress import silent
+from harness.display.progress import silent
 from harness.validate import byte_table, execution, rescore
 from harness.validate.checks import score
 from harness.validate.execution import Printed

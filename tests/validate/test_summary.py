@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from harness import cli, report, validate
+from harness import cli, validate
+from harness.display import report
 from harness.validate.summary import LONGEST_HEADLINE, Missing, missing, summarise
 from harness.validate.verdict import SEVERITIES, is_sound
 

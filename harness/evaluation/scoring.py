@@ -18,13 +18,14 @@ from fast import artifact, data, evaluate
 from fast.errors import TrainingError
 from fast.evaluate import METHODS, Effort
 from fast.objective import objective_of
-from harness import paths, report
+from harness import paths
 from harness.corpus.dataset import Dataset, open_dataset
 from harness.corpus.sources import Source
+from harness.display import report
+from harness.display.progress import bar
 from harness.errors import Stopped
-from harness.estimate import FIRST_ORDER, Estimate, check_read, read_by
-from harness.partial import Partial
-from harness.progress import bar
+from harness.evaluation.estimate import FIRST_ORDER, Estimate, check_read, read_by
+from harness.evaluation.partial import Partial
 from reference.recipe import GOLF, InputError, Recipe
 
 SAVE_EVERY = 10.0  # seconds between writes of a partial file

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fast.config import CHECKPOINT, changes
-from harness.tracking import FILES
+from harness.records.tracking import FILES
 from reference.recipe import InputError, Recipe
 
 Resume = bool | Literal["auto"]

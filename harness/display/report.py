@@ -17,8 +17,8 @@ from rich.text import Text
 
 from fast.artifact import LIMIT
 from fast.objective import objective_of
-from harness import tables
-from harness.filling import filled, is_terminal, legend
+from harness.display import tables
+from harness.display.filling import filled, is_terminal, legend
 from reference.recipe import ROPE_FREQUENCIES, Model
 
 # A pipe has no width, unless COLUMNS gives it one. No `:name:` in a text becomes an emoji.

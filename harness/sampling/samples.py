@@ -17,9 +17,9 @@ from fast.chain import by_rows
 from fast.likelihood import LogProbs
 from fast.next_predictor import NextPredictor
 from fast.objective import Objective, objective_of
-from harness import gaps, templates
 from harness.compression import compress
 from harness.corpus import shards
+from harness.sampling import gaps, templates
 from reference.recipe import InputError
 
 # Called with a function that returns the samples so far, as sample() does; hidden parts are None.

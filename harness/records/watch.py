@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from harness import paths, run_directory
+from harness import paths
+from harness.records import run_directory
 from reference.recipe import InputError
 
 EVERY = 1.0  # seconds between looks

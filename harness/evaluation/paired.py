@@ -11,10 +11,10 @@ import numpy as np
 
 from fast import data, evaluate, likelihood
 from harness.corpus.sources import Source
-from harness.overview import figure
-from harness.progress import bar
-from harness.report import method_of
-from harness.scoring import Estimate, Job, compiles, compiling, prepare
+from harness.display.figures import figure
+from harness.display.progress import bar
+from harness.display.report import method_of
+from harness.evaluation.scoring import Estimate, Job, compiles, compiling, prepare
 from reference.recipe import InputError
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from fast import artifact
 from fast.checkpoint import write_atomic
-from harness.scoring import locate
+from harness.evaluation.scoring import locate
 
 
 def export(run: Path, out: Path) -> dict:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fast.callbacks import Metrics
-from harness.tracking import FOLDER, RUN_ID, Tracking
+from harness.records.tracking import FOLDER, RUN_ID, Tracking
 
 
 class TensorBoard:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from fast.bytes import Tokenizer
-from harness import gaps
 from harness.compression import byte_tokens
+from harness.sampling import gaps
 from reference.recipe import InputError
 
 

@@ -1,0 +1,1 @@
+"""What a person sees: tables, figures, progress, text as it is drawn."""

@@ -1,0 +1,1 @@
+"""What an artifact scores: by which estimator, on which windows, alone or against another."""

@@ -1,0 +1,1 @@
+"""What a run keeps on disk: where it may begin, its summaries and curves, how far it is."""
