@@ -1,6 +1,6 @@
 """maskgolf validate."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +41,7 @@ class Validate:
     def run(self):
         """Return the rows, and whether none of them failed, warnings left out."""
         if self.explain is None:
-            self._check()
+            self._check_submission()
         from harness import validate
         from harness.corpus import prepare
         from harness.display import report
@@ -71,7 +71,21 @@ class Validate:
     def _embedded(self) -> bool:
         return self.data == Path("embedded") and not self.data.exists()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise InputError for what --explain does not read."""
+        others = [
+            known.name.strip("_").replace("_", "-")
+            for known in fields(self)
+            if known.name not in ("explain", "json") and getattr(self, known.name) != known.default
+        ]
+        if self.explain is not None and others:
+            named = "a folder" if others[0] == "folder" else f"--{others[0]}"
+            raise InputError(
+                f"--explain {self.explain}: expected no submission with it, found {named}; ask for"
+                " one at a time"
+            )
+
+    def _check_submission(self) -> None:
         """Raise InputError for what is wrong before anything is looked at: what cannot be read is
         said now, not check by check.
         """

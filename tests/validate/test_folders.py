@@ -193,6 +193,27 @@ def test_explain_prints_a_check_and_lists_the_names(capsys):
     assert all(check.name in capsys.readouterr().err for check in validate.CHECKS[:1])
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["DIR"], "a folder"),
+        (["--data", "embedded"], "--data"),
+        (["--tokenizer", "a.model"], "--tokenizer"),
+        (["--run"], "--run"),
+        (["--time-limit", "5"], "--time-limit"),
+        (["--strict"], "--strict"),
+        (["--all"], "--all"),
+    ],
+)
+def test_explain_takes_no_submission(words, found, capsys):
+    """What would not be read is refused, rather than passed over."""
+    assert cli.main(["validate", "--explain", "warmdown", *words]) == 2
+    assert capsys.readouterr().err == (
+        f"maskgolf: --explain warmdown: expected no submission with it, found {found}; ask for one"
+        " at a time\n"
+    )
+
+
 def test_a_check_that_raises_cannot_tell(packed):
     """The command goes on; the exception is named."""
 
