@@ -2,6 +2,7 @@
 says why it cannot.
 """
 
+import difflib
 from pathlib import Path
 
 from harness.display.progress import Bar, silent
@@ -63,12 +64,20 @@ def validate(
 
 
 def explain(name: str) -> dict:
-    """Return what a check is, what it has caught and how to fix it; InputError with all names for
-    an unknown one.
+    """Return what a check is, what it has caught and how to fix it; InputError for an unknown
+    name, with those most like it, or else with all.
     """
     for check in CHECKS:
         if check.name == name:
             told = {"check": check.name, "group": check.group, "severity": check.severity}
             return told | {"what": check.what, "caught": check.caught, "fix": check.fix}
-    names = ", ".join(check.name for check in CHECKS)
-    raise InputError(f"--explain {name!r}: expected one of: {names}; choose one of these")
+    names = [check.name for check in CHECKS]
+    near = difflib.get_close_matches(name, names, cutoff=0.5)
+    raise InputError(
+        f"--explain {name!r}: expected a check of maskgolf validate, found none of that name; "
+        + (
+            f"did you mean {' or '.join(map(repr, near))}?"
+            if near
+            else f"it has {', '.join(names)}"
+        )
+    )

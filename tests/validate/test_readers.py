@@ -980,12 +980,22 @@ def test_each_check_is_explained_by_its_name():
             "fix": check.fix,
         }
         assert check.what and check.caught and check.fix
-    names = ", ".join(check.name for check in validate.CHECKS)
-    with pytest.raises(InputError) as caught:
-        validate.explain("no such")
-    assert str(caught.value) == (
-        f"--explain 'no such': expected one of: {names}; choose one of these"
-    )
+
+
+def test_an_unknown_check_is_answered_with_those_like_it_or_else_with_all():
+    told = {}
+    for name in ("size", "pickle", "qqqq"):
+        with pytest.raises(InputError) as caught:
+            validate.explain(name)
+        start, told[name] = str(caught.value).rsplit("; ", 1)
+        assert start == (
+            f"--explain {name!r}: expected a check of maskgolf validate, found none of that name"
+        )
+    assert told == {
+        "size": "did you mean 'size limit'?",
+        "pickle": "did you mean 'pickles'?",
+        "qqqq": f"it has {', '.join(check.name for check in validate.CHECKS)}",
+    }
 
 
 NAMES = {  # of all checks, in the order of their rows
