@@ -1,0 +1,139 @@
+"""What a walk through a program knows of its values: marks that say what text they come from, what
+changed them and what was charged before, and a constant where there is one.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+UNKNOWN = object()  # no constant
+
+
+class Turn(NamedTuple):
+    """A mark: depends on which turn of a loop it is."""
+
+    loop: int
+    turn: int
+
+
+class Text(NamedTuple):
+    """A mark: validation text, of these turns of loops, cut by these fixed indices."""
+
+    turns: frozenset = frozenset()
+    cuts: frozenset = frozenset()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A mark: made by this expression, or with what it made."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mark: a cost at these positions alone."""
+
+    at: str
+
+
+@dataclass(frozen=True)
+class At:
+    """A mark: written at this index."""
+
+    index: str
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A mark: depends on a setting whose value nothing shows."""
+
+    name: str
+
+
+class Learned(NamedTuple):
+    """A mark: changed by this text, at a line, at these positions of it (none: at all), under these
+    switches; unfollowed: by code that cannot be read; anew: made for this piece of the text.
+    """
+
+    where: str
+    what: str
+    texts: frozenset
+    parts: frozenset
+    switches: frozenset
+    loops: frozenset  # that ran
+    unfollowed: bool
+    anew: bool = False
+
+
+@dataclass(eq=False)
+class Cost:
+    """A mark: a cost of text, what had been learned before, and what becomes of it."""
+
+    where: str
+    texts: frozenset
+    learned: frozenset
+    switches: frozenset
+    loops: frozenset
+    trained: bool = False
+    compared: bool = False  # to choose by
+    added: bool = False  # to others
+    shown: bool = False  # returned or printed
+    in_bits: bool = False  # it or a sum of it: a score
+    at: set[str] = field(default_factory=set)
+
+
+class Value(NamedTuple):
+    """What is known of a value."""
+
+    marks: frozenset = frozenset()
+    const: object = UNKNOWN
+    function: tuple | None = None  # (definition, names around it, marks of what it is bound to)
+    items: tuple | None = None  # the values in a tuple
+
+
+NOTHING = Value()
+
+
+def joined(values: Iterable[Value]) -> Value:
+    """Return what any of some values can be."""
+    return Value(frozenset().union(*(value.marks for value in values)))
+
+
+def of(kind: type, marks: Iterable) -> frozenset:
+    """Return the marks of a kind."""
+    return frozenset(mark for mark in marks if isinstance(mark, kind))
+
+
+def narrowed(marks: Iterable, index: Iterable, cut: str = "") -> frozenset:
+    """Return marks of text at an index: in the turns that the index depends on."""
+    turns = of(Turn, index)
+    cuts = frozenset([cut]) if cut and not turns else frozenset()
+    return frozenset(
+        Text(mark.turns | turns, mark.cuts | cuts) if isinstance(mark, Text) else mark
+        for mark in marks
+    )
+
+
+def finest(texts: frozenset) -> frozenset:
+    """Return texts less those of which others are a piece."""
+    return frozenset(a for a in texts if not any(a.turns < b.turns for b in texts))
+
+
+def statistic(marks: frozenset) -> frozenset:
+    """Return marks of what is kept: costs and counts of a text are no longer text."""
+    return marks - of(Text, marks) if of(Cost, marks) or of(Learned, marks) else marks
+
+
+class Names:
+    """The names of a function that runs, of the ones around it."""
+
+    def __init__(self, outer: "Names | None" = None):
+        self.outer, self.known = outer, {}
+        self.shared: set[str] = set()  # declared global or nonlocal
+
+    def home(self, name: str) -> "Names | None":
+        """Return the names that hold a name."""
+        if name in self.known and name not in self.shared:
+            return self
+        return self.outer.home(name) if self.outer else None
