@@ -85,6 +85,11 @@ def _is_short(value: object) -> bool:
     return isinstance(value, str | bytes | tuple) and len(value) < LONGEST
 
 
+def is_off(value: Value) -> bool:
+    """Return whether a value is what a switch is set to that is off."""
+    return value.const in (0, "", "0", "false", "False")
+
+
 class Walk:
     """A walk through sources, as they are executed."""
 
@@ -144,6 +149,8 @@ class Walk:
                 self.common |= inner.known
             case ast.Return():
                 value = self.value(node.value, names)
+                if is_off(value):
+                    value = value._replace(marks=value.marks | names.unset)
                 for cost in of(Cost, value.marks):
                     cost.shown = True
                 if results is not None:
@@ -185,6 +192,8 @@ class Walk:
         """Walk the branch that is taken, or both."""
         test = self.value(node.test, names)
         if test.const is not UNKNOWN:
+            names.unset |= of(Switch, test.marks)
+            self.imagine(node.orelse if test.const else node.body, of(Switch, test.marks), names)
             return self.block(node.body if test.const else node.orelse, names, results)
         self.switches.append(of(Switch, test.marks))
         before, gradient = dict(names.known), self.gradient
@@ -203,6 +212,32 @@ class Walk:
                     names.known[name] = joined(kept)._replace(function=function)
         self.switches.pop()
         return ended and other
+
+    def imagine(self, body: list[ast.stmt], switches: frozenset, names: Names) -> None:
+        """Walk what would be executed if somebody had set a variable of the environment: what it
+        learns stays, and what it would switch on is marked; all else is as if nobody had.
+        """
+        if not switches:
+            return
+        scopes = [names]
+        while scopes[-1].outer:
+            scopes.append(scopes[-1].outer)
+        before = [*(dict(scope.known) for scope in scopes), dict(self.fields), dict(self.common)]
+        learned, gradient = dict(self.learned), self.gradient
+        self.switches.append(switches)
+        self.block(body, names)
+        self.switches.pop()
+        after = [*(scope.known for scope in scopes), self.fields, self.common]
+        for was, now in zip(before, after, strict=True):
+            for name, value in was.items():
+                if is_off(value) and now.get(name) != value:
+                    was[name] = value._replace(marks=value.marks | switches)
+        *known, self.fields, self.common = before
+        for scope, was in zip(scopes, known, strict=True):
+            scope.known = was
+        self.gradient = gradient
+        for site, events in learned.items():
+            self.learned[site] = self.learned.get(site, frozenset()) | events
 
     def loop(self, node: ast.AST, over: Value, names: Names, results: list | None) -> None:
         """Walk a loop once, and once more where something was learned in it."""
@@ -332,7 +367,13 @@ class Walk:
             case ast.IfExp():
                 test = self.value(node.test, names)
                 if test.const is not UNKNOWN:
-                    return self.value(node.body if test.const else node.orelse, names)
+                    switches = of(Switch, test.marks)
+                    taken, other = node.body, node.orelse
+                    if not test.const:
+                        taken, other = other, taken
+                    self.imagine([ast.Expr(other)], switches, names)
+                    value = self.value(taken, names)
+                    return value._replace(marks=value.marks | switches) if is_off(value) else value
                 return joined([self.value(node.body, names), self.value(node.orelse, names)])
             case ast.NamedExpr():
                 value = self.value(node.value, names)
@@ -357,14 +398,26 @@ class Walk:
         known = [const is not UNKNOWN for const in consts]
         with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
             match node:
-                case ast.BoolOp():
-                    stops = [bool(c) for c in consts if c is not UNKNOWN]
-                    is_or = isinstance(node.op, ast.Or)
-                    if is_or in stops or all(known):
-                        const = is_or in stops if len(set(stops)) else UNKNOWN
-                        const = is_or if is_or in stops else not is_or
+                case ast.BoolOp(op=op):
+                    is_or = isinstance(op, ast.Or)
+                    stops = [v for v in values if v.const is not UNKNOWN and bool(v.const) == is_or]
+                    if all(known):
+                        const = (stops or values[-1:])[0].const
+                    elif stops:
+                        const = is_or
+                    certain = not all(of(Switch, value.marks) for value in stops)
+                    if certain and (not is_or or const is True):
+                        marks -= of(Switch, marks)  # as true or false without them
                 case ast.UnaryOp(op=ast.Not()) if all(known):
                     const = not consts[0]
+                case ast.Compare(ops=[ast.In() | ast.NotIn() as op], comparators=[where]) if (
+                    isinstance(consts[0], str) and dotted(where).endswith("environ")
+                ):
+                    found = self.setting(values[:1])
+                    marks |= found.marks
+                    if found.const is not UNKNOWN:
+                        is_set = found.const is not None and not is_off(found)
+                        const = is_set == isinstance(op, ast.In)
                 case ast.Compare(ops=[op]) if all(known):
                     const = COMPARE[type(op)](*consts)
                 case ast.BinOp() if all(known) and type(node.op) in ARITHMETIC:
@@ -726,7 +779,9 @@ class Walk:
         name = given[0].const
         default = given[1] if len(given) > 1 else Value(const=None)
         if name.lower() not in self.settings:
-            if len(given) == 1 or default.const not in (0, "", "0", "false", "False"):
+            if len(given) == 1 and not CALLED.search(name.lower()):
+                return Value(frozenset([Switch(name)]), None)
+            if len(given) == 1 or not is_off(default):
                 return default
             return Value(default.marks | {Switch(name)})  # off, unless somebody has set it
         const = self.settings[name.lower()]

@@ -131,6 +131,7 @@ class Names:
     def __init__(self, outer: "Names | None" = None):
         self.outer, self.known = outer, {}
         self.shared: set[str] = set()  # declared global or nonlocal
+        self.unset: frozenset = frozenset()  # the switches whose default decided a branch
 
     def home(self, name: str) -> "Names | None":
         """Return the names that hold a name."""

@@ -294,6 +294,89 @@ def test_a_switch_is_read_from_the_log(default, told, verdict, tmp_path):
         assert registered(likelihood.charged_first)(folder).verdict == verdict
 
 
+FLAG = (  # three ways to read a variable that may not be set
+    ("    if raw is None:", "        return default", '    return raw == "1"'),
+    ("    if raw is not None:", '        return raw == "1"', "    return default"),
+    ('    return default if raw is None else raw == "1"',),
+)
+HELPERS = [
+    "\n".join(("def flag(name, default):", "    raw = os.environ.get(name)", *body))
+    for body in FLAG
+]
+SWITCHES = [
+    ("", 'os.environ.get("ADAPT") == "1"'),
+    ("", 'os.environ.get("ADAPT", "") == "1"'),
+    ("", '(os.getenv("ADAPT") or "0") == "1"'),
+    ("", 'os.environ.get("OTHER") is None and bool(int(os.environ.get("ADAPT") or 0))'),
+    ("", '"ADAPT" in os.environ'),
+    ("adapt = False\nif os.environ.get('ADAPT') == '1':\n    adapt = True", "adapt"),
+    ("adapt = True if os.environ.get('ADAPT') == '1' else False", "adapt"),
+    *((helper, 'flag("ADAPT", False)') for helper in HELPERS),
+    (f"{HELPERS[0]}\nclass Settings:\n    adapt: bool = flag('ADAPT', False)", "Settings().adapt"),
+]
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"), [("", "nothing shows ADAPT"), ("1", "fail"), ("0", "pass")]
+)
+@pytest.mark.parametrize(("head", "test"), SWITCHES)
+def test_a_switch_may_be_read_in_many_ways(head, test, told, verdict, tmp_path):
+    """Off unless somebody sets it: a log says whether anybody has."""
+    script, text = learned(f"if {test}:", "    fit(net, stream, 3)", "total = cost(net, stream)")
+    text = f"adapt:{told}\n{text}" if told else text
+    folder = submission(tmp_path / "a", f"\n{head}\n{script}", text)
+    if verdict.startswith("nothing"):
+        with pytest.raises(CannotTell, match=f"charges afterwards: {verdict}"):
+            registered(likelihood.charged_first)(folder)
+    else:
+        assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+def test_a_switch_that_is_on_by_default_is_on(helper, tmp_path):
+    script, text = learned(
+        'if flag("ADAPT", True):', "    fit(net, stream, 3)", "total = cost(net, stream)"
+    )
+    folder = submission(tmp_path / "a", f"\n{helper}\n{script}", text)
+    assert registered(likelihood.charged_first)(folder).verdict == "fail"
+
+
+@pytest.mark.parametrize("helper", HELPERS)
+def test_what_a_switch_would_change_is_not_changed(helper, tmp_path):
+    """Behind a switch that is off, another text is scored by another network: what is certain stays
+    certain.
+    """
+    script, text = learned(
+        "fit(net, stream, 3)",
+        'if flag("OTHER", False):',
+        "    stream = torch.zeros(9)",
+        "    net = Net()",
+        "total = cost(net, stream)",
+    )
+    folder = submission(tmp_path / "a", f"\n{helper}\n{script}", text)
+    assert registered(likelihood.charged_first)(folder).verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ("| TAKE_IT | 1 |", "1"),
+        ("| `TAKE_IT` | `True` | what it is for |", "1"),
+        ("| **TAKE_IT** | 262,144 |", "262144"),
+        ("| TAKE_IT | 0.3,0.5 |", "0.3,0.5"),
+        ("| TAKE_IT | 0 |", None),  # a baseline's, perhaps
+        ("| TAKE_IT | 1 | 2 |", "absent"),  # whose?
+        ("| TAKE_IT | what it is |", "absent"),
+        ("| TAKE | 1 |", "absent"),  # a name of anything
+    ],
+)
+def test_a_readme_lists_variables_in_a_table(row, value, tmp_path):
+    folder = submission(tmp_path / "a", "\nprint(1)\n")
+    (folder.root / "README.md").write_text(f"| Variable | Value |\n|---|---|\n{row}\n")
+    told = log_checks.variables(Submission(folder.root, Options()))
+    assert told.get("take_it", told.get("take", "absent")) == value
+
+
 def test_a_readme_switches_on_and_leaves_open_what_it_switches_off(tmp_path):
     folder = submission(tmp_path / "a", "\nprint(1)\n")
     (folder.root / "README.md").write_text("ADAPT=1 OTHER=0 TWICE=1 python a.py; TWICE=2 run")

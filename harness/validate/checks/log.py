@@ -36,6 +36,12 @@ RECIPE = dict.fromkeys(("iterations", "warmdown", "tokens_per_step"), "training"
     ("layers", "d", "heads", "kv_heads", "vocab", "length"), "model"
 )
 ASSIGNED = re.compile(r"\b([A-Z][A-Z0-9_]{2,})=[\"']?([^\s\"'`\\;,)]+)")
+TABLED = re.compile(  # a row of a README: a variable and its value, perhaps words about them
+    r"^\|[ *`]*([A-Z][A-Z0-9]*_[A-Z0-9_]+)[ *`]*\|[ *`]*([^\s|*`]+)[ *`]*\|"
+    r"(?:[^|\n]*[a-z]{3}[^|\n]*\|)*\s*$",
+    re.MULTILINE,
+)
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(,|$))")
 SWITCHED = {"true": "1", "false": "0"}
 
 
@@ -265,12 +271,15 @@ def setting(submission: Submission, log: Log, *names: str) -> float | None:
 
 def variables(submission: Submission) -> dict[str, str | None]:
     """Return the variables of the environment that logs print, or the README and shell scripts
-    assign, by their names in lower case; None where they differ.
+    assign, or the README lists in a table, by their names in lower case; None where they differ.
     """
     known: dict[str, str | None] = {}
     scripts = [name for name in submission.files if name.endswith(".sh")]
     texts = [submission.readme, *(submission.text(name) for name in scripts)]
     assigned = [match for text in texts for match in ASSIGNED.findall(text)]
+    assigned += [
+        (name, THOUSANDS.sub("", value)) for name, value in TABLED.findall(submission.readme)
+    ]
     printed = [row for log in submission.own_logs for row in log.settings.items()]
     for rows in (assigned, printed):
         told: dict[str, set[str]] = {}
