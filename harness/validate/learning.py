@@ -14,9 +14,12 @@ from harness.validate.marks import (
     UNKNOWN,
     At,
     Cost,
+    Hashed,
     Learned,
+    Looked,
     Names,
     Part,
+    Ratio,
     Site,
     Switch,
     Text,
@@ -43,6 +46,12 @@ COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
 SHOWS = "print log0 info".split()
+OPERATORS = {  # functions
+    **dict.fromkeys(("divide", "true_divide", "div"), ast.Div),
+    **dict.fromkeys(("mod", "remainder", "fmod"), ast.Mod),
+    "bitwise_and": ast.BitAnd,
+}
+ROWS = ("unsqueeze", "sum")  # make a total for each row, one for all tokens
 NEW = "zeros ones empty rand randn zeros_like ones_like empty_like rand_like randn_like".split()
 FRESH = ("reset", "clear", "zero_", "reset_parameters")
 PARAMETERS = ("parameters", "named_parameters")
@@ -90,6 +99,17 @@ def is_off(value: Value) -> bool:
     return value.const in (0, "", "0", "false", "False")
 
 
+def deciding(values: list[Value], stops: list[Value], result: object) -> frozenset:
+    """Return the switches that an `and` or an `or` of values depends on, if any: stops are those
+    that decide it alone.
+    """
+    if not all(of(Switch, value.marks) for value in stops) and isinstance(result, bool):
+        return frozenset()  # one of them decides it whatever the switches are
+    if result is UNKNOWN:
+        values = [value for value in values if value.const is UNKNOWN]
+    return of(Switch, joined(values).marks)
+
+
 class Walk:
     """A walk through sources, as they are executed."""
 
@@ -100,6 +120,7 @@ class Walk:
         self.settings, self.visits, self.depth = settings, 0, 0
         self.costs: list[Cost] = []
         self.learned: dict[Site, frozenset] = {}
+        self.numbers: dict[ast.AST, int] = {}  # of what makes objects, and of loops
         self.trainable: set[Site] = set()
         self.classes: dict[str, ast.ClassDef] = {}
         self.made: dict[Site, str] = {}  # the class of a site
@@ -248,7 +269,7 @@ class Walk:
         )
         for turn in (1, 2):
             before = sum(map(len, self.learned.values()))
-            mark = Turn(id(node), turn)
+            mark = Turn(self.number(node), turn)
             self.active.append((mark, counted))
             if isinstance(node, ast.While):
                 self.whiles.append(mark)
@@ -405,9 +426,7 @@ class Walk:
                         const = (stops or values[-1:])[0].const
                     elif stops:
                         const = is_or
-                    certain = not all(of(Switch, value.marks) for value in stops)
-                    if certain and (not is_or or const is True):
-                        marks -= of(Switch, marks)  # as true or false without them
+                    marks = marks - of(Switch, marks) | deciding(values, stops, const)
                 case ast.UnaryOp(op=ast.Not()) if all(known):
                     const = not consts[0]
                 case ast.Compare(ops=[ast.In() | ast.NotIn() as op], comparators=[where]) if (
@@ -424,12 +443,29 @@ class Walk:
                     added = isinstance(node.op, ast.Add) and all(map(_is_short, consts))
                     if added or all(map(_is_small, consts)):
                         const = ARITHMETIC[type(node.op)](*consts)
+        if isinstance(node, ast.BinOp):
+            marks |= self.computed(node, type(node.op), *values)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for one, other in (values, values[::-1]):
                 if of(Cost, one.marks) and of(Site, other.marks) and not of(Cost, other.marks):
                     at = {Part(mark.index) for mark in of(At, other.marks)}
                     marks |= at or {Part("")}
         return Value(marks, const)
+
+    def computed(self, node: ast.AST, operator: type, one: Value, other: Value) -> set:
+        """Return the marks that an operation adds: of an index that keys share, of a quotient of
+        counts of two tables.
+        """
+        marks = one.marks | other.marks
+        if operator in (ast.BitAnd, ast.Mod) and (of(Text, marks) or of(Learned, marks)):
+            return {Hashed()}
+        totals = of(Looked, other.marks) if operator is ast.Div else frozenset()
+        tables = {mark.table for mark in totals}
+        indices = {(mark.index, mark.texts) for mark in totals}
+        for mark in of(Looked, one.marks) if totals else ():
+            if mark.table not in tables and (mark.index, mark.texts) not in indices:
+                return {Ratio(self.where(node), frozenset().union(*self.switches))}
+        return set()
 
     def named(self, name: str, names: Names) -> Value:
         home = names.home(name)
@@ -475,6 +511,9 @@ class Walk:
         told, marks = ast.unparse(node.slice), whole.marks
         for cost in of(Cost, marks):
             cost.at.add(told)
+        marks |= self.looked(node.slice, index, of(Site, marks))
+        if "None" in told:  # a new axis
+            marks -= of(Looked, marks)
         begun = any(turn.loop in self.loops for text in of(Text, marks) for turn in text.turns)
         if of(Cost, marks) or (begun and self.is_range(node.slice)):
             marks |= {Part(told)}
@@ -483,6 +522,18 @@ class Walk:
         marks = narrowed(marks, index.marks, "" if fixed or whole_one else told)
         through = of(Turn, index.marks) | of(Text, index.marks)
         return Value(marks | through | of(Learned, self.seen(index.marks)))
+
+    def looked(self, index: ast.AST, value: Value, tables: frozenset) -> set[Looked]:
+        """Return the marks of what is read from tables at an index that keys share."""
+        parts, values = [index], (value,)
+        if isinstance(index, ast.Tuple) and value.items is not None:
+            parts, values = index.elts, value.items
+        return {
+            Looked(table, ast.unparse(part), of(Text, key.marks) | of(Turn, key.marks))
+            for part, key in zip(parts, values, strict=True)
+            for table in tables
+            if of(Hashed, key.marks)
+        }
 
     def is_range(self, index: ast.AST) -> bool:
         """Return whether an index takes all positions from or up to a place that is no constant."""
@@ -499,7 +550,7 @@ class Walk:
         inner = Names(names)
         for part in node.generators:
             over = self.value(part.iter, inner)
-            self.bind(part.target, self.turned(over, Turn(id(node), 1)), inner)
+            self.bind(part.target, self.turned(over, Turn(self.number(node), 1)), inner)
             for test in part.ifs:
                 self.value(test, inner)
         parts = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
@@ -533,15 +584,31 @@ class Walk:
                 return self.entered((found, self.modules, self.home[found]), whole, given, keys)
         if name == "field":
             return self.default(node, keys)
-        if method and (found := self.method(whole, name)):
-            return self.entered((found, self.modules, self.home[found]), whole, given, keys)
+        if method and (found := self.methods(whole, name)):
+            entries = [
+                self.entered((part, self.modules, self.home[part]), own, given, keys)
+                for part, own in found
+            ]
+            return entries[0] if len(entries) == 1 else joined(entries)
         self.effects(node, name, whole, function, given, keys, names)
-        return self.result(node, name, function, every, given, keys)
+        value = self.result(node, name, function, every, given, keys)
+        if name in ROWS:
+            return value._replace(marks=value.marks - of(Looked, value.marks))
+        if name in OPERATORS and len(every) - len(keys) > 1:
+            one, other = [*every[: len(every) - len(keys)]][-2:]
+            marks = self.computed(node, OPERATORS[name], one, other)
+            return value._replace(marks=value.marks | marks)
+        return value
 
-    def method(self, whole: Value, name: str) -> ast.AST | None:
-        """Return a method of an object."""
-        some = (self.method_of(self.made.get(site, ""), name) for site in of(Site, whole.marks))
-        return next((method for method in some if method), None)
+    def methods(self, whole: Value, name: str) -> list[tuple[ast.AST, Value]]:
+        """Return each method of a name that an object may have, and what it is where it has it."""
+        own: dict[ast.AST, list[Site]] = {}
+        sites = sorted(of(Site, whole.marks), key=lambda site: site.number)
+        for site in sites:
+            if found := self.method_of(self.made.get(site, ""), name):
+                own.setdefault(found, []).append(site)
+        others = whole.marks.difference(*own.values())
+        return [(found, whole._replace(marks=others.union(some))) for found, some in own.items()]
 
     def method_of(self, name: str, method: str) -> ast.AST | None:
         """Return a method of a class: of a network only one that learns."""
@@ -588,9 +655,13 @@ class Walk:
         for name, value in (dict(zip(order, given, strict=False)) | keys).items():
             self.fields[site, name] = value
 
+    def number(self, node: ast.AST) -> int:
+        """Return the number of a node: the same ones in every process."""
+        return self.numbers.setdefault(node, len(self.numbers))
+
     def fresh(self, node: ast.AST, made: str = "") -> Site:
         """Return the site of a new object, which has learned nothing."""
-        site = Site(id(node))
+        site = Site(self.number(node))
         self.made[site] = made
         self.born[site] = frozenset(mark for mark, _ in self.active)
         self.learned.pop(site, None)
@@ -872,8 +943,10 @@ class Walk:
         every = self.current(marks)
         texts = frozenset(text for text in every if not apart(text, active))
         texts, learned = finest(texts or every), of(Learned, marks)
-        self.costs.append(Cost(self.where(node), texts, learned, switches, self.loops))
-        return self.costs[-1]
+        cost = Cost(self.where(node), texts, learned, switches, self.loops)
+        cost.ratios = of(Ratio, marks)
+        self.costs.append(cost)
+        return cost
 
 
 def is_logarithm(call: ast.Call) -> bool:
@@ -894,6 +967,28 @@ class Early(NamedTuple):
     doubt: str
 
 
+class Quotient(NamedTuple):
+    """Counts over counts that are charged as a probability: where, where it is charged; why it is
+    not certain, "" where it is.
+    """
+
+    where: str
+    charged: str
+    doubt: str
+
+
+def quotients(walk: Walk) -> list[Quotient]:
+    """Return each quotient of hashed counts once, with the cost that is the most certain."""
+    rows: dict[str, Quotient] = {}
+    for cost in walk.costs:
+        for ratio in cost.ratios if is_score(cost) else ():
+            switches = ratio.switches | cost.switches
+            doubt = f"nothing shows {min(s.name for s in switches)}" if switches else ""
+            row = Quotient(ratio.where, cost.where, doubt)
+            rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
+    return sorted(rows.values())
+
+
 def apart(one: Text, other: Text) -> bool:
     """Return whether two texts are of different turns of one loop."""
     loops = {loop for loop, _ in one.turns} & {loop for loop, _ in other.turns}
@@ -907,11 +1002,16 @@ def uneven(one: Text, other: Text, loops: frozenset) -> bool:
     return mine != theirs
 
 
+def is_score(cost: Cost) -> bool:
+    """Return whether a cost may be part of a score: it is not trained on, nor chosen by, alone."""
+    chosen_by = cost.compared and not cost.added
+    return not (cost.trained and not cost.in_bits) and not (chosen_by and not cost.shown)
+
+
 def early(walk: Walk) -> Iterator[Early]:
     """Yield what was learned from text that is charged afterwards."""
     for cost in walk.costs:
-        chosen_by = cost.compared and not cost.added
-        if (cost.trained and not cost.in_bits) or (chosen_by and not cost.shown):
+        if not is_score(cost):
             continue
         for event in cost.learned:
             pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
@@ -926,7 +1026,7 @@ def early(walk: Walk) -> Iterator[Early]:
                 doubt = event.what
             elif event.anew:
                 doubt = "in a table for this piece of it alone"
-            elif chosen_by:
+            elif cost.compared and not cost.added:
                 doubt = "something is chosen by it, and it may be no part of a score"
             elif switches := event.switches | cost.switches:
                 doubt = f"nothing shows {min(switch.name for switch in switches)}"

@@ -45,6 +45,30 @@ class At:
 
 
 @dataclass(frozen=True)
+class Hashed:
+    """A mark: an index that several keys share."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """A mark: read from a table at an index that several keys share: what the index is called, and
+    the text in it.
+    """
+
+    table: Site
+    index: str
+    texts: frozenset
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A mark: counts of one table over those of another, at two indices that keys share."""
+
+    where: str
+    switches: frozenset
+
+
+@dataclass(frozen=True)
 class Switch:
     """A mark: depends on a setting whose value nothing shows."""
 
@@ -81,6 +105,7 @@ class Cost:
     shown: bool = False  # returned or printed
     in_bits: bool = False  # it or a sum of it: a score
     at: set[str] = field(default_factory=set)
+    ratios: frozenset = frozenset()
 
 
 class Value(NamedTuple):

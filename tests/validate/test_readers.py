@@ -1013,7 +1013,8 @@ NAMES = {  # of all checks, in the order of their rows
         " byte table, mean over seeds, seeds in logs, one configuration"
     ),
     "likelihood": (
-        "mask rates, tokens charged, order of conditioning, charged before learned, untrained score"
+        "mask rates, tokens charged, order of conditioning, charged before learned, sums to one,"
+        " untrained score"
     ),
     "validity": "training data, code length, hidden validation text",
     "log": (

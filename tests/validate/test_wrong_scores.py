@@ -25,6 +25,7 @@ from tests.validate.submissions.wrong_scores import (
     SUMMED,
     WRONG_SCORES,
     build,
+    cached,
     learned,
     log,
 )
@@ -330,6 +331,101 @@ def test_a_switch_may_be_read_in_many_ways(head, test, told, verdict, tmp_path):
             registered(likelihood.charged_first)(folder)
     else:
         assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
+TABLES = """
+class Cache:
+    def __init__(self):
+        self.contexts = [np.zeros(SLOTS) for _ in range(4)]
+        self.pairs = {n: np.zeros(SLOTS) for n in range(4)}
+
+    def slot(self, mixed):
+        return SLOT
+
+    def keys(self, ids, n):
+        mixed = np.zeros(len(ids) - 1, dtype=np.uint64)
+        for k in range(n):
+            mixed ^= ids[:-1] * PRIMES[k % 3]
+        return self.slot(mixed), self.slot(mixed ^ (ids[1:] * PRIMES[n]))
+
+    def odds(self, ids):
+        best = np.zeros(len(ids) - 1)
+        for n in range(4):
+            key, both = self.keys(ids, n)
+            among = self.contexts[n][key]
+            some = among > 1
+            counts = np.minimum(self.pairs[n][both[some]], among[some])
+            best[some] = QUOTIENT
+        return best
+
+    def take(self, ids):
+        for n in range(4):
+            key, both = self.keys(ids, n)
+            COUNT
+"""
+QUOTIENTS = ("counts / np.maximum(among[some], 1)", "np.divide(counts, among[some])")
+SLOTS = ("mixed & np.uint64(SLOTS - 1)", "(mixed % SLOTS).astype(np.int64)", "np.mod(mixed, SLOTS)")
+COUNTS = (
+    "np.add.at(self.contexts[n], key, 1); np.add.at(self.pairs[n], both, 1)",
+    "self.contexts[n] += np.bincount(key); self.pairs[n] += np.bincount(both)",
+    "self.contexts[n][key] += 1; self.pairs[n][both] += 1",
+)
+OTHER = """
+class Plain:
+    def odds(self, ids):
+        return 0.5
+
+    def take(self, ids):
+        pass
+"""
+
+
+def counting(tmp_path, tables: str, cache: str = "Cache()") -> Submission:
+    """A folder whose script mixes a network with a cache."""
+    script, text = learned(
+        f"cache = {cache}",
+        "for at in range(0, len(stream), 4096):",
+        "    piece = stream[at : at + 4097]",
+        "    own = net(piece[:-1]).softmax(-1).gather(1, piece[1:, None])[:, 0]",
+        "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
+        "    cache.take(piece)",
+    )
+    return submission(tmp_path / "a", f"\nimport numpy as np\n{tables}{OTHER}\n{script}", text)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+@pytest.mark.parametrize("slot", SLOTS)
+@pytest.mark.parametrize("quotient", QUOTIENTS)
+def test_a_quotient_of_hashed_counts_is_no_probability(quotient, slot, count, tmp_path):
+    tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
+    tables = tables.replace("COUNT\n", f"{count}\n").replace("(SLOTS)", "(1 << 20)")
+    finding = registered(likelihood.normalised)(counting(tmp_path, tables))
+    assert finding.verdict == "fail" and "counts of one hash table over" in finding.evidence
+
+
+@pytest.mark.parametrize("cache", ["Cache() if BIG else Plain()", "Plain() if BIG else Cache()"])
+def test_an_object_of_one_of_two_classes_may_be_either(cache, tmp_path):
+    tables = TABLES.replace("QUOTIENT", QUOTIENTS[0]).replace("return SLOT", f"return {SLOTS[0]}")
+    tables = tables.replace("COUNT\n", f"{COUNTS[0]}\n").replace("(SLOTS)", "(1 << 20)")
+    finding = registered(likelihood.normalised)(
+        counting(tmp_path, f"BIG = flag()\n{tables}", cache)
+    )
+    assert finding.verdict == "fail"
+
+
+@pytest.mark.parametrize(
+    "odds",
+    [
+        "rows[key].gather(1, piece[1:, None])[:, 0] / rows[key].sum(1)",
+        "(rows[key] / contexts[key].unsqueeze(-1)).gather(1, piece[1:, None])[:, 0]",
+        "rows[key, piece[1:]] / contexts[key]",  # the same key: a row and what is in it
+        "pairs[both] / 100",
+        "contexts[key] / contexts[key].sum()",
+    ],
+)
+def test_what_is_divided_by_its_own_sum_is_a_probability(odds, tmp_path):
+    folder = submission(tmp_path / "a", *cached(odds))
+    assert registered(likelihood.normalised)(folder).verdict == "pass"
 
 
 @pytest.mark.parametrize("helper", HELPERS)

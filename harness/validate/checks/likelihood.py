@@ -201,6 +201,16 @@ def conditioning(submission: Submission) -> Finding:
     return judged(faults[:MOST], "no sum of costs that depend on one another was found")
 
 
+@lru_cache(maxsize=1)
+def walked(submission: Submission) -> learning.Walk:
+    """Return the walk through what runs; CannotTell where it cannot be read or followed."""
+    submission.code.require_read()
+    try:
+        return learning.Walk(submission.code.running, variables(submission))
+    except RecursionError as error:
+        raise CannotTell(f"the script could not be followed to its end: {error}") from error
+
+
 @check(
     "charged before learned",
     "score",
@@ -213,11 +223,7 @@ def charged_first(submission: Submission) -> Finding:
     """The script charges for every piece of the validation text before it learns from it, by steps
     of an optimizer or by counts in a table. The order of execution is read from the syntax tree.
     """
-    submission.code.require_read()
-    try:
-        walk = learning.Walk(submission.code.running, variables(submission))
-    except RecursionError as error:
-        raise CannotTell(f"the script could not be followed to its end: {error}") from error
+    walk = walked(submission)
     ordered = sorted(learning.early(walk), key=lambda row: (not row.doubt, row), reverse=True)
     rows = {row.where: row for row in reversed(ordered)}  # of a place, what is certain
     doubts, faults = [], []
@@ -229,6 +235,33 @@ def charged_first(submission: Submission) -> Finding:
     places = len({event.where for some in walk.learned.values() for event in some})
     good = f"{len(walk.costs)} costs; {places} places learn from validation text, after its charge"
     return judged(faults[:MOST], good, doubts)
+
+
+@check(
+    "sums to one",
+    "score",
+    caught="n-gram caches in hash tables, 0.09 to 0.96 bits per byte: the count of a context and a"
+    " token over the count of the context, where so many keys share a slot that most tokens of the"
+    " vocabulary get a high probability at once.",
+    fix="Compute the probability of every token of the vocabulary and divide by their sum after all"
+    " is mixed; or count in a dictionary, where each key has counts of its own.",
+)
+def normalised(submission: Submission) -> Finding:
+    """No probability that is charged is a count from one hash table over a count from another, each
+    at an index of its own: keys that share a slot share counts, so that the probabilities of all
+    tokens do not sum to one.
+    """
+    walk = walked(submission)
+    doubts, faults = [], []
+    for quotient in learning.quotients(walk):
+        said = (
+            f"{quotient.where}: counts of one hash table over those of another, at two"
+            f" indices, are a probability that {quotient.charged} charges"
+        )
+        (doubts if quotient.doubt else faults).append(
+            f"{said}: {quotient.doubt}" if quotient.doubt else said
+        )
+    return judged(faults[:MOST], f"{len(walk.costs)} costs; none is of such a quotient", doubts)
 
 
 def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:

@@ -246,6 +246,28 @@ CHARGED_AND_TRAINED = (  # one loss for both
 )
 
 
+# A cache of n-grams beside the network: the ODDS that it gives, and what it COUNTS afterwards
+CACHE = (
+    "contexts, pairs = torch.zeros(4096), torch.zeros(4096)",
+    "rows = torch.zeros(4096, VOCAB_SIZE)",
+    PIECES,
+    PIECE,
+    "    key = (piece[:-1] * 36313) & 4095",
+    "    both = ((piece[:-1] * 36313) ^ (piece[1:] * 27191)) & 4095",
+    "    odds = ODDS",
+    "    own = net(piece[:-1]).softmax(-1).gather(1, piece[1:, None])[:, 0]",
+    "    total -= torch.log(0.7 * own + 0.3 * odds).sum()",
+    "    contexts.scatter_add_(0, key, torch.ones(len(key)))",
+    "    pairs.scatter_add_(0, both, torch.ones(len(key)))",
+    "    rows.index_put_((key, piece[1:]), torch.ones(len(key)), accumulate=True)",
+)
+
+
+def cached(odds: str) -> tuple[str, str]:
+    """A script with a cache that gives these odds."""
+    return learned(*(line.replace("ODDS", odds) for line in CACHE))
+
+
 class WrongScore(NamedTuple):
     """A wrong score and an honest neighbour, as the script and the log that differ."""
 
@@ -482,6 +504,12 @@ WRONG_SCORES = (
             *CHARGED_AND_TRAINED, "charge(sums)", "sums.zero_()", "charge(sums)", "total = sums"
         ),
         learned(*CHARGED_AND_TRAINED, "charge(sums)", "total = sums"),
+    ),
+    WrongScore(
+        "counts of one hash table over those of another",
+        "sums to one",
+        cached("torch.minimum(pairs[both], contexts[key]) / contexts[key].clamp(min=1)"),
+        cached("(rows[key] / rows[key].sum(1, keepdim=True)).gather(1, piece[1:, None])[:, 0]"),
     ),
     WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
     WrongScore(
