@@ -517,7 +517,8 @@ class Walk:
         begun = any(turn.loop in self.loops for text in of(Text, marks) for turn in text.turns)
         if of(Cost, marks) or (begun and self.is_range(node.slice)):
             marks |= {Part(told)}
-        fixed = isinstance(node.slice, ast.Slice) and self.is_shift(node.slice)
+        axes = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        fixed = all(map(self.is_shift, axes)) and any(isinstance(a, ast.Slice) for a in axes)
         whole_one = not any(isinstance(part, ast.Slice | ast.Name) for part in ast.walk(node.slice))
         marks = narrowed(marks, index.marks, "" if fixed or whole_one else told)
         through = of(Turn, index.marks) | of(Text, index.marks)
@@ -541,8 +542,12 @@ class Walk:
         return any(None in (s.lower, s.upper) and not self.is_shift(s) for s in slices)
 
     @staticmethod
-    def is_shift(index: ast.Slice) -> bool:
-        """Return whether a slice leaves out a constant number of items at an end."""
+    def is_shift(index: ast.AST) -> bool:
+        """Return whether an index of an axis leaves out a constant number of items at an end, or is
+        that of a new axis.
+        """
+        if not isinstance(index, ast.Slice):
+            return isinstance(index, ast.Constant) and index.value in (None, ...)
         ends = [index.lower, index.upper]
         return all(part is None or isinstance(part, ast.Constant | ast.UnaryOp) for part in ends)
 

@@ -486,6 +486,31 @@ def test_a_readme_switches_on_and_leaves_open_what_it_switches_off(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    ("inputs", "targets"),
+    [
+        ("rows[:, :-1]", "rows[:, 1:]"),
+        ("rows[:-1, None]", "rows[1:, None]"),
+        ("rows[..., :-1]",) * 2,
+    ],
+)
+def test_shifted_columns_are_no_other_part_of_the_text(inputs, targets, tmp_path):
+    script, text = learned(
+        "stream = stream[: len(stream) // 64 * 64 + 1]",
+        "turner = torch.optim.AdamW(net.parameters(), lr=0.1)",
+        "for epoch in range(21):",
+        "    for at in range(0, len(stream) - 4097, 4097):",
+        "        rows = torch.stack([stream[at : at + 4097]])",
+        f"        loss = F.cross_entropy(net({inputs}), {targets})",
+        "        loss.backward()",
+        "        turner.step()",
+        "for at in range(0, len(stream), 64):",
+        "    total += F.cross_entropy(net(stream[at : at + 64]), stream[at + 1 : at + 65])",
+    )
+    folder = submission(tmp_path / "a", script, text)
+    assert registered(likelihood.charged_first)(folder).verdict == "fail"
+
+
 def test_what_is_learned_at_other_positions_cannot_be_told(tmp_path):
     """A mask may leave out the positions that are charged."""
     script, _ = learned(*OFFSET[:5], *OFFSET[6:], OFFSET[5])
