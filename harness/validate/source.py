@@ -190,6 +190,10 @@ DECODERS = {
         bz2.BZ2Decompressor(), data, MAX_PAYLOAD
     ),
 }
+ARGUMENTS = {  # of decoders, behind the data
+    "lzma.decompress": ("format", "memlimit", "filters"),
+    "zlib.decompress": ("wbits",),
+}
 PLAIN = {
     "base64.standard_b64decode": base64.b64decode,
     "base64.urlsafe_b64decode": base64.b64decode,
@@ -205,7 +209,7 @@ PLAIN = {
 CONSTANTS = {
     f"lzma.{name}": value
     for name, value in vars(lzma).items()
-    if name.startswith(("FORMAT_", "FILTER_"))
+    if name.startswith(("FORMAT_", "FILTER_", "PRESET_"))
 } | {"zlib.MAX_WBITS": zlib.MAX_WBITS}
 SPOILT = (
     *(lzma.LZMAError, zlib.error, OSError, EOFError, ValueError, TypeError, KeyError),
@@ -246,6 +250,10 @@ class Reader:
                 return dict(zip(keys, members, strict=True))
             case ast.BinOp(op=ast.Add()):
                 return self.value(node.left, depth + 1) + self.value(node.right, depth + 1)
+            case ast.BinOp(op=ast.BitOr()):
+                return self.value(node.left, depth + 1) | self.value(node.right, depth + 1)
+            case ast.UnaryOp(op=ast.USub()):
+                return -self.value(node.operand, depth + 1)
             case ast.Name() if node.id in self.assigned:
                 return self.value(self.assigned[node.id], depth + 1)
             case ast.Name(id="__file__"):
@@ -264,7 +272,9 @@ class Reader:
         if name in (DECODERS | PLAIN) and node.args:
             data = self.value(node.args[0], depth)
             data = data.encode() if isinstance(data, str) else data
-            options = {key.arg: self.value(key.value, depth) for key in node.keywords if key.arg}
+            named = zip(ARGUMENTS.get(name, ()), node.args[1:], strict=False)
+            given = dict(named) | {key.arg: key.value for key in node.keywords if key.arg}
+            options = {key: self.value(value, depth) for key, value in given.items()}
             return PLAIN[name](data) if name in PLAIN else DECODERS[name](data, options)
         if name == "compile" and node.args:
             return self.value(node.args[0], depth)

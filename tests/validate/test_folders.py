@@ -262,6 +262,20 @@ PAYLOADS = {
             lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
         ).decode(),
     ),
+    "raw filter with a preset": (
+        (
+            "import lzma as L,base64 as"
+            " B\nexec(L.decompress(B.b85decode({!r}),L.FORMAT_RAW,None,[{{'id':L.FILTER_LZMA2,"
+            "'preset':9|L.PRESET_EXTREME}}]))"
+        ),
+        lambda data: base64.b85encode(
+            lzma.compress(data, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2}])
+        ).decode(),
+    ),
+    "deflate without a header": (
+        "import zlib\nexec(zlib.decompress({!r}, -15))",
+        lambda data: zlib.compress(data, wbits=-15),
+    ),
     "through a name": (
         "import zlib\nBLOB={!r}\nexec(compile(zlib.decompress(BLOB).decode(),'x','exec'))",
         zlib.compress,
