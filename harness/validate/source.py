@@ -182,7 +182,22 @@ def _zlib(data: bytes, options: dict) -> bytes:
     return bounded.decompress(machine, data, MAX_PAYLOAD)
 
 
+def _brotli(data: bytes, options: dict) -> bytes:
+    try:
+        import brotli
+
+        unpacked = brotli.Decompressor().process(data, output_buffer_limit=MAX_PAYLOAD + 1)
+    except (ImportError, TypeError) as error:  # before 1.2 its output has no limit
+        raise Unknown("brotli.decompress: it takes brotli 1.2, which is not installed") from error
+    except brotli.error as error:
+        raise ValueError(str(error)) from error
+    if len(unpacked) > MAX_PAYLOAD:
+        raise InputError(f"expected at most {MAX_PAYLOAD:,} bytes unpacked, found more")
+    return unpacked
+
+
 DECODERS = {
+    "brotli.decompress": _brotli,
     "lzma.decompress": _lzma,
     "zlib.decompress": _zlib,
     "gzip.decompress": lambda data, options: _zlib(data, {"wbits": zlib.MAX_WBITS | 16}),

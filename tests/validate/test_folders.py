@@ -8,10 +8,12 @@ import json
 import lzma
 import os
 import pickle
+import sys
 import zipfile
 import zlib
 from pathlib import Path
 
+import brotli
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -276,6 +278,10 @@ PAYLOADS = {
         "import zlib\nexec(zlib.decompress({!r}, -15))",
         lambda data: zlib.compress(data, wbits=-15),
     ),
+    "brotli": (
+        "import brotli as B,base64 as b\nexec(B.decompress(b.b85decode({!r})))",
+        lambda data: base64.b85encode(brotli.compress(data)),
+    ),
     "through a name": (
         "import zlib\nBLOB={!r}\nexec(compile(zlib.decompress(BLOB).decode(),'x','exec'))",
         zlib.compress,
@@ -286,6 +292,23 @@ PAYLOADS = {
         lambda data: zlib.compress(b"import zlib\nexec(zlib.decompress(%r))" % zlib.compress(data)),
     ),
 }
+
+
+def test_what_brotli_packed_stays_unread_without_it(monkeypatch):
+    code = "import brotli\nexec(brotli.decompress({!r}))"
+    for unpacked, module, reason in (
+        (b"X = 1", None, "brotli.decompress: it takes brotli 1.2, which is not installed"),
+        (b"X = 1", brotli, ""),
+        (bytes(source.MAX_PAYLOAD + 1), brotli, "InputError"),
+    ):
+        monkeypatch.setitem(sys.modules, "brotli", module)
+        found = source.Code(
+            {"train_gpt.py": code.format(brotli.compress(unpacked, quality=0)).encode()},
+            {"train_gpt.py": 10},
+        )
+        assert found.unread == ([f"train_gpt.py:2 {reason}"] if reason else [])
+    spoilt = source.Code({"train_gpt.py": code.format(b"spoilt").encode()}, {"train_gpt.py": 10})
+    assert spoilt.unread == ["train_gpt.py:2 ValueError"]
 
 
 @pytest.mark.parametrize("case", PAYLOADS)
