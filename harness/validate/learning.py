@@ -1,13 +1,12 @@
-"""What a program learns from the validation text, and whether it charges for that text before: its
-syntax tree is walked in the order of execution, with marks instead of values. Nothing is executed.
+"""What a program learns from the validation text, what it charges for it, and in which order: its
+syntax tree is walked as it would be executed, with marks instead of values. Nothing is executed.
 """
 
 import ast
 import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
 from harness.validate.marks import (
     NOTHING,
@@ -25,6 +24,7 @@ from harness.validate.marks import (
     Text,
     Turn,
     Value,
+    apart,
     finest,
     joined,
     narrowed,
@@ -959,86 +959,3 @@ def is_logarithm(call: ast.Call) -> bool:
     if not isinstance(call.func, ast.Attribute):
         return False  # log(...) prints
     return not call.args or dotted(call.func.value) in ARRAYS
-
-
-class Early(NamedTuple):
-    """Text that was learned from before it was charged: where, what, where it is charged; why it is
-    not certain, "" where it is.
-    """
-
-    where: str
-    what: str
-    charged: str
-    doubt: str
-
-
-class Quotient(NamedTuple):
-    """Counts over counts that are charged as a probability: where, where it is charged; why it is
-    not certain, "" where it is.
-    """
-
-    where: str
-    charged: str
-    doubt: str
-
-
-def quotients(walk: Walk) -> list[Quotient]:
-    """Return each quotient of hashed counts once, with the cost that is the most certain."""
-    rows: dict[str, Quotient] = {}
-    for cost in walk.costs:
-        for ratio in cost.ratios if is_score(cost) else ():
-            switches = ratio.switches | cost.switches
-            doubt = f"nothing shows {min(s.name for s in switches)}" if switches else ""
-            row = Quotient(ratio.where, cost.where, doubt)
-            rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
-    return sorted(rows.values())
-
-
-def apart(one: Text, other: Text) -> bool:
-    """Return whether two texts are of different turns of one loop."""
-    loops = {loop for loop, _ in one.turns} & {loop for loop, _ in other.turns}
-    common = {loop for loop, _ in one.turns & other.turns}
-    return bool(loops - common)
-
-
-def uneven(one: Text, other: Text, loops: frozenset) -> bool:
-    """Return whether one of two texts is of a turn of these loops and the other is of all."""
-    mine, theirs = ({loop for loop, _ in text.turns} & loops for text in (one, other))
-    return mine != theirs
-
-
-def is_score(cost: Cost) -> bool:
-    """Return whether a cost may be part of a score: it is not trained on, nor chosen by, alone."""
-    chosen_by = cost.compared and not cost.added
-    return not (cost.trained and not cost.in_bits) and not (chosen_by and not cost.shown)
-
-
-def early(walk: Walk) -> Iterator[Early]:
-    """Yield what was learned from text that is charged afterwards."""
-    for cost in walk.costs:
-        if not is_score(cost):
-            continue
-        for event in cost.learned:
-            pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
-            if not pairs:
-                continue
-            doubt = ""
-            parts = {part.at for part in event.parts}
-            loops = event.loops & cost.loops
-            shared = [{turn.loop for turn in a.turns & b.turns} & loops for a, b in pairs]
-            within_one = all(shared)
-            if event.unfollowed:
-                doubt = event.what
-            elif event.anew:
-                doubt = "in a table for this piece of it alone"
-            elif cost.compared and not cost.added:
-                doubt = "something is chosen by it, and it may be no part of a score"
-            elif switches := event.switches | cost.switches:
-                doubt = f"nothing shows {min(switch.name for switch in switches)}"
-            elif all(uneven(a, b, loops) for a, b in pairs):
-                doubt = "the part of the text is not followed"
-            elif all(a.cuts and b.cuts and a.cuts != b.cuts for a, b in pairs):
-                doubt = "another part of the text, it seems"
-            elif event.what == "trains" and parts and not parts & cost.at and within_one:
-                doubt = "at some positions, which may be others"
-            yield Early(event.where, event.what, cost.where, doubt)

@@ -145,6 +145,13 @@ def finest(texts: frozenset) -> frozenset:
     return frozenset(a for a in texts if not any(a.turns < b.turns for b in texts))
 
 
+def apart(one: Text, other: Text) -> bool:
+    """Return whether two texts are of different turns of one loop."""
+    loops = {loop for loop, _ in one.turns} & {loop for loop, _ in other.turns}
+    common = {loop for loop, _ in one.turns & other.turns}
+    return bool(loops - common)
+
+
 def statistic(marks: frozenset) -> frozenset:
     """Return marks of what is kept: costs and counts of a text are no longer text."""
     return marks - of(Text, marks) if of(Cost, marks) or of(Learned, marks) else marks

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.validate import hiding, learning
+from harness.validate import charged, hiding, learning
 from harness.validate.checks.log import plain_number, setting, variables
 from harness.validate.hiding import Evaluation
 from harness.validate.source import Source
@@ -224,7 +224,7 @@ def charged_first(submission: Submission) -> Finding:
     of an optimizer or by counts in a table. The order of execution is read from the syntax tree.
     """
     walk = walked(submission)
-    ordered = sorted(learning.early(walk), key=lambda row: (not row.doubt, row), reverse=True)
+    ordered = sorted(charged.early(walk.costs), key=lambda row: (not row.doubt, row), reverse=True)
     rows = {row.where: row for row in reversed(ordered)}  # of a place, what is certain
     doubts, faults = [], []
     for where, row in rows.items():
@@ -253,7 +253,7 @@ def normalised(submission: Submission) -> Finding:
     """
     walk = walked(submission)
     doubts, faults = [], []
-    for quotient in learning.quotients(walk):
+    for quotient in charged.quotients(walk.costs):
         said = (
             f"{quotient.where}: counts of one hash table over those of another, at two"
             f" indices, are a probability that {quotient.charged} charges"

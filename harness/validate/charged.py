@@ -1,0 +1,84 @@
+"""What is wrong with the costs that a walk through a program found: text that was learned from
+before it was charged, and probabilities that do not sum to one.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from harness.validate.marks import Cost, Text, apart
+
+
+class Early(NamedTuple):
+    """Text that was learned from before it was charged: where, what, where it is charged; why it is
+    not certain, "" where it is.
+    """
+
+    where: str
+    what: str
+    charged: str
+    doubt: str
+
+
+class Quotient(NamedTuple):
+    """Counts over counts that are charged as a probability: where, where it is charged; why it is
+    not certain, "" where it is.
+    """
+
+    where: str
+    charged: str
+    doubt: str
+
+
+def is_score(cost: Cost) -> bool:
+    """Return whether a cost may be part of a score: it is not trained on, nor chosen by, alone."""
+    chosen_by = cost.compared and not cost.added
+    return not (cost.trained and not cost.in_bits) and not (chosen_by and not cost.shown)
+
+
+def uneven(one: Text, other: Text, loops: frozenset) -> bool:
+    """Return whether one of two texts is of a turn of these loops and the other is of all."""
+    mine, theirs = ({loop for loop, _ in text.turns} & loops for text in (one, other))
+    return mine != theirs
+
+
+def early(costs: list[Cost]) -> Iterator[Early]:
+    """Yield what was learned from text that is charged afterwards."""
+    for cost in costs:
+        if not is_score(cost):
+            continue
+        for event in cost.learned:
+            pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
+            if not pairs:
+                continue
+            doubt = ""
+            parts = {part.at for part in event.parts}
+            loops = event.loops & cost.loops
+            shared = [{turn.loop for turn in a.turns & b.turns} & loops for a, b in pairs]
+            within_one = all(shared)
+            if event.unfollowed:
+                doubt = event.what
+            elif event.anew:
+                doubt = "in a table for this piece of it alone"
+            elif cost.compared and not cost.added:
+                doubt = "something is chosen by it, and it may be no part of a score"
+            elif switches := event.switches | cost.switches:
+                doubt = f"nothing shows {min(switch.name for switch in switches)}"
+            elif all(uneven(a, b, loops) for a, b in pairs):
+                doubt = "the part of the text is not followed"
+            elif all(a.cuts and b.cuts and a.cuts != b.cuts for a, b in pairs):
+                doubt = "another part of the text, it seems"
+            elif event.what == "trains" and parts and not parts & cost.at and within_one:
+                doubt = "at some positions, which may be others"
+            yield Early(event.where, event.what, cost.where, doubt)
+
+
+def quotients(costs: list[Cost]) -> list[Quotient]:
+    """Return each quotient of hashed counts once, with the cost that is the most certain."""
+    rows: dict[str, Quotient] = {}
+    for cost in costs:
+        for ratio in cost.ratios if is_score(cost) else ():
+            switches = ratio.switches | cost.switches
+            doubt = f"nothing shows {min(s.name for s in switches)}" if switches else ""
+            row = Quotient(ratio.where, cost.where, doubt)
+            rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
+    return sorted(rows.values())
