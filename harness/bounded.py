@@ -40,7 +40,11 @@ def decompress(machine, data: bytes, most: int) -> bytes:
     """Return what a decompressor object of the standard library makes of data; InputError beyond
     `most` bytes.
     """
-    unpacked = machine.decompress(data, most + 1)
+    return within(machine.decompress(data, most + 1), most)
+
+
+def within(unpacked: bytes, most: int) -> bytes:
+    """Return what was unpacked; InputError beyond `most` bytes."""
     if len(unpacked) > most:
         raise InputError(f"expected at most {most:,} bytes unpacked, found more")
     return unpacked

@@ -73,11 +73,9 @@ def explain(name: str) -> dict:
             return told | {"what": check.what, "caught": check.caught, "fix": check.fix}
     names = [check.name for check in CHECKS]
     near = difflib.get_close_matches(name, names, cutoff=0.5)
+    others = f"did you mean {' or '.join(map(repr, near))}?"
+    advice = others if near else f"it has {', '.join(names)}"
     raise InputError(
-        f"--explain {name!r}: expected a check of maskgolf validate, found none of that name; "
-        + (
-            f"did you mean {' or '.join(map(repr, near))}?"
-            if near
-            else f"it has {', '.join(names)}"
-        )
+        f"--explain {name!r}: expected a check of maskgolf validate, found none of that name;"
+        f" {advice}"
     )

@@ -29,10 +29,9 @@ class Quotient(NamedTuple):
     doubt: str
 
 
-def is_score(cost: Cost) -> bool:
-    """Return whether a cost may be part of a score: it is not trained on, nor chosen by, alone."""
-    chosen_by = cost.compared and not cost.added
-    return not (cost.trained and not cost.in_bits) and not (chosen_by and not cost.shown)
+def unshown(switches: frozenset) -> str:
+    """Return the doubt about what happens under some switches, "" under none."""
+    return f"nothing shows {min(switch.name for switch in switches)}" if switches else ""
 
 
 def uneven(one: Text, other: Text, loops: frozenset) -> bool:
@@ -44,7 +43,7 @@ def uneven(one: Text, other: Text, loops: frozenset) -> bool:
 def early(costs: list[Cost]) -> Iterator[Early]:
     """Yield what was learned from text that is charged afterwards."""
     for cost in costs:
-        if not is_score(cost):
+        if not cost.is_score:
             continue
         for event in cost.learned:
             pairs = [(a, b) for a in event.texts for b in cost.texts if not apart(a, b)]
@@ -59,10 +58,10 @@ def early(costs: list[Cost]) -> Iterator[Early]:
                 doubt = event.what
             elif event.anew:
                 doubt = "in a table for this piece of it alone"
-            elif cost.compared and not cost.added:
+            elif cost.chosen_by:
                 doubt = "something is chosen by it, and it may be no part of a score"
             elif switches := event.switches | cost.switches:
-                doubt = f"nothing shows {min(switch.name for switch in switches)}"
+                doubt = unshown(switches)
             elif all(uneven(a, b, loops) for a, b in pairs):
                 doubt = "the part of the text is not followed"
             elif all(a.cuts and b.cuts and a.cuts != b.cuts for a, b in pairs):
@@ -76,9 +75,7 @@ def quotients(costs: list[Cost]) -> list[Quotient]:
     """Return each quotient of hashed counts once, with the cost that is the most certain."""
     rows: dict[str, Quotient] = {}
     for cost in costs:
-        for ratio in cost.ratios if is_score(cost) else ():
-            switches = ratio.switches | cost.switches
-            doubt = f"nothing shows {min(s.name for s in switches)}" if switches else ""
-            row = Quotient(ratio.where, cost.where, doubt)
+        for ratio in cost.ratios if cost.is_score else ():
+            row = Quotient(ratio.where, cost.where, unshown(ratio.switches | cost.switches))
             rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
     return sorted(rows.values())

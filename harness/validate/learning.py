@@ -99,6 +99,11 @@ def is_off(value: Value) -> bool:
     return value.const in (0, "", "0", "false", "False")
 
 
+def switched(value: Value, switches: frozenset) -> Value:
+    """Return a value, marked as one that switches may set on where it is off."""
+    return value._replace(marks=value.marks | switches) if is_off(value) else value
+
+
 def deciding(values: list[Value], stops: list[Value], result: object) -> frozenset:
     """Return the switches that an `and` or an `or` of values depends on, if any: stops are those
     that decide it alone.
@@ -169,9 +174,7 @@ class Walk:
                 self.block([n for n in node.body if not isinstance(n, FUNCTIONS)], inner)
                 self.common |= inner.known
             case ast.Return():
-                value = self.value(node.value, names)
-                if is_off(value):
-                    value = value._replace(marks=value.marks | names.unset)
+                value = switched(self.value(node.value, names), names.unset)
                 for cost in of(Cost, value.marks):
                     cost.shown = True
                 if results is not None:
@@ -213,9 +216,10 @@ class Walk:
         """Walk the branch that is taken, or both."""
         test = self.value(node.test, names)
         if test.const is not UNKNOWN:
+            taken, other = (node.body, node.orelse)[:: 1 if test.const else -1]
             names.unset |= of(Switch, test.marks)
-            self.imagine(node.orelse if test.const else node.body, of(Switch, test.marks), names)
-            return self.block(node.body if test.const else node.orelse, names, results)
+            self.imagine(other, of(Switch, test.marks), names)
+            return self.block(taken, names, results)
         self.switches.append(of(Switch, test.marks))
         before, gradient = dict(names.known), self.gradient
         ended = self.block(node.body, names, results)
@@ -251,8 +255,8 @@ class Walk:
         after = [*(scope.known for scope in scopes), self.fields, self.common]
         for was, now in zip(before, after, strict=True):
             for name, value in was.items():
-                if is_off(value) and now.get(name) != value:
-                    was[name] = value._replace(marks=value.marks | switches)
+                if now.get(name) != value:
+                    was[name] = switched(value, switches)
         *known, self.fields, self.common = before
         for scope, was in zip(scopes, known, strict=True):
             scope.known = was
@@ -388,13 +392,9 @@ class Walk:
             case ast.IfExp():
                 test = self.value(node.test, names)
                 if test.const is not UNKNOWN:
-                    switches = of(Switch, test.marks)
-                    taken, other = node.body, node.orelse
-                    if not test.const:
-                        taken, other = other, taken
-                    self.imagine([ast.Expr(other)], switches, names)
-                    value = self.value(taken, names)
-                    return value._replace(marks=value.marks | switches) if is_off(value) else value
+                    taken, other = (node.body, node.orelse)[:: 1 if test.const else -1]
+                    self.imagine([ast.Expr(other)], of(Switch, test.marks), names)
+                    return switched(self.value(taken, names), of(Switch, test.marks))
                 return joined([self.value(node.body, names), self.value(node.orelse, names)])
             case ast.NamedExpr():
                 value = self.value(node.value, names)
@@ -464,7 +464,7 @@ class Walk:
         indices = {(mark.index, mark.texts) for mark in totals}
         for mark in of(Looked, one.marks) if totals else ():
             if mark.table not in tables and (mark.index, mark.texts) not in indices:
-                return {Ratio(self.where(node), frozenset().union(*self.switches))}
+                return {Ratio(self.where(node), self.unshown)}
         return set()
 
     def named(self, name: str, names: Names) -> Value:
@@ -599,9 +599,8 @@ class Walk:
         value = self.result(node, name, function, every, given, keys)
         if name in ROWS:
             return value._replace(marks=value.marks - of(Looked, value.marks))
-        if name in OPERATORS and len(every) - len(keys) > 1:
-            one, other = [*every[: len(every) - len(keys)]][-2:]
-            marks = self.computed(node, OPERATORS[name], one, other)
+        if name in OPERATORS and given:
+            marks = self.computed(node, OPERATORS[name], *[whole, *given][-2:])
             return value._replace(marks=value.marks | marks)
         return value
 
@@ -931,8 +930,13 @@ class Walk:
 
     def event(self, node: ast.AST, marks: frozenset, what: str, unfollowed=False) -> Learned:
         texts, parts = finest(self.current(marks)), of(Part, marks)
-        switches, loops = frozenset().union(*self.switches), self.loops
-        return Learned(self.where(node), what, texts, parts, switches, loops, unfollowed)
+        where, switches = self.where(node), self.unshown
+        return Learned(where, what, texts, parts, switches, self.loops, unfollowed)
+
+    @property
+    def unshown(self) -> frozenset:
+        """The switches that what is walked is under."""
+        return frozenset().union(*self.switches)
 
     @property
     def loops(self) -> frozenset:
@@ -941,17 +945,13 @@ class Walk:
 
     def charge(self, node: ast.AST, marks: frozenset) -> Cost:
         """Note a cost."""
-        switches, active = (
-            frozenset().union(*self.switches),
-            Text(frozenset(mark for mark, _ in self.active)),
-        )
+        active = Text(frozenset(mark for mark, _ in self.active))
         every = self.current(marks)
         texts = frozenset(text for text in every if not apart(text, active))
         texts, learned = finest(texts or every), of(Learned, marks)
-        cost = Cost(self.where(node), texts, learned, switches, self.loops)
-        cost.ratios = of(Ratio, marks)
-        self.costs.append(cost)
-        return cost
+        where, ratios = self.where(node), of(Ratio, marks)
+        self.costs.append(Cost(where, texts, learned, self.unshown, self.loops, ratios=ratios))
+        return self.costs[-1]
 
 
 def is_logarithm(call: ast.Call) -> bool:

@@ -107,6 +107,17 @@ class Cost:
     at: set[str] = field(default_factory=set)
     ratios: frozenset = frozenset()
 
+    @property
+    def chosen_by(self) -> bool:
+        """Whether something is chosen by it, and it is added to no other."""
+        return self.compared and not self.added
+
+    @property
+    def is_score(self) -> bool:
+        """Whether it may be part of a score: it is not trained on, nor chosen by, alone."""
+        trained = self.trained and not self.in_bits
+        return not trained and not (self.chosen_by and not self.shown)
+
 
 class Value(NamedTuple):
     """What is known of a value."""

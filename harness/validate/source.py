@@ -191,9 +191,7 @@ def _brotli(data: bytes, options: dict) -> bytes:
         raise Unknown("brotli.decompress: it takes brotli 1.2, which is not installed") from error
     except brotli.error as error:
         raise ValueError(str(error)) from error
-    if len(unpacked) > MAX_PAYLOAD:
-        raise InputError(f"expected at most {MAX_PAYLOAD:,} bytes unpacked, found more")
-    return unpacked
+    return bounded.within(unpacked, MAX_PAYLOAD)
 
 
 DECODERS = {

@@ -380,8 +380,10 @@ class Plain:
 """
 
 
-def counting(tmp_path, tables: str, cache: str = "Cache()") -> Submission:
+def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submission:
     """A folder whose script mixes a network with a cache."""
+    tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
+    tables = tables.replace("COUNT\n", f"{count}\n").replace("(SLOTS)", "(1 << 20)")
     script, text = learned(
         f"cache = {cache}",
         "for at in range(0, len(stream), 4096):",
@@ -390,26 +392,24 @@ def counting(tmp_path, tables: str, cache: str = "Cache()") -> Submission:
         "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
         "    cache.take(piece)",
     )
-    return submission(tmp_path / "a", f"\nimport numpy as np\n{tables}{OTHER}\n{script}", text)
+    head = f"\nimport numpy as np\n{head}{tables}{OTHER}\n"
+    return submission(tmp_path / "a", head + script, text)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("quotient", QUOTIENTS)
 def test_a_quotient_of_hashed_counts_is_no_probability(quotient, slot, count, tmp_path):
-    tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
-    tables = tables.replace("COUNT\n", f"{count}\n").replace("(SLOTS)", "(1 << 20)")
-    finding = registered(likelihood.normalised)(counting(tmp_path, tables))
+    folder = counting(tmp_path, quotient, slot, count)
+    finding = registered(likelihood.normalised)(folder)
     assert finding.verdict == "fail" and "counts of one hash table over" in finding.evidence
 
 
 @pytest.mark.parametrize("cache", ["Cache() if BIG else Plain()", "Plain() if BIG else Cache()"])
 def test_an_object_of_one_of_two_classes_may_be_either(cache, tmp_path):
-    tables = TABLES.replace("QUOTIENT", QUOTIENTS[0]).replace("return SLOT", f"return {SLOTS[0]}")
-    tables = tables.replace("COUNT\n", f"{COUNTS[0]}\n").replace("(SLOTS)", "(1 << 20)")
-    finding = registered(likelihood.normalised)(
-        counting(tmp_path, f"BIG = flag()\n{tables}", cache)
-    )
+    parts = QUOTIENTS[0], SLOTS[0], COUNTS[0]
+    folder = counting(tmp_path, *parts, cache, "BIG = flag()\n")
+    finding = registered(likelihood.normalised)(folder)
     assert finding.verdict == "fail"
 
 

@@ -5,6 +5,7 @@ syntax tree of what scores, and from the loss of the untrained model.
 import ast
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -211,6 +212,13 @@ def walked(submission: Submission) -> learning.Walk:
         raise CannotTell(f"the script could not be followed to its end: {error}") from error
 
 
+def judged_as_far(said: list[tuple[str, str]], good: str, unseen: Sequence[str] = ()) -> Finding:
+    """Return the verdict of what is said to be wrong, each with the doubt about it ("": none)."""
+    faults = [what for what, doubt in said if not doubt]
+    doubts = [f"{what}: {doubt}" for what, doubt in said if doubt]
+    return judged(faults[:MOST], good, [*doubts, *unseen])
+
+
 @check(
     "charged before learned",
     "score",
@@ -226,15 +234,14 @@ def charged_first(submission: Submission) -> Finding:
     walk = walked(submission)
     ordered = sorted(charged.early(walk.costs), key=lambda row: (not row.doubt, row), reverse=True)
     rows = {row.where: row for row in reversed(ordered)}  # of a place, what is certain
-    doubts, faults = [], []
-    for where, row in rows.items():
-        said = f"{where}: {row.what} on validation text that {row.charged} charges afterwards"
-        (doubts if row.doubt else faults).append(f"{said}: {row.doubt}" if row.doubt else said)
-    if not walk.costs:
-        doubts.append("no cost of validation text was found: look at what the score is made of")
+    said = [
+        (f"{where}: {row.what} on validation text that {row.charged} charges afterwards", row.doubt)
+        for where, row in rows.items()
+    ]
+    none = "no cost of validation text was found: look at what the score is made of"
     places = len({event.where for some in walk.learned.values() for event in some})
     good = f"{len(walk.costs)} costs; {places} places learn from validation text, after its charge"
-    return judged(faults[:MOST], good, doubts)
+    return judged_as_far(said, good, [] if walk.costs else [none])
 
 
 @check(
@@ -252,16 +259,15 @@ def normalised(submission: Submission) -> Finding:
     tokens do not sum to one.
     """
     walk = walked(submission)
-    doubts, faults = [], []
-    for quotient in charged.quotients(walk.costs):
-        said = (
-            f"{quotient.where}: counts of one hash table over those of another, at two"
-            f" indices, are a probability that {quotient.charged} charges"
+    said = [
+        (
+            f"{quotient.where}: counts of one hash table over those of another, at two indices, are"
+            f" a probability that {quotient.charged} charges",
+            quotient.doubt,
         )
-        (doubts if quotient.doubt else faults).append(
-            f"{said}: {quotient.doubt}" if quotient.doubt else said
-        )
-    return judged(faults[:MOST], f"{len(walk.costs)} costs; none is of such a quotient", doubts)
+        for quotient in charged.quotients(walk.costs)
+    ]
+    return judged_as_far(said, f"{len(walk.costs)} costs; none is of such a quotient")
 
 
 def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:
