@@ -1,7 +1,7 @@
 """The maskgolf bench sub-command."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +10,7 @@ import tyro
 
 from harness import devices, paths
 from harness.bench import results
-from harness.commands.flags import Json
+from harness.commands.flags import Json, given
 from harness.display.progress import bar
 from reference.recipe import PRESETS, InputError
 
@@ -160,12 +160,10 @@ class Bench:
 
     def _check_read(self) -> None:
         """Raise InputError for an argument that is given and that the piece does not read."""
-        for field in fields(self):
-            readers = [f"bench {piece}" for piece, names in READ.items() if field.name in names]
-            if not readers or f"bench {self.piece}" in readers:
-                continue
-            if getattr(self, field.name) != field.default:
-                flag = "PATH" if field.name == "paths" else f"--{field.name}"
+        for name, words in given(self).items():
+            readers = [f"bench {piece}" for piece, names in READ.items() if name in names]
+            if readers and f"bench {self.piece}" not in readers:
+                flag = "PATH" if name == "paths" else words.split()[0]
                 raise InputError(
                     f"{flag}: expected {' or '.join(readers)}, which reads it, found bench"
                     f" {self.piece}; drop it"

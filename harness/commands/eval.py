@@ -1,13 +1,13 @@
 """maskgolf eval."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from harness import api, devices, paths
-from harness.commands.flags import Flat, Json
+from harness.commands.flags import Flat, Json, given
 from harness.corpus.sources import Source
 from harness.evaluation.estimate import Estimate
 from reference.recipe import InputError
@@ -23,11 +23,6 @@ UNCOMPARED = (
     "against",
 )
 _COMPILES = tyro.conf.arg(help_behavior_hint="(default: where it saves more time than it takes)")
-
-
-def _names(part) -> list[str]:
-    names = (known.name for known in fields(part))
-    return [name for name in names if name not in ("runs", "estimate", "source", "json")]
 
 
 @dataclass(frozen=True)
@@ -66,24 +61,12 @@ class Eval:
     # and test.
     json: Json = None
 
-    def given(self) -> dict[str, str]:
-        """Return {field: flag and value} of what is given, --json aside."""
-        parts = (self.estimate, self.source, self)
-        values = {name: getattr(part, name) for part in parts for name in _names(part)}
-        flags = {}
-        for name, value in values.items():
-            if value is not None and value is not False and value != ():
-                words = value if isinstance(value, tuple) else (value,) * (value is not True)
-                flag = f"--{name.strip('_').replace('_', '-')}"
-                flags[name] = " ".join(map(str, (flag, *words)))
-        return flags
-
     def check(self) -> None:
         """Raise InputError for what does not go together; loads no model, nor torch."""
-        given = self.given()
+        flags = given(self, "runs", "json")
         if self.merge:
             others = [str(run) for run in self.runs]
-            others += [words for name, words in given.items() if name != "merge"]
+            others += [words for name, words in flags.items() if name != "merge"]
             if others:
                 raise InputError(
                     f"--merge: expected partial files alone, found {others[0]} as well; drop it"
@@ -97,7 +80,7 @@ class Eval:
                 " --plot for training curves"
             )
         if self.compare:
-            unread = [given[name] for name in UNCOMPARED if name in given]
+            unread = [flags[name] for name in UNCOMPARED if name in flags]
             if unread:
                 raise InputError(
                     "--compare: expected no estimate but the exact cost of every token of two"
@@ -108,7 +91,7 @@ class Eval:
         if not self.runs:
             raise InputError(
                 "eval: expected at least one run directory or artifact file, found none before"
-                f" {given.get('against', 'the options')}; name one, such as runs/demo"
+                f" {flags.get('against', 'the options')}; name one, such as runs/demo"
             )
         scored = len(self.runs) + len(self.against)
         if self.partial and scored > 1:

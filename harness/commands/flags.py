@@ -1,5 +1,6 @@
 """What the flags of several commands share."""
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,22 @@ Resume = Annotated[
     ),
 ]
 Json = Annotated[str | None, tyro.conf.arg(metavar="PATH")]
+
+
+def given(command, *aside: str) -> dict[str, str]:
+    """Return {field: flag and value} of what is not as by default in a command and in the parts it
+    is made of. aside: fields to leave out.
+    """
+    found = {}
+    for known in fields(command):
+        value = getattr(command, known.name)
+        if is_dataclass(value):
+            found |= given(value, *aside)
+        elif known.name not in aside and value != known.default:
+            words = value if isinstance(value, tuple) else (value,) * (value is not True)
+            flag = f"--{known.name.strip('_').replace('_', '-')}"
+            found[known.name] = " ".join(map(str, (flag, *words)))
+    return found
 
 
 def check(command) -> None:

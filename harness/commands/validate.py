@@ -1,13 +1,13 @@
 """maskgolf validate."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from harness import paths
-from harness.commands.flags import Json
+from harness.commands.flags import Json, given
 from reference.recipe import InputError
 
 
@@ -73,16 +73,12 @@ class Validate:
 
     def check(self) -> None:
         """Raise InputError for what --explain does not read."""
-        others = [
-            known.name.strip("_").replace("_", "-")
-            for known in fields(self)
-            if known.name not in ("explain", "json") and getattr(self, known.name) != known.default
-        ]
+        others = given(self, "explain", "json")
         if self.explain is not None and others:
-            named = "a folder" if others[0] == "folder" else f"--{others[0]}"
+            name, words = next(iter(others.items()))
             raise InputError(
-                f"--explain {self.explain}: expected no submission with it, found {named}; ask for"
-                " one at a time"
+                f"--explain {self.explain}: expected no submission with it, found"
+                f" {'a folder' if name == 'folder' else words}; ask for one at a time"
             )
 
     def _check_submission(self) -> None:

@@ -199,10 +199,10 @@ def test_explain_prints_a_check_or_names_another(capsys):
     ("words", "found"),
     [
         (["DIR"], "a folder"),
-        (["--data", "embedded"], "--data"),
-        (["--tokenizer", "a.model"], "--tokenizer"),
+        (["--data", "embedded"], "--data embedded"),
+        (["--tokenizer", "a.model"], "--tokenizer a.model"),
         (["--run"], "--run"),
-        (["--time-limit", "5"], "--time-limit"),
+        (["--time-limit", "5"], "--time-limit 5.0"),
         (["--strict"], "--strict"),
         (["--all"], "--all"),
     ],
