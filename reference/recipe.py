@@ -194,7 +194,8 @@ class Optimizer:
     muon_steps: int = 5  # Newton-Schulz iterations
     muon_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315)
     muon_eps: float = 1e-7  # added to the Frobenius norm
-    muon_dtype: str = "bfloat16"  # of the Newton-Schulz iteration in fast
+    # of the Newton-Schulz iteration in fast: float32, bfloat16, float16 or float64
+    muon_dtype: str = "bfloat16"
     momentum_start: float = 0.85
     momentum: float = 0.95
     momentum_warmup: int = 500  # steps from momentum_start to momentum, linear
@@ -215,18 +216,18 @@ class Training:
     iterations: int = 80_000
     # training clock; 0 means no cap. The public run's 99 minutes (challenge pull request 1699)
     max_wallclock_seconds: float = 5940.0
-    # steps over which the learning rate falls linearly to 0. Ours, a fifth of them: the public
-    # run's never began
+    # steps over which the learning rate falls linearly to 0. Ours: the public run's never began
     warmdown: int = 16_000
     tokens_per_step: int = 524_288  # global batch at any world size
     micro_batch_tokens: int = 65_536  # tokens per forward pass on one device; gradients accumulate
-    compute_dtype: str = "bfloat16"  # of activations; masters are float32
+    # of activations: float32, bfloat16, float16 or float64; masters are float32
+    compute_dtype: str = "bfloat16"
     # on GPUs too the same weights to the last bit each time: slower attention, no kernels chosen by
     # timing
     repeatable: bool = False
     shuffle: bool = False  # permute the windows in every epoch
-    # model.causal_share moves over the iterations, in CAUSAL_STAGES equal stages, from itself minus
-    # this to itself plus this: above 0 masks come first, below 0 causal rows do
+    # model.causal_share moves over the iterations, in four equal stages, from itself minus this to
+    # itself plus this: above 0 masks come first, below 0 causal rows do
     causal_drift: float = 0.0
     checkpoint_every: int = 1000  # steps; 0 means only at the end or on SIGTERM
     validate_every: int = 4000  # steps; 0 means only at the end
@@ -245,8 +246,11 @@ class EMA:
 class Quantization:
     """How weights are stored in the artifact."""
 
-    format: str = "e4m3"  # matrices above the threshold
-    small_format: str = "float16"  # control tensors and everything at or below the threshold
+    # matrices above the threshold: float32, float16, e4m3, e4m3-row, e5m2, int8-row, int6-row,
+    # int4-group, e2m1-group, ternary-group or uniform
+    format: str = "e4m3"
+    # control tensors and everything at or below the threshold: one of the same
+    small_format: str = "float16"
     threshold: int = 65_536  # elements
     # uniform: the step of a row is its root mean square divided by 2**(dial / 8)
     dial: int = 28
@@ -266,6 +270,7 @@ class Quantization:
 class Recipe:
     """The whole recipe of one run."""
 
+    # golf, best, demo or tiny: what the other fields are by default
     preset: str = "golf"
     seed: int = 1337  # keys every random draw; 64 bits
     model: Model = field(default_factory=Model)

@@ -37,7 +37,8 @@ class Estimate:
     """Which bits per byte: the estimator, its order and its effort."""
 
     # nelbo: unbiased, with an error bar. nelbo-grid: the published grid, biased upward. chain:
-    # exact, one pass per token. causal: the one exact pass of an autoregressive model.
+    # exact, one pass per token. causal: exact left to right in one pass, of a model that trained on
+    # causal rows.
     estimator: Annotated[
         Literal[Estimator, "causal"] | None, _choice("the model's own, nelbo or causal")
     ] = None

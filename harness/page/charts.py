@@ -226,9 +226,11 @@ def positions(measured: Positions, run: Finished, name: str) -> Figure:
 
 
 def _ways(measured: Positions, run: Finished) -> str:
+    front = "it sees the one in front, the masked network sees none"
+    if measured.shift:
+        front = "both networks see the mask token"
     meant = {
-        CAUSAL: "attention that looks back (before the first token of a window it sees the one in"
-        " front, the masked network sees none)",
+        CAUSAL: f"attention that looks back (before the first token of a window {front})",
         MASKED: "the masked network with the tokens before known and all later ones hidden",
         ANY: "the masked network with as many random tokens known",
     }

@@ -56,12 +56,14 @@ class Span(NamedTuple):
 @dataclass(frozen=True)
 class Positions:
     """Bits per byte by the number of known tokens: a curve for each kind of attention. difference:
-    of MASKED less CAUSAL over the same tokens, with its paired standard error.
+    of MASKED less CAUSAL over the same tokens, with its paired standard error. shift: in front of a
+    window both see the mask token.
     """
 
     windows: int
     curves: dict[str, list[Span]]
-    difference: tuple[float | None, float | None] | None = None
+    difference: tuple[float | None, float | None] | None
+    shift: bool
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def positions(made: Opened, show) -> Positions:
             nats_NL, hidden_NL = _random_known(made, predict, group.ids_NL, known)
             curves[ANY].append(_span(first, last, nats_NL, bytes_NL * hidden_NL))
             done += 1
-    return Positions(count, curves, difference)
+    return Positions(count, curves, difference, model.shift)
 
 
 def _span(first: int, last: int, nats_NK: np.ndarray, bytes_NK: np.ndarray) -> Span:

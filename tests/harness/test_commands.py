@@ -14,6 +14,7 @@ import pytest
 from fast.data import write_shard
 from harness import cli, commands
 from harness.corpus import shards
+from reference.recipe import DTYPES, FORMATS, PRESETS, ROPE_FREQUENCIES
 from tests.support.commands import TINY, refused, start
 
 EVAL_FIELDS = {
@@ -501,3 +502,21 @@ def test_shell_completion_knows_the_flags_of_every_command(capsys):
     assert not end.value.code
     for flag in ("--training.iterations", "--partial", "--explain", "--temperature", "--causal"):
         assert flag in script, flag
+
+
+NAMED = {  # fields of the recipe that take one of some names
+    "preset": tuple(PRESETS),
+    "model.rope_frequencies": ROPE_FREQUENCIES,
+    "training.compute_dtype": DTYPES,
+    "optimizer.muon_dtype": DTYPES,
+    "quantization.format": FORMATS,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_help_of_train_names_what_a_field_takes(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    told = words.partition(f"--{name.replace('_', '-')} STR")[2].partition("(default:")[0]
+    assert all(re.search(rf"(?<![\w-]){value}(?![\w-])", told) for value in NAMED[name])

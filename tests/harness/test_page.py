@@ -182,6 +182,23 @@ def test_a_model_that_looks_back_alone_has_its_curve_alone(run_directory, monkey
         computed.reveal(made)
 
 
+@pytest.mark.parametrize(
+    ("shift", "told"),
+    [
+        (False, "it sees the one in front, the masked network sees none"),
+        (True, "both networks see the mask token"),
+    ],
+)
+def test_what_stands_before_the_first_token_is_said(shift, told, run_directory):
+    made = computed.opened(run_directory, {}, "cpu")
+    both = replace(made.recipe.model, shift=shift, causal_share=0.5)
+    made = made._replace(recipe=replace(made.recipe, model=both))
+    shown = computed.positions(made, lambda done, total: None)
+    run = Finished(run_directory, "tiny", {}, {}, [], [])
+    figure = charts.positions(shown, run, "positions")
+    assert f"before the first token of a window {told})" in figure.caption
+
+
 def test_a_model_that_takes_too_long_is_refused(run_directory, monkeypatch):
     """Fewer windows first, none where a single one takes too long."""
     made = computed.opened(run_directory, {}, "cpu")
