@@ -3,11 +3,11 @@ syntax tree is walked as it would be executed, with marks instead of values. Not
 """
 
 import ast
-import operator
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 
+from harness.validate import constants
+from harness.validate.constants import is_off, switched
 from harness.validate.marks import (
     NOTHING,
     UNKNOWN,
@@ -35,7 +35,6 @@ from harness.validate.source import FUNCTIONS, Source, dotted, last_name, within
 
 MOST_VISITS = 400_000  # statements and expressions walked
 DEEPEST = 25  # calls
-LONGEST = 1000  # items of a constant that is joined to another
 TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
 SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
 CALLED = re.compile(r"(^|_)(run_?id|id|name|path|dir|file|seed|tag|host|port|rank|addr)(_|$)")
@@ -61,58 +60,6 @@ READS = ("load", "read", "read_bytes", "load_file")
 SETTINGS = re.compile(r"conf|settings|hyper|^h?args$|options", re.IGNORECASE)
 # of a library or another language, that no syntax tree shows
 LEARNS = re.compile(r"n_?gram|adapt|learn|observe|(^|_)ttt|hint|(^|_)(fit|absorb)(_|$)")
-PLAIN = {  # functions and methods of constants
-    **{kind.__name__: kind for kind in (int, float, bool, str, max, min)},
-    **{name: getattr(str, name) for name in ("lower", "upper", "strip")},
-}
-COMPARE = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Is: operator.is_,
-    ast.IsNot: operator.is_not,
-    ast.In: lambda a, b: a in b,
-    ast.NotIn: lambda a, b: a not in b,
-}
-ARITHMETIC = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
-
-
-def _is_small(value: object) -> bool:
-    return isinstance(value, int | float) and abs(value) < 1 << 40
-
-
-def _is_short(value: object) -> bool:
-    """Return whether a sequence may be joined to another: no program makes this process grow."""
-    return isinstance(value, str | bytes | tuple) and len(value) < LONGEST
-
-
-def is_off(value: Value) -> bool:
-    """Return whether a value is what a switch is set to that is off."""
-    return value.const in (0, "", "0", "false", "False")
-
-
-def switched(value: Value, switches: frozenset) -> Value:
-    """Return a value, marked as one that switches may set on where it is off."""
-    return value._replace(marks=value.marks | switches) if is_off(value) else value
-
-
-def deciding(values: list[Value], stops: list[Value], result: object) -> frozenset:
-    """Return the switches that an `and` or an `or` of values depends on, if any: stops are those
-    that decide it alone.
-    """
-    if not all(of(Switch, value.marks) for value in stops) and isinstance(result, bool):
-        return frozenset()  # one of them decides it whatever the switches are
-    if result is UNKNOWN:
-        values = [value for value in values if value.const is UNKNOWN]
-    return of(Switch, joined(values).marks)
 
 
 class Walk:
@@ -406,7 +353,7 @@ class Walk:
         """Return an operation's value: a constant where all parts are."""
         parts = [p for p in ast.iter_child_nodes(node) if isinstance(p, ast.expr | ast.Slice)]
         values = [self.value(part, names) for part in parts]
-        marks, const = joined(values).marks, UNKNOWN
+        marks = joined(values).marks
         for cost in of(Cost, marks):
             cost.compared |= isinstance(node, ast.Compare)
             cost.shown |= isinstance(node, ast.JoinedStr)
@@ -415,34 +362,8 @@ class Walk:
         if costs and any(BITS.search(ast.unparse(part)) for part in parts):
             for cost in costs:
                 cost.in_bits = True
-        consts = [value.const for value in values]
-        known = [const is not UNKNOWN for const in consts]
-        with suppress(TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError):
-            match node:
-                case ast.BoolOp(op=op):
-                    is_or = isinstance(op, ast.Or)
-                    stops = [v for v in values if v.const is not UNKNOWN and bool(v.const) == is_or]
-                    if all(known):
-                        const = (stops or values[-1:])[0].const
-                    elif stops:
-                        const = is_or
-                    marks = marks - of(Switch, marks) | deciding(values, stops, const)
-                case ast.UnaryOp(op=ast.Not()) if all(known):
-                    const = not consts[0]
-                case ast.Compare(ops=[ast.In() | ast.NotIn() as op], comparators=[where]) if (
-                    isinstance(consts[0], str) and dotted(where).endswith("environ")
-                ):
-                    found = self.setting(values[:1])
-                    marks |= found.marks
-                    if found.const is not UNKNOWN:
-                        is_set = found.const is not None and not is_off(found)
-                        const = is_set == isinstance(op, ast.In)
-                case ast.Compare(ops=[op]) if all(known):
-                    const = COMPARE[type(op)](*consts)
-                case ast.BinOp() if all(known) and type(node.op) in ARITHMETIC:
-                    added = isinstance(node.op, ast.Add) and all(map(_is_short, consts))
-                    if added or all(map(_is_small, consts)):
-                        const = ARITHMETIC[type(node.op)](*consts)
+        found = self.asked(node, values) or constants.operation(node, values)
+        marks = found.marks
         if isinstance(node, ast.BinOp):
             marks |= self.computed(node, type(node.op), *values)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
@@ -450,7 +371,21 @@ class Walk:
                 if of(Cost, one.marks) and of(Site, other.marks) and not of(Cost, other.marks):
                     at = {Part(mark.index) for mark in of(At, other.marks)}
                     marks |= at or {Part("")}
-        return Value(marks, const)
+        return Value(marks, found.const)
+
+    def asked(self, node: ast.AST, values: list[Value]) -> Value | None:
+        """Return whether a variable of the environment is set, where that is what is asked."""
+        match node:
+            case ast.Compare(ops=[ast.In() | ast.NotIn() as op], comparators=[where]) if isinstance(
+                values[0].const, str
+            ) and dotted(where).endswith("environ"):
+                found = self.setting(values[:1])
+                marks, const = joined([*values, found]).marks, UNKNOWN
+                if found.const is not UNKNOWN:
+                    is_set = found.const is not None and not is_off(found)
+                    const = is_set == isinstance(op, ast.In)
+                return Value(marks, const)
+        return None
 
     def computed(self, node: ast.AST, operator: type, one: Value, other: Value) -> set:
         """Return the marks that an operation adds: of an index that keys share, of a quotient of
@@ -798,10 +733,7 @@ class Walk:
         consts = [value.const for value in given]
         if not consts and every[0].const is not UNKNOWN:
             consts = [every[0].const]
-        const = UNKNOWN
-        if name in PLAIN and consts and UNKNOWN not in consts:
-            with suppress(TypeError, ValueError, AttributeError):
-                const = PLAIN[name](*consts)
+        const = constants.call(name, consts)
         marks = joined([*every, function]).marks
         turns = [mark for value in given for mark in value.marks if isinstance(mark, Turn)]
         marks = self.seen(narrowed(marks, turns))

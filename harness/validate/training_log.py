@@ -59,6 +59,7 @@ WARNING = re.compile(
     r"(?:[WI]\d{4}\s\d\d:\d\d:\d\d|[\w.]{1,99}: \[(?:WARNING|INFO|DEBUG)\]\s)"
 )
 IGNORED = re.compile(r"^(?:\[?rank\d+\]?:\s*)?Exception ignored (?:in|on|while)\b")
+STOPPED = re.compile(r"\bReceived \d+ death signal\b")  # torchrun was stopped from outside
 TRACEBACK = "Traceback (most recent call last)"
 TRACE = re.compile(
     r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"
@@ -232,8 +233,13 @@ def _errors(lines: list[str]) -> Iterator[tuple[str, bool]]:
     """Yield (line, whether it may have ended the run) of what tells of an error. A warning did not,
     nor a traceback that Python announces as ignored; of several ranks the announcements may come
     first. None is awaited after a step or a score. What failed before the first step began again.
+    What was stopped from outside once it had printed its scores, and printed none later, had ended.
     """
-    announced, inside = 0, False
+    announced, inside, ended = 0, False, len(lines)
+    scored = [at for at, line in enumerate(lines) if _final(line)]
+    stopped = [at for at, line in enumerate(lines) if STOPPED.search(line)]
+    if scored and stopped and scored[-1] < stopped[0]:
+        ended = stopped[0]
     first = next((at for at, line in enumerate(lines) if STEP.match(line)), -1)
     for at, line in enumerate(lines):
         if STEP.match(line) or VAL_BPB.search(line):
@@ -248,7 +254,7 @@ def _errors(lines: list[str]) -> Iterator[tuple[str, bool]]:
                 inside = announced > 0
                 announced -= inside
             if TRACE.search(line):
-                yield line.strip(), at > first and not inside
+                yield line.strip(), first < at < ended and not inside
             inside = inside and (TRACEBACK in line or line.startswith(" "))
 
 

@@ -84,6 +84,14 @@ def test_code_whose_bytes_a_log_prints_ran_on_some_python(script, more, verdict,
     assert reply.evidence.endswith(ran) == (verdict == "cannot tell")
 
 
+@pytest.mark.parametrize(("more", "verdict"), [(0, "cannot tell"), (1, "fail")])
+def test_code_may_be_packed_after_the_run_that_prints_its_bytes(more, verdict, ask):
+    script = f"exec({GROUPS!r})\n"
+    log = f"{STEPS}Code size: {len(GROUPS) + more} bytes\n{FINAL}"
+    reply = ask("Python versions", {"train_gpt.py": script, "train.log": log})
+    assert reply.verdict == verdict and "train_gpt.py[exec" in reply.evidence, reply
+
+
 def test_bytes_of_all_code_are_those_of_each_file(ask):
     """Printed as one size, or of the script alone."""
     script = "import helper\n"
@@ -149,6 +157,19 @@ def test_what_failed_before_the_first_step_began_again(ask):
         (REAL + STEPS, "fail"),
         (REAL + FINAL, "fail"),
         (STEPS + REAL + STEPS + FINAL, "fail"),
+    ):
+        assert ask("no traceback", {"train.log": log}).verdict == verdict, log
+
+
+def test_a_run_that_is_stopped_after_its_scores_had_ended(ask):
+    """By a signal from outside; not by a worker that failed, nor before another score."""
+    stop = "W0102 03:04:05.6 9 api.py:725] Received 15 death signal, shutting down workers\n"
+    for log, verdict in (
+        (STEPS + FINAL + stop + REAL, "pass"),
+        (STEPS + stop + REAL + FINAL, "fail"),
+        (STEPS + FINAL + stop + REAL + FINAL, "fail"),
+        (STEPS + FINAL + REAL + stop, "fail"),
+        (STEPS + stop + REAL, "fail"),
     ):
         assert ask("no traceback", {"train.log": log}).verdict == verdict, log
 

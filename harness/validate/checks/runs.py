@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from harness.validate import execution
 from harness.validate.checks.bytes import code_files, log_sizes
 from harness.validate.requirements import instructions, requirements
-from harness.validate.source import IMPORT, dotted
+from harness.validate.source import IMPORT, Source, dotted
 from harness.validate.submission import Submission
 from harness.validate.verdict import Finding, all_of, check, failed, judged, passed, require
 
@@ -115,7 +115,7 @@ def versions(submission: Submission) -> Finding:
         known, newer = _problems(data, asked)
         told = [f"{source.label} does not parse on 3.{v[1]}: {why}" for v, why in known.items()]
         somewhere = len(known) + len(newer) < len(asked) or any(map(_may_be_newer, newer.values()))
-        ran_so = logs and not named and somewhere and _is_logged(submission, source.file)
+        ran_so = logs and not named and somewhere and _is_logged(submission, source)
         (ran if ran_so else faults).extend(told)
         unread += [f"{source.label} {why}" for why in newer.values()]
     size = "the logs print the bytes of this code, so that it ran, but not on which Python"
@@ -146,9 +146,11 @@ def _may_be_newer(problem: str) -> bool:
     return "f-string" in problem
 
 
-def _is_logged(submission: Submission, name: str) -> bool:
-    """Return whether the logs print the bytes of a file, or of all code, as those that ran."""
-    sizes = {submission.files[name]}
+def _is_logged(submission: Submission, source: Source) -> bool:
+    """Return whether the logs print the bytes of a source, of the file that it is packed in, or of
+    all code, as those that ran.
+    """
+    sizes = {submission.files[source.file], len(source.text.encode())}
     sizes |= {sum(code_files(submission).values())} if submission.code.entry else set()
     return not sizes.isdisjoint(log_sizes(submission, "code size"))
 
