@@ -5,6 +5,7 @@ information.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,8 +24,10 @@ def gradients(
 ) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
     """Yield (tokens, {name: gradient of the sum of their losses, float64}) over the first
     quantization.fisher windows of training, several at a time; params: named or stacked;
-    batch(step, rows) returns the windows of some global rows.
+    batch(step, rows) returns the windows of some global rows. The share of causal rows is
+    model.causal_share, without drift.
     """
+    recipe = replace(recipe, training=replace(recipe.training, causal_drift=0.0))
     length, windows = recipe.model.length, recipe.quantization.fisher
     global_rows = recipe.training.tokens_per_step // length
     group = min(max(1, TOKENS // length), global_rows)

@@ -8,6 +8,8 @@ water-filling, Cover & Thomas 2006, section 10.3.3). F is estimated by squared g
 text, and as the product of a number for each row and one for each column.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from reference import gradient, train
@@ -22,8 +24,9 @@ ROUNDS = 8  # of fitting rows to columns and columns to rows
 def gradients(params, batch, recipe):
     """Yield (tokens, {name: gradient of the sum of their losses}) over the first
     quantization.fisher windows of training, several at a time; batch(step, rows) returns the
-    windows of some global rows.
+    windows of some global rows. The share of causal rows is model.causal_share, without drift.
     """
+    recipe = replace(recipe, training=replace(recipe.training, causal_drift=0.0))
     length, windows = recipe.model.length, recipe.quantization.fisher
     global_rows = recipe.training.tokens_per_step // length
     group = min(max(1, TOKENS // length), global_rows)

@@ -162,10 +162,11 @@ class Model:
     # neighbours on each side whose embeddings are added at the input, by a learned weight per
     # offset and channel; a causal model looks back only. 0: none
     mixing: int = 0
-    # a masked model predicts a token at the position before it; a mask token stands in front
+    # a masked model predicts a token at the position before it; a mask token stands in front, and a
+    # window's last token is seen by no other
     shift: bool = False
-    # share of a batch's rows that a masked model trains on as a causal one: no masks, attention
-    # looks back only, the next token
+    # share of a batch's rows, spread evenly, that a masked model trains on as a causal one: no
+    # masks, attention looks back only, the next token
     causal_share: float = 0.0
     rope_base: float = 10000.0  # Su et al. 2021
     # RoPE's inverse frequencies: exact, or rounded to bfloat16 as the challenge's scripts have them
@@ -544,6 +545,16 @@ def _mismatched_objectives(recipe):
         yield (
             "training.causal_drift must keep a model.causal_share above 0 within 0 ... 1",
             f"{drift} and {model.causal_share}",
+        )
+    iterations = max(recipe.training.iterations, 1)
+    last = CAUSAL_STAGES * (iterations - 1) // iterations  # stage that the run reaches
+    most = max(ends[0], model.causal_share + drift * (2 * last / (CAUSAL_STAGES - 1) - 1))
+    rows = recipe.training.tokens_per_step // model.length
+    if model.causal_share and rows * most < 1:
+        yield (
+            "model.causal_share must make a row of a step causal; a step has"
+            f" training.tokens_per_step / model.length = {rows} rows",
+            model.causal_share,
         )
 
 

@@ -61,6 +61,23 @@ def test_squared_gradients_are_those_of_each_window_alone():
         assert torch.allclose(found[name], value, rtol=1e-9, atol=0), name
 
 
+@pytest.mark.parametrize("drift", [0.5, -0.5])
+def test_squared_gradients_have_the_share_of_causal_rows_without_its_drift(drift):
+    """The artifact is read by both kinds of attention, whichever the first steps trained."""
+    recipe = recipe_with(fisher=9)
+    recipe = replace(recipe, model=replace(recipe.model, causal_share=0.5))
+    drifting = replace(recipe, training=replace(recipe.training, causal_drift=drift))
+    batch, params = data.batches(stream(), recipe), weights_of(recipe)
+    expected = fast.allot.squared_gradients(params, batch, recipe)
+    for allot, given_ in (
+        (fast.allot, params),
+        (reference.allot, {k: v.numpy() for k, v in params.items()}),
+    ):
+        found = allot.squared_gradients(given_, batch, drifting)
+        for name, value in expected.items():
+            assert np.allclose(np.asarray(found[name]), value, rtol=1e-9, atol=0), name
+
+
 @pytest.mark.parametrize("stacked", [True, False])
 def test_squared_gradients_leave_the_weights_alone(stacked):
     recipe = recipe_with(fisher=3)

@@ -239,6 +239,11 @@ def test_slots_hold_the_masked_positions_of_masked_rows():
     [
         ({"mixing": -1}, "model.mixing must not be negative"),
         ({"mixing": 4}, "model.mixing must be below model.length (found 4 and 4)"),
+        (
+            {"causal_share": 0.2},
+            "model.causal_share must make a row of a step causal; a step has"
+            " training.tokens_per_step / model.length = 4 rows (found 0.2)",
+        ),
         ({"causal_share": 1.0}, "model.causal_share must lie in [0, 1) (found 1.0)"),
         ({"causal": True}, "model.shift goes with a masked model, not with model.causal"),
         ({"causal": True, "shift": False}, "model.causal_share goes with a masked model"),

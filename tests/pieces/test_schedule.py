@@ -415,7 +415,7 @@ def test_a_finished_run_takes_no_more_steps():
 
 
 @given(
-    st.integers(1, 300),
+    st.integers(2, 300),  # a run of one step that begins without causal rows has none
     st.sampled_from([(0.5, 0.5), (0.5, -0.25), (0.75, 0.1), (0.3, 0.0), (0.01, -0.01)]),
 )
 def test_the_causal_share_moves_in_equal_stages_about_its_mean(iterations, shares):
@@ -447,3 +447,34 @@ def test_a_causal_share_beyond_its_range_is_refused(share, drift):
     )
     with pytest.raises(InputError, match="training.causal_drift must keep"):
         check(recipe)
+
+
+@pytest.mark.parametrize(
+    ("share", "drift", "iterations", "fine"),
+    [
+        (0.25, 0.0, 8, True),
+        (0.24, 0.0, 8, False),
+        (0.125, 0.125, 8, True),  # in the last stage
+        (0.125, -0.125, 8, True),  # in the first
+        (0.12, 0.12, 8, False),
+        (0.5, 0.5, 1, False),  # the run has the first stage alone
+        (0.5, -0.5, 1, True),
+    ],
+)
+def test_a_causal_share_makes_a_row_causal(share, drift, iterations, fine):
+    """Else the network would be scored by an attention that it never trained."""
+    recipe = replace(
+        TINY,
+        model=replace(TINY.model, causal_share=share),
+        training=replace(TINY.training, causal_drift=drift, iterations=iterations),
+    )
+    rows = np.arange(recipe.training.tokens_per_step // recipe.model.length)
+    assert len(rows) == 4
+    objective = fast.objective.objective_of(recipe.model)
+    causal = sum(objective.noise(recipe, step, rows)[3].numel() for step in range(iterations))
+    assert (causal > 0) == fine
+    if fine:
+        check(recipe)
+    else:
+        with pytest.raises(InputError, match="model.causal_share must make a row of a step causal"):
+            check(recipe)
