@@ -73,6 +73,11 @@ class Effort(ScoreOptions):
                 raise InputError(
                     f"evaluation: expected {name} of at least {least}, found {value}; raise it"
                 )
+        if not 0 <= self.seed < 2**64:
+            raise InputError(
+                f"evaluation: expected a seed of 0 ... 2**64 - 1, found {self.seed}; choose one of"
+                " these"
+            )
         if not 0 < self.epsilon < 1:
             raise InputError(
                 f"evaluation: expected epsilon between 0 and 1, found {self.epsilon}; 0.001 is"

@@ -17,6 +17,7 @@ UNCOMPARED = (
     "estimator",
     "draws",
     "points",
+    "step",
     "positions",
     "trailing",
     "partial",

@@ -150,10 +150,9 @@ def comparison(result: dict) -> None:
         ("positions", "a", "±", "b", "±", "a - b", "±"),
         ((positions, *(_bits(entry[key]) for key in keys)) for positions, entry in entries.items()),
     )
-    _print_line(
-        "A diffusion model sees nothing before position 1; an autoregressive one sees the token"
-        " before the window."
-    )
+    looking = [name for name in ("a", "b") if result["runs"][name]["looks_before"]]
+    if len(looking) == 1:
+        _print_line(f"At position 1 {looking[0]} alone sees what stands before the window.")
 
 
 def _print_quantities(title: str, values: dict[str, str]) -> None:

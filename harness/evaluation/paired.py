@@ -15,7 +15,7 @@ from harness.display.figures import figure
 from harness.display.progress import bar
 from harness.display.report import method_of
 from harness.evaluation.scoring import Estimate, Job, compiles, compiling, prepare
-from reference.recipe import InputError
+from reference.recipe import ORDER_OPTIONS, InputError
 
 
 class TokenCosts(NamedTuple):
@@ -29,6 +29,7 @@ class TokenCosts(NamedTuple):
     bytes: list[np.ndarray]
     tokenizer: str
     text: str = ""  # SHA-256 of the ids
+    looks_before: bool = False  # the first token of a window is predicted from what is before it
 
 
 def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) -> TokenCosts:
@@ -41,7 +42,10 @@ def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) 
     predict = evaluate.predictor(job.params, job.recipe, device, compiled, effort.estimator)
     stream = job.dataset.validation, model.length, model.vocab, job.first, job.stop - job.first
     windows = data.evaluation_windows(*stream, effort.stride is not None)
+    read = ("block", "seed") if effort.estimator == "chain" else ()
+    read = [name for name in read if name in ORDER_OPTIONS.get(effort.order, ())]
     method = method_of(effort.estimator, effort.order, effort.stride)
+    method += "".join(f", {name} {getattr(effort, name)}" for name in read)
     bits, sizes, row, done = [], [], job.first, 0
     total = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
     with bar(f"{job.run}: {method}", "passes") as progress:
@@ -61,7 +65,9 @@ def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) 
             sizes.append(evaluate.bytes_of(group, table, estimate.first_token))
             row += len(group.ids_NL)
     text = hashlib.sha256(b"".join(group.ids_NL.tobytes() for group in windows)).hexdigest()
-    return TokenCosts(str(job.run), method, bits, sizes, job.dataset.tokenizer.sha256, text)
+    before = effort.stride is not None or (effort.estimator == "causal" and not model.shift)
+    sha256 = job.dataset.tokenizer.sha256
+    return TokenCosts(str(job.run), method, bits, sizes, sha256, text, before)
 
 
 def ratio(bits_N: np.ndarray, bytes_N: np.ndarray) -> tuple[float | None, float | None]:
@@ -114,7 +120,10 @@ def difference(a: TokenCosts, b: TokenCosts) -> dict:
         return entry
 
     length = max(bits.shape[1] for bits in a.bits)
-    named = {"a": {"run": a.run, "method": a.method}, "b": {"run": b.run, "method": b.method}}
+    named = {
+        name: {"run": one.run, "method": one.method, "looks_before": one.looks_before}
+        for name, one in (("a", a), ("b", b))
+    }
     tokens, size = sum(bits.size for bits in a.bits), int(sum(part.sum() for part in a.bytes))
     positions = [paired(*ends) for ends in buckets(length)]
     return {

@@ -145,6 +145,8 @@ def sample(
     ):
         if not value >= least:
             raise InputError(f"--{name}: expected at least {least}, found {value}; raise it")
+    if not 0 <= seed < 2**64:
+        raise InputError(f"--seed: expected 0 ... 2**64 - 1, found {seed}; choose one of these")
     gaps.check(prompt, infill, gap, tokens)
     model = compress.load(run, tokenizer, device)
     shape, pieces = model.recipe.model, model.tokenizer

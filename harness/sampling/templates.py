@@ -77,6 +77,11 @@ def begin(
         return begun, len(begun.ids)
     begun = encode([prompt], pieces, "--prompt")
     left = length - len(begun.ids)
+    if length < 2:
+        raise InputError(
+            f"sample: expected a model that reads at least 2 tokens, found model.length {length};"
+            " train one with longer windows"
+        )
     if left < 1:
         raise InputError(
             f"--prompt: expected fewer than {length - 1} tokens, found {len(begun.ids) - 1};"

@@ -7,6 +7,7 @@ from functools import lru_cache, wraps
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from fast import artifact, container, data, evaluate, transformer
 from fast.bytes import Tokenizer, load_tokenizer
@@ -20,13 +21,17 @@ MOST_TOKENS = 1 << 26  # of a split that a check reads; the full validation set 
 
 
 class Model(NamedTuple):
-    """A reloaded artifact: its recipe, log_probs(ids_BL), and the SHA-256 of the tokenizer that it
-    names, if it does.
+    """A reloaded artifact: its recipe and weights, and the SHA-256 of the tokenizer that it names,
+    if it does.
     """
 
     recipe: Recipe
-    log_probs: LogProbs
+    params: dict[str, Tensor]
     tokenizer_sha256: str | None
+
+    def predictor(self, estimator: str | None = None) -> LogProbs:
+        """Return log_probs(ids_BL) by the attention that an estimator reads."""
+        return evaluate.predictor(self.params, self.recipe, estimator=estimator)
 
 
 class Text(NamedTuple):
@@ -82,7 +87,7 @@ def model(submission: Submission) -> Model:
     require(shapes == expected, f"{name} has other tensors than its recipe: {others}")
     named = header.get("tokenizer_sha256")
     sha256 = named if isinstance(named, str) else None
-    return Model(recipe, evaluate.predictor(params, recipe), sha256)
+    return Model(recipe, params, sha256)
 
 
 @once

@@ -13,6 +13,7 @@ import torch
 
 from fast import data, evaluate
 from fast.evaluate import Effort
+from fast.likelihood import LogProbs
 from fast.objective import objective_of
 from harness.display.progress import Bar, silent
 from harness.validate.model import Model, Text
@@ -34,25 +35,28 @@ class Measured(NamedTuple):
     of: int
 
 
-def effort_of(named: str, causal: bool, epsilon: float) -> Effort | None:
-    """Return the effort that an estimator's name stands for, None for a name of somebody else's."""
+def effort_of(named: str, estimators: tuple[str, ...], epsilon: float) -> Effort | None:
+    """Return the effort that an estimator's name stands for, of those that may score the model;
+    None for a name of somebody else's.
+    """
     words = re.findall(r"[\w-]+", named.lower().replace("_", "-"))
-    if causal:
-        known = not words or {"causal", "autoregressive", "ar"} & set(words)
-        return Effort("causal", epsilon=epsilon) if known else None
     if not {"nelbo", "nelbo-grid", "chain"} & set(words[:1]):
+        looks_back = {"causal", "autoregressive", "ar"} & set(words)
+        known = looks_back or (not words and estimators == ("causal",))
+        return Effort("causal", epsilon=epsilon) if known and "causal" in estimators else None
+    if words[0] not in estimators:
         return None
     order = next((word for word in words if word in ORDERS), "left-to-right")
     return Effort(words[0], order if words[0] == "chain" else None, epsilon=epsilon)
 
 
-def pass_seconds(opened: Model, length: int) -> float:
+def pass_seconds(opened: Model, log_probs: LogProbs, length: int) -> float:
     """Return the seconds that one window takes per forward pass, measured after a warm-up."""
     rows, shape = max(1, min(8, BATCH_TOKENS // length)), opened.recipe.model
     ids_BL = torch.full((rows, length), shape.vocab if objective_of(shape).mask_token else 0)
-    opened.log_probs(ids_BL)
+    log_probs(ids_BL)
     started = time.perf_counter()
-    opened.log_probs(ids_BL)
+    log_probs(ids_BL)
     return (time.perf_counter() - started) / rows
 
 
@@ -77,7 +81,8 @@ def measure(
     """
     length, vocab, tokens = opened.recipe.model.length, opened.recipe.model.vocab, given.validation
     total = min(-(-len(tokens) // length), most or len(tokens))
-    window = pass_seconds(opened, min(length, len(tokens))) * effort.passes(length)
+    log_probs = opened.predictor(effort.estimator)
+    window = pass_seconds(opened, log_probs, min(length, len(tokens))) * effort.passes(length)
     chosen = ranges(total, max(2, int(min(total, seconds / window))))
     largest = max(stop - start for start, stop in chosen)
     rows, plans = max(1, min(64, BATCH_TOKENS // length, largest)), {}
@@ -85,14 +90,14 @@ def measure(
         first = min(PLAN_WINDOWS, total)
         pilot = data.evaluation_windows(tokens, length, vocab, 0, first)[0]
         plans[pilot.ids_NL.shape[1]] = evaluate.fit_plan(
-            opened.log_probs, pilot, vocab, effort, batch_rows=rows
+            log_probs, pilot, vocab, effort, batch_rows=rows
         )
     parts, started = [], time.perf_counter()
     shown, wanted = progress or silent(), sum(stop - start for start, stop in chosen)
     for start, stop in chosen:
         scored = sum(len(part.rows_N) for part in parts)
         parts += evaluate.measure(
-            opened.log_probs,
+            log_probs,
             data.evaluation_windows(tokens, length, vocab, start, stop - start),
             given.tokenizer.table,
             effort,

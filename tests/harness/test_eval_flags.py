@@ -303,6 +303,20 @@ def test_options_that_the_models_own_estimator_does_not_read(
     assert "--tokenizer" in refused(capsys, "eval", file, "--tokenizer", corpus / "any.model")
 
 
+@pytest.mark.parametrize(
+    ("options", "before"), [([], (True, False)), (["--stride", "4"], (True, True))]
+)
+def test_a_comparison_says_who_sees_what_stands_before_the_window(
+    options, before, run_directory, causal, corpus, tmp_path, capsys
+):
+    words = ["eval", causal, run_directory, "--data", corpus, "--compare", "--no-compiled"]
+    words += ["--sequences", 3, "--json", tmp_path / "a.json", *options]
+    assert cli.main(list(map(str, words))) == 0
+    runs = json.loads((tmp_path / "a.json").read_text())["runs"]
+    assert tuple(runs[name]["looks_before"] for name in ("a", "b")) == before
+    assert ("At position 1 a alone sees" in capsys.readouterr().out) == (before == (True, False))
+
+
 def test_a_range_beyond_the_split_is_refused_with_what_there_is(
     run_directory, windows, unscored, capsys, tmp_path
 ):

@@ -144,8 +144,8 @@ def test_a_comparison_prints_a_b_and_the_difference_with_their_errors(capsys):
     report.comparison(
         {
             "runs": {
-                "a": {"run": "one", "method": "chain"},
-                "b": {"run": "two", "method": "causal"},
+                "a": {"run": "one", "method": "chain", "looks_before": False},
+                "b": {"run": "two", "method": "causal", "looks_before": True},
             },
             "tokens": 3_210,
             "bytes": 65_432,
@@ -155,6 +155,7 @@ def test_a_comparison_prints_a_b_and_the_difference_with_their_errors(capsys):
     )
     said = capsys.readouterr().out
     assert "a: one (chain)" in said and "b: two (causal)" in said
+    assert "At position 1 b alone sees what stands before the window." in said
     [table] = tables(said)
     assert "on 3,210 tokens, 65,432 bytes" in table[0]
     assert table[1] == ["positions", "a", "±", "b", "±", "a - b", "±"]

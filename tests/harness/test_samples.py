@@ -98,6 +98,18 @@ def test_no_more_is_drawn_than_asked_for(loaded):
         samples.sample("run", None, "the", 1, *ORDINARY, tokens=0)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_would_wrap_around_is_refused(seed):
+    order, step, block, temperature, _, device = ORDINARY
+    with pytest.raises(InputError, match=rf"--seed: expected 0 ... 2\*\*64 - 1, found {seed};"):
+        samples.sample("run", None, "the", 1, order, step, block, temperature, seed, device)
+
+
+def test_a_model_of_single_tokens_draws_no_text(loaded):
+    with pytest.raises(InputError, match="at least 2 tokens, found model.length 1"):
+        templates.begin("", None, None, None, 1, loaded)
+
+
 def test_what_is_said_of_each_token(loaded, monkeypatch):
     """Of given ones nothing; of drawn ones the probability and the place among the draws. A
     character of several bytes goes with its last token, what is cut off with what was drawn.

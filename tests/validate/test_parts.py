@@ -10,8 +10,13 @@ import zlib
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from fast import data, evaluate
+from fast.bytes import byte_table
+from fast.data import write_shard
+from fast.evaluate import Effort
 from harness import validate
 from harness.validate import (
     execution,
@@ -31,7 +36,8 @@ from harness.validate.checks.folder import json_fields, one_record, plain_files
 from harness.validate.checks.validity import mixed_up
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell, Finding
-from reference.recipe import TINY, InputError
+from reference.recipe import ESTIMATORS, TINY, InputError
+from tests.support.strategies import random_params, tensors
 
 
 @pytest.fixture
@@ -182,15 +188,33 @@ def test_a_list_of_opcodes_has_an_end():
     ],
 )
 def test_estimators_of_a_causal_model_by_name(named, expected):
-    effort = rescore.effort_of(named, True, 0.5)
+    effort = rescore.effort_of(named, ("causal",), 0.5)
     assert (effort and (effort.estimator, effort.order)) == expected
     assert not effort or effort.epsilon == 0.5
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("causal", "causal"),
+        ("AR, one pass", "causal"),
+        ("nelbo", "nelbo"),
+        ("chain left-to-right", "chain"),
+        ("", None),
+        ("sliding window", None),
+    ],
+)
+def test_estimators_of_a_model_of_both_kinds_by_name(named, expected):
+    effort = rescore.effort_of(named, (*ESTIMATORS, "causal"), 0.5)
+    assert (effort and effort.estimator) == expected
+    if expected == "causal":
+        assert rescore.effort_of(named, ESTIMATORS, 0.5) is None
+
+
 def test_estimators_are_named_in_any_case():
-    effort = rescore.effort_of("Chain Left_To_Right", False, 0.25)
+    effort = rescore.effort_of("Chain Left_To_Right", ESTIMATORS, 0.25)
     assert (effort.estimator, effort.order, effort.epsilon) == ("chain", "left-to-right", 0.25)
-    assert rescore.effort_of("NELBO", False, 0.5).order is None
+    assert rescore.effort_of("NELBO", ESTIMATORS, 0.5).order is None
 
 
 @pytest.mark.parametrize(
@@ -399,12 +423,12 @@ def test_a_pass_is_timed_on_ids_that_the_model_knows(causal, filled):
     """The mask id, which a causal model has none of; as many rows as fit, the second time counts."""
     given = []
     shape = replace(TINY.model, vocab=12, causal=causal)
-    opened = model.Model(replace(TINY, model=shape), given.append, None)
-    assert 0 <= rescore.pass_seconds(opened, 5) < 1
+    opened = model.Model(replace(TINY, model=shape), {}, None)
+    assert 0 <= rescore.pass_seconds(opened, given.append, 5) < 1
     assert [tuple(ids_BL.shape) for ids_BL in given] == [(8, 5)] * 2
     assert all(int(ids_BL.min()) == int(ids_BL.max()) == filled for ids_BL in given)
     given.clear()
-    rescore.pass_seconds(opened, 1 << 14)
+    rescore.pass_seconds(opened, given.append, 1 << 14)
     assert given[0].shape[0] == 2
 
 
@@ -505,8 +529,33 @@ def test_what_is_read_and_what_does_not_belong_is_told(folder):
     assert [name in found.evidence for name in records] == [True, True, True, False]
 
 
-SHAPE = SimpleNamespace(recipe=SimpleNamespace(model=SimpleNamespace(length=8, vocab=5)))
-FOUR_PASSES = SimpleNamespace(passes=lambda length: 4)
+SHAPE = SimpleNamespace(
+    recipe=SimpleNamespace(model=SimpleNamespace(length=8, vocab=5)),
+    predictor=lambda estimator: estimator,
+)
+FOUR_PASSES = SimpleNamespace(estimator="nelbo", passes=lambda length: 4)
+
+
+def test_each_estimator_is_measured_by_the_attention_that_it_reads(tmp_path):
+    """Of one network with two kinds of attention: each score is that of maskgolf eval."""
+    rng = np.random.default_rng(1)
+    both = replace(TINY.model, vocab=5, mixing=1, shift=True, causal_share=0.5)
+    recipe = replace(TINY, model=both)
+    params = tensors(random_params(recipe.model, rng))
+    opened = model.Model(recipe, params, None)
+    write_shard(tmp_path / "val.bin", rng.integers(0, 5, 83).astype(np.uint16))
+    table = byte_table(list("abcde"), ["normal"] * 5)
+    text = data.Tokens([tmp_path / "val.bin"])
+    given = SimpleNamespace(validation=text, tokenizer=SimpleNamespace(table=table))
+    found = {}
+    for estimator in ("causal", "chain"):
+        effort = Effort(estimator, "left-to-right" if estimator == "chain" else None)
+        found[estimator] = rescore.measure(opened, given, effort, 1e6).score.bpb
+        predict = evaluate.predictor(params, recipe, estimator=estimator)
+        windows = data.evaluation_windows(text, both.length, both.vocab)
+        parts = list(evaluate.measure(predict, windows, table, effort))
+        assert found[estimator] == pytest.approx(evaluate.total(parts, effort, 0).bpb, rel=1e-6)
+    assert abs(found["causal"] - found["chain"]) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -526,7 +575,7 @@ def test_as_many_windows_are_measured_as_time_allows(monkeypatch, seconds, most,
         asked.append((total, wanted))
         raise InputError("planted")
 
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
     monkeypatch.setattr(rescore, "ranges", ranges)
     with pytest.raises(InputError):
         rescore.measure(SHAPE, SimpleNamespace(validation=range(83)), FOUR_PASSES, seconds, most)
@@ -539,6 +588,6 @@ def test_as_many_windows_are_scored_as_an_eighth_of_the_time_allows(monkeypatch,
     monkeypatch.setattr(execution, "ready", lambda submission: None)
     monkeypatch.setattr(execution, "model_and_text", lambda submission: (SHAPE, given))
     monkeypatch.setattr(execution, "default_effort", lambda recipe: FOUR_PASSES)
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
     asked = SimpleNamespace(ours=True, options=SimpleNamespace(time_limit=limit))
     assert execution.scored_ids.__wrapped__(asked) == 8 * windows

@@ -207,12 +207,12 @@ def reloaded(packed) -> Model:
 
 
 def test_the_network_of_an_artifact_is_a_code(reloaded):
-    vocab = reloaded.recipe.model.vocab
+    vocab, log_probs = reloaded.recipe.model.vocab, reloaded.predictor()
     ids_NL = np.random.default_rng(0).integers(0, vocab, (4, 12))
     contexts_BL, asked_BL = probes.masked_contexts(ids_NL, vocab)
-    found = probes.mass(reloaded.log_probs, contexts_BL, asked_BL)
+    found = probes.mass(log_probs, contexts_BL, asked_BL)
     assert found.error <= found.limit
-    scorers = {order: probes.chain_scorer(reloaded.log_probs, vocab, order) for order in ORDERS}
+    scorers = {order: probes.chain_scorer(log_probs, vocab, order) for order in ORDERS}
     assert faults(probes.look_ahead(scorers, ids_NL, vocab)) == [[], [], []]
 
 

@@ -24,6 +24,7 @@ from harness.validate import byte_table, hidden, rates, rescore, sandbox
 from harness.validate.checks import runs, score, validity
 from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell
+from reference.recipe import ESTIMATORS
 
 # Hidden text
 
@@ -381,7 +382,7 @@ def test_memory_is_bounded(tmp_path):
     ],
 )
 def test_estimators_by_name(named, expected):
-    effort = rescore.effort_of(named, False, 0.001)
+    effort = rescore.effort_of(named, ESTIMATORS, 0.001)
     assert (effort and (effort.estimator, effort.order)) == expected
 
 

@@ -109,7 +109,7 @@ def measured(monkeypatch):
 
         opened.tokenizer_sha256 = changes.get("tokenizer", "a" * 64)
         monkeypatch.setattr(score, "model_and_text", lambda submission: (opened, given))
-        monkeypatch.setattr(score, "objective_of", lambda model: SimpleNamespace(is_causal="how"))
+        monkeypatch.setattr(score, "objective_of", lambda model: SimpleNamespace(estimators="how"))
         monkeypatch.setattr(score, "default_effort", lambda given: ("default", given))
         monkeypatch.setattr(rescore, "measure", measure)
         monkeypatch.setattr(rescore, "allowed", allowed)
@@ -241,10 +241,11 @@ def test_stretches_of_the_split_are_measured_with_one_plan(planned, length, rows
 
     def measure(log_probs, groups, table, effort, **settings):
         settings.pop("on_progress")(3, 4)
+        assert log_probs == effort.estimator
         asked.append(("measure", table, effort, settings))
         yield SimpleNamespace(rows_N=np.zeros(len(groups[0].ids_NL)))
 
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
     monkeypatch.setattr(rescore, "ranges", lambda total, wanted: [(0, 5), (9, 12)])
     monkeypatch.setattr(rescore, "BATCH_TOKENS", 4_096)
     monkeypatch.setattr(rescore.data, "evaluation_windows", windows)
@@ -254,7 +255,7 @@ def test_stretches_of_the_split_are_measured_with_one_plan(planned, length, rows
     estimator = "nelbo" if planned else "causal"
     effort = SimpleNamespace(estimator=estimator, passes=lambda length: 4)
     shape = SimpleNamespace(model=SimpleNamespace(length=length, vocab=7))
-    opened = SimpleNamespace(recipe=shape, log_probs=None)
+    opened = SimpleNamespace(recipe=shape, predictor=lambda estimator: estimator)
     given = SimpleNamespace(validation=range(20 * length), tokenizer=SimpleNamespace(table="table"))
     progress = SimpleNamespace(update=lambda *values: updates.append(values))
     reply = rescore.measure(opened, given, effort, 99.0, progress=progress)

@@ -185,8 +185,8 @@ def rescored(submission: Submission) -> Finding:
             f" {recipe.seed}"
         )
     bpb, stderr, estimator = claimed(submission, recipe.seed)
-    causal = objective_of(recipe.model).is_causal
-    effort = rescore.effort_of(estimator, causal, recipe.diffusion.epsilon)
+    estimators = objective_of(recipe.model).estimators
+    effort = rescore.effort_of(estimator, estimators, recipe.diffusion.epsilon)
     require(effort, f"the claim names the estimator {estimator!r}, which is none of ours")
     options = submission.options
     measured = rescore.measure(
