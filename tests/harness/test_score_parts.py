@@ -566,14 +566,17 @@ def test_the_cost_of_every_token_is_asked_of_the_job(compiled, shown, monkeypatc
     )
     monkeypatch.setattr(paired.evaluate, "token_nats", token_nats)
     monkeypatch.setattr(paired.evaluate, "bytes_of", lambda *given: given[1:])
-    for order, stride, method in (
-        ("random", None, "chain rule, random"),
-        (None, None, "causal attention, one pass"),
-        (None, 2, "causal attention, a window every 2 tokens"),
+    for order, stride, before, method in (
+        ("random", None, False, "chain rule, random, seed 5"),
+        ("block", None, False, "chain rule, block, block 4"),
+        ("left-to-right", None, False, "chain rule, left-to-right"),
+        (None, None, True, "causal attention, one pass"),
+        (None, 2, True, "causal attention, a window every 2 tokens"),
     ):
-        effort = Effort("chain" if order else "causal", order, stride=stride)
+        effort = Effort("chain" if order else "causal", order, stride=stride, seed=5, block=4)
         reply = paired.per_token(job(effort=effort), Estimate(batch_rows=3), "cpu", compiled)
-        assert reply.method == method and reply.run == "run" and reply.tokenizer == "t" * 64
+        assert reply.method == method and reply.looks_before == before
+        assert reply.run == "run" and reply.tokenizer == "t" * 64
         assert [bits.tolist() for bits in reply.bits] == [[[1.0] * 8] * 6, [[1.0] * 5]]
         assert reply.bytes == [("table", "stream")] * 2 and len(reply.text) == 64
         settings = {"batch_rows": 3, "device": "cpu", "on_pass": None}
