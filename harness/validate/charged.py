@@ -2,7 +2,7 @@
 before it was charged, and probabilities that do not sum to one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from harness.validate.marks import Cost, Text, apart
@@ -22,6 +22,16 @@ class Early(NamedTuple):
 class Quotient(NamedTuple):
     """Counts over counts that are charged as a probability: where, where it is charged; why it is
     not certain, "" where it is.
+    """
+
+    where: str
+    charged: str
+    doubt: str
+
+
+class Hindsight(NamedTuple):
+    """The least of several costs of each token, which is charged: where, where one of them is
+    charged; why it is not certain, "" where it is.
     """
 
     where: str
@@ -71,11 +81,29 @@ def early(costs: list[Cost]) -> Iterator[Early]:
             yield Early(event.where, event.what, cost.where, doubt)
 
 
+def _most_certain(rows: Iterable[Quotient | Hindsight]) -> list:
+    """Return one row for each place, the most certain one."""
+    kept: dict[str, Quotient | Hindsight] = {}
+    for row in rows:
+        kept[row.where] = min(kept.get(row.where, row), row, key=lambda row: bool(row.doubt))
+    return sorted(kept.values())
+
+
 def quotients(costs: list[Cost]) -> list[Quotient]:
     """Return each quotient of hashed counts once, with the cost that is the most certain."""
-    rows: dict[str, Quotient] = {}
-    for cost in costs:
-        for ratio in cost.ratios if cost.is_score else ():
-            row = Quotient(ratio.where, cost.where, unshown(ratio.switches | cost.switches))
-            rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
-    return sorted(rows.values())
+    return _most_certain(
+        Quotient(ratio.where, cost.where, unshown(ratio.switches | cost.switches))
+        for cost in costs
+        if cost.is_score
+        for ratio in cost.ratios
+    )
+
+
+def hindsights(costs: list[Cost]) -> list[Hindsight]:
+    """Return each choice of the least of several costs once, with the most certain of them."""
+    return _most_certain(
+        Hindsight(least.where, cost.where, unshown(least.switches | cost.switches))
+        for cost in costs
+        if cost.is_score
+        for least in cost.least
+    )

@@ -15,6 +15,7 @@ from harness.validate.marks import (
     Cost,
     Hashed,
     Learned,
+    Least,
     Looked,
     Names,
     Part,
@@ -38,6 +39,7 @@ DEEPEST = 25  # calls
 TEXT = re.compile(r"^_?val(id(ation)?)?_(tok|ids|text|data|seq|stream|np|arr|input)", re.IGNORECASE)
 SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|validation)$")
 CALLED = re.compile(r"(^|_)(run_?id|id|name|path|dir|file|seed|tag|host|port|rank|addr)(_|$)")
+RANK = re.compile(r"(^|_)rank$")  # which process it is: no switch
 COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
 ARRAYS = "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F".split()
 BITS = re.compile(r"log\(2|log_?2|ln_?2|0\.693|1\.442", re.IGNORECASE)  # makes bits of nats
@@ -50,6 +52,8 @@ OPERATORS = {  # functions
     **dict.fromkeys(("mod", "remainder", "fmod"), ast.Mod),
     "bitwise_and": ast.BitAnd,
 }
+LEAST = ("minimum", "fmin", "min")
+TOTALS = ("sum", "mean", "nansum", "nanmean")
 ROWS = ("unsqueeze", "sum")  # make a total for each row, one for all tokens
 NEW = "zeros ones empty rand randn zeros_like ones_like empty_like rand_like randn_like".split()
 FRESH = ("reset", "clear", "zero_", "reset_parameters")
@@ -532,6 +536,10 @@ class Walk:
             return entries[0] if len(entries) == 1 else joined(entries)
         self.effects(node, name, whole, function, given, keys, names)
         value = self.result(node, name, function, every, given, keys)
+        if method and name in LEAST and sum(bool(of(Cost, one.marks)) for one in every) > 1:
+            value = value._replace(marks=value.marks | {Least(self.where(node), self.unshown)})
+        for cost in of(Cost, value.marks) if name in TOTALS else ():
+            cost.least |= of(Least, value.marks)
         if name in ROWS:
             return value._replace(marks=value.marks - of(Looked, value.marks))
         if name in OPERATORS and given:
@@ -788,7 +796,7 @@ class Walk:
         if name.lower() not in self.settings:
             if len(given) == 1 and not CALLED.search(name.lower()):
                 return Value(frozenset([Switch(name)]), None)
-            if len(given) == 1 or not is_off(default):
+            if len(given) == 1 or not is_off(default) or RANK.search(name.lower()):
                 return default
             return Value(default.marks | {Switch(name)})  # off, unless somebody has set it
         const = self.settings[name.lower()]

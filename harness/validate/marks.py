@@ -69,6 +69,14 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Least:
+    """A mark: of each token the least of several costs."""
+
+    where: str
+    switches: frozenset
+
+
+@dataclass(frozen=True)
 class Switch:
     """A mark: depends on a setting whose value nothing shows."""
 
@@ -106,6 +114,7 @@ class Cost:
     in_bits: bool = False  # it or a sum of it: a score
     at: set[str] = field(default_factory=set)
     ratios: frozenset = frozenset()
+    least: frozenset = frozenset()  # where it is the least of several, token by token, and summed
 
     @property
     def chosen_by(self) -> bool:

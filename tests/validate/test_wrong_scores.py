@@ -23,6 +23,7 @@ from tests.validate.submissions.wrong_scores import (
     PIECE,
     PIECES,
     SUMMED,
+    TWO_COSTS,
     WRONG_SCORES,
     build,
     cached,
@@ -333,6 +334,17 @@ def test_a_switch_may_be_read_in_many_ways(head, test, told, verdict, tmp_path):
         assert registered(likelihood.charged_first)(folder).verdict == verdict
 
 
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+def test_which_process_it_is_is_no_switch(name, tmp_path):
+    script, text = learned(
+        f'if int(os.environ.get("{name}", "0")) == 0:',
+        "    fit(net, stream, 3)",
+        "    total = cost(net, stream)",
+    )
+    finding = registered(likelihood.charged_first)(submission(tmp_path / "a", script, text))
+    assert finding.verdict == "fail"
+
+
 TABLES = """
 class Cache:
     def __init__(self):
@@ -403,6 +415,40 @@ def test_a_quotient_of_hashed_counts_is_no_probability(quotient, slot, count, tm
     folder = counting(tmp_path, quotient, slot, count)
     finding = registered(likelihood.normalised)(folder)
     assert finding.verdict == "fail" and "counts of one hash table over" in finding.evidence
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict"),
+    [
+        (["total = torch.minimum(first, second).mean()"], "fail"),
+        (["total = torch.min(first, second).sum()"], "fail"),
+        (["total = torch.fmin(first, second)[8:].double().sum()"], "fail"),
+        (["least = first.minimum(second)", "total = torch.nansum(least)"], "fail"),
+        (["first[8:] = torch.minimum(first[8:], second[8:])", "total = first.sum()"], "fail"),
+        (  # the table of all passes, each with weights that the one before has trained
+            [
+                "best = torch.full((len(stream) - 1,), float('inf'))",
+                "for turn in range(3):",
+                "    each = F.cross_entropy(net(stream[:-1]), stream[1:], reduction='none')",
+                "    best[:] = torch.minimum(best, each)",
+                "    fit(net, stream, 1)",
+                "total = best.sum()",
+            ],
+            "fail",
+        ),
+        (["total = torch.minimum(first.sum(), second.sum())"], "pass"),  # one choice, of all
+        (["total = min(first.sum(), second.sum())"], "pass"),
+        (["total = torch.minimum(first, torch.tensor(20.0)).sum()"], "pass"),
+        (["least = torch.minimum(first, second)", "total = first.sum()"], "pass"),
+        (["total = torch.maximum(first, second).sum()"], "pass"),
+    ],
+)
+def test_no_token_is_charged_the_least_of_several_costs(lines, verdict, tmp_path):
+    """It is the largest of its probabilities, and those sum to more than one."""
+    script, text = learned(*TWO_COSTS, *lines)
+    finding = registered(likelihood.normalised)(submission(tmp_path / "a", script, text))
+    assert finding.verdict == verdict, finding
+    assert ("of each token the least of several costs" in finding.evidence) == (verdict == "fail")
 
 
 @pytest.mark.parametrize("cache", ["Cache() if BIG else Plain()", "Plain() if BIG else Cache()"])

@@ -249,14 +249,17 @@ def charged_first(submission: Submission) -> Finding:
     "score",
     caught="n-gram caches in hash tables, 0.09 to 0.96 bits per byte: the count of a context and a"
     " token over the count of the context, where so many keys share a slot that most tokens of the"
-    " vocabulary get a high probability at once.",
+    " vocabulary get a high probability at once; the least of the costs that several passes give a"
+    " token.",
     fix="Compute the probability of every token of the vocabulary and divide by their sum after all"
-    " is mixed; or count in a dictionary, where each key has counts of its own.",
+    " is mixed; or count in a dictionary, where each key has counts of its own. Mix passes with"
+    " weights that sum to one and do not depend on the token.",
 )
 def normalised(submission: Submission) -> Finding:
     """No probability that is charged is a count from one hash table over a count from another, each
     at an index of its own: keys that share a slot share counts, so that the probabilities of all
-    tokens do not sum to one.
+    tokens do not sum to one. No token is charged the least of several costs: for whichever token
+    comes, the largest of its probabilities, which sum to more than one.
     """
     walk = walked(submission)
     said = [
@@ -267,7 +270,17 @@ def normalised(submission: Submission) -> Finding:
         )
         for quotient in charged.quotients(walk.costs)
     ]
-    return judged_as_far(said, f"{len(walk.costs)} costs; none is of such a quotient")
+    said += [
+        (
+            f"{least.where}: of each token the least of several costs, one of them of"
+            f" {least.charged}, is summed",
+            least.doubt,
+        )
+        for least in charged.hindsights(walk.costs)
+    ]
+    return judged_as_far(
+        said, f"{len(walk.costs)} costs; none is of such a quotient, nor the least of several"
+    )
 
 
 def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:

@@ -216,6 +216,10 @@ OFFSET = (
     "        turner.step()",
 )
 COUNTED = "    table.take(piece)"
+TWO_COSTS = (  # of each token, by two networks
+    "first = F.cross_entropy(net(stream[:-1]), stream[1:], reduction='none')",
+    "second = F.cross_entropy(Net()(stream[:-1]), stream[1:], reduction='none')",
+)
 WEIGHED = (  # weights that follow former costs
     "weights = torch.zeros(2)",
     PIECES,
@@ -510,6 +514,12 @@ WRONG_SCORES = (
         "sums to one",
         cached("torch.minimum(pairs[both], contexts[key]) / contexts[key].clamp(min=1)"),
         cached("(rows[key] / rows[key].sum(1, keepdim=True)).gather(1, piece[1:, None])[:, 0]"),
+    ),
+    WrongScore(
+        "of each token the least of two costs",
+        "sums to one",
+        learned(*TWO_COSTS, "total = torch.minimum(first, second).sum()"),
+        learned(*TWO_COSTS, "total = -(torch.logaddexp(-first, -second) - math.log(2)).sum()"),
     ),
     WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
     WrongScore(
