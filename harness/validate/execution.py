@@ -105,9 +105,8 @@ def scored_ids(submission: Submission) -> np.ndarray:
     require(known, "maskgolf pack did not write it: how it scores its artifact is not known")
     opened, given = model_and_text(submission)
     length = min(opened.recipe.model.length, len(given.validation))
-    effort = default_effort(opened.recipe)
-    one = rescore.pass_seconds(opened, opened.predictor(effort.estimator), length)
-    affordable = submission.options.time_limit / 8 / (effort.passes(length) * one)
+    passes = default_effort(opened.recipe).passes(length)
+    affordable = submission.options.time_limit / 8 / (passes * rescore.pass_seconds(opened, length))
     windows = max(2, min(int(affordable), MOST_WINDOWS, len(given.validation) // length))
     return given.ids(windows * opened.recipe.model.length)
 

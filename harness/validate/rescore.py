@@ -50,8 +50,11 @@ def effort_of(named: str, estimators: tuple[str, ...], epsilon: float) -> Effort
     return Effort(words[0], order if words[0] == "chain" else None, epsilon=epsilon)
 
 
-def pass_seconds(opened: Model, log_probs: LogProbs, length: int) -> float:
-    """Return the seconds that one window takes per forward pass, measured after a warm-up."""
+def pass_seconds(opened: Model, length: int, log_probs: LogProbs | None = None) -> float:
+    """Return the seconds that one window takes per forward pass of a model, or of these log_probs
+    of it, measured after a warm-up.
+    """
+    log_probs = log_probs or opened.predictor()
     rows, shape = max(1, min(8, BATCH_TOKENS // length)), opened.recipe.model
     ids_BL = torch.full((rows, length), shape.vocab if objective_of(shape).mask_token else 0)
     log_probs(ids_BL)
@@ -82,7 +85,7 @@ def measure(
     length, vocab, tokens = opened.recipe.model.length, opened.recipe.model.vocab, given.validation
     total = min(-(-len(tokens) // length), most or len(tokens))
     log_probs = opened.predictor(effort.estimator)
-    window = pass_seconds(opened, log_probs, min(length, len(tokens))) * effort.passes(length)
+    window = pass_seconds(opened, min(length, len(tokens)), log_probs) * effort.passes(length)
     chosen = ranges(total, max(2, int(min(total, seconds / window))))
     largest = max(stop - start for start, stop in chosen)
     rows, plans = max(1, min(64, BATCH_TOKENS // length, largest)), {}

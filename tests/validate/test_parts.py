@@ -424,11 +424,11 @@ def test_a_pass_is_timed_on_ids_that_the_model_knows(causal, filled):
     given = []
     shape = replace(TINY.model, vocab=12, causal=causal)
     opened = model.Model(replace(TINY, model=shape), {}, None)
-    assert 0 <= rescore.pass_seconds(opened, given.append, 5) < 1
+    assert 0 <= rescore.pass_seconds(opened, 5, given.append) < 1
     assert [tuple(ids_BL.shape) for ids_BL in given] == [(8, 5)] * 2
     assert all(int(ids_BL.min()) == int(ids_BL.max()) == filled for ids_BL in given)
     given.clear()
-    rescore.pass_seconds(opened, given.append, 1 << 14)
+    rescore.pass_seconds(opened, 1 << 14, given.append)
     assert given[0].shape[0] == 2
 
 
@@ -575,7 +575,7 @@ def test_as_many_windows_are_measured_as_time_allows(monkeypatch, seconds, most,
         asked.append((total, wanted))
         raise InputError("planted")
 
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda *_: 0.5)
     monkeypatch.setattr(rescore, "ranges", ranges)
     with pytest.raises(InputError):
         rescore.measure(SHAPE, SimpleNamespace(validation=range(83)), FOUR_PASSES, seconds, most)
@@ -588,6 +588,6 @@ def test_as_many_windows_are_scored_as_an_eighth_of_the_time_allows(monkeypatch,
     monkeypatch.setattr(execution, "ready", lambda submission: None)
     monkeypatch.setattr(execution, "model_and_text", lambda submission: (SHAPE, given))
     monkeypatch.setattr(execution, "default_effort", lambda recipe: FOUR_PASSES)
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda *_: 0.5)
     asked = SimpleNamespace(ours=True, options=SimpleNamespace(time_limit=limit))
     assert execution.scored_ids.__wrapped__(asked) == 8 * windows

@@ -245,7 +245,7 @@ def test_stretches_of_the_split_are_measured_with_one_plan(planned, length, rows
         asked.append(("measure", table, effort, settings))
         yield SimpleNamespace(rows_N=np.zeros(len(groups[0].ids_NL)))
 
-    monkeypatch.setattr(rescore, "pass_seconds", lambda opened, log_probs, length: 0.5)
+    monkeypatch.setattr(rescore, "pass_seconds", lambda *_: 0.5)
     monkeypatch.setattr(rescore, "ranges", lambda total, wanted: [(0, 5), (9, 12)])
     monkeypatch.setattr(rescore, "BATCH_TOKENS", 4_096)
     monkeypatch.setattr(rescore.data, "evaluation_windows", windows)
