@@ -17,7 +17,6 @@ UNCOMPARED = (
     "estimator",
     "draws",
     "points",
-    "step",
     "positions",
     "trailing",
     "partial",

@@ -45,6 +45,7 @@ def per_token(job: Job, estimate: Estimate, device: str, compiled: bool | None) 
     read = ("block", "seed") if effort.estimator == "chain" else ()
     read = [name for name in read if name in ORDER_OPTIONS.get(effort.order, ())]
     method = method_of(effort.estimator, effort.order, effort.stride)
+    read += ["step"] if effort.estimator == "chain" and effort.step != 1 else []
     method += "".join(f", {name} {getattr(effort, name)}" for name in read)
     bits, sizes, row, done = [], [], job.first, 0
     total = sum(len(group.ids_NL) * effort.passes(group.ids_NL.shape[1]) for group in windows)
