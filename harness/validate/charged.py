@@ -5,7 +5,7 @@ before it was charged, and probabilities that do not sum to one.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from harness.validate.marks import Cost, Text, apart
+from harness.validate.marks import Cost, Least, Ratio, Text, apart
 
 
 class Early(NamedTuple):
@@ -19,19 +19,9 @@ class Early(NamedTuple):
     doubt: str
 
 
-class Quotient(NamedTuple):
-    """Counts over counts that are charged as a probability: where, where it is charged; why it is
-    not certain, "" where it is.
-    """
-
-    where: str
-    charged: str
-    doubt: str
-
-
-class Hindsight(NamedTuple):
-    """The least of several costs of each token, which is charged: where, where one of them is
-    charged; why it is not certain, "" where it is.
+class Improper(NamedTuple):
+    """What makes charged probabilities sum to another number than one: where, where it is charged;
+    why it is not certain, "" where it is.
     """
 
     where: str
@@ -81,29 +71,23 @@ def early(costs: list[Cost]) -> Iterator[Early]:
             yield Early(event.where, event.what, cost.where, doubt)
 
 
-def _most_certain(rows: Iterable[Quotient | Hindsight]) -> list:
-    """Return one row for each place, the most certain one."""
-    kept: dict[str, Quotient | Hindsight] = {}
-    for row in rows:
-        kept[row.where] = min(kept.get(row.where, row), row, key=lambda row: bool(row.doubt))
-    return sorted(kept.values())
+def _improper(marked: Iterable[tuple[Cost, Iterable[Ratio | Least]]]) -> list[Improper]:
+    """Return each place among the marks of costs that may be scores once, with the cost that is the
+    most certain.
+    """
+    rows: dict[str, Improper] = {}
+    for cost, marks in marked:
+        for mark in marks if cost.is_score else ():
+            row = Improper(mark.where, cost.where, unshown(mark.switches | cost.switches))
+            rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
+    return sorted(rows.values())
 
 
-def quotients(costs: list[Cost]) -> list[Quotient]:
-    """Return each quotient of hashed counts once, with the cost that is the most certain."""
-    return _most_certain(
-        Quotient(ratio.where, cost.where, unshown(ratio.switches | cost.switches))
-        for cost in costs
-        if cost.is_score
-        for ratio in cost.ratios
-    )
+def quotients(costs: list[Cost]) -> list[Improper]:
+    """Return the quotients of hashed counts that are charged."""
+    return _improper((cost, cost.ratios) for cost in costs)
 
 
-def hindsights(costs: list[Cost]) -> list[Hindsight]:
-    """Return each choice of the least of several costs once, with the most certain of them."""
-    return _most_certain(
-        Hindsight(least.where, cost.where, unshown(least.switches | cost.switches))
-        for cost in costs
-        if cost.is_score
-        for least in cost.least
-    )
+def hindsights(costs: list[Cost]) -> list[Improper]:
+    """Return where of each token the least of several costs is charged."""
+    return _improper((cost, cost.least) for cost in costs)
