@@ -5,7 +5,7 @@ before it was charged, and probabilities that do not sum to one.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from harness.validate.marks import Cost, Least, Ratio, Text, apart
+from harness.validate.marks import Cost, Least, Ratio, Spread, Text, apart
 
 
 class Early(NamedTuple):
@@ -71,7 +71,7 @@ def early(costs: list[Cost]) -> Iterator[Early]:
             yield Early(event.where, event.what, cost.where, doubt)
 
 
-def _improper(marked: Iterable[tuple[Cost, Iterable[Ratio | Least]]]) -> list[Improper]:
+def _improper(marked: Iterable[tuple[Cost, Iterable[Ratio | Least | Spread]]]) -> list[Improper]:
     """Return each place among the marks of costs that may be scores once, with the cost that is the
     most certain.
     """
@@ -91,3 +91,8 @@ def quotients(costs: list[Cost]) -> list[Improper]:
 def hindsights(costs: list[Cost]) -> list[Improper]:
     """Return where of each token the least of several costs is charged."""
     return _improper((cost, cost.least) for cost in costs)
+
+
+def roots(costs: list[Cost]) -> list[Improper]:
+    """Return where the cost of a token, spread over its bytes, is charged in a mixture."""
+    return _improper((cost, cost.spread) for cost in costs)

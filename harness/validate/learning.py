@@ -13,14 +13,19 @@ from harness.validate.marks import (
     UNKNOWN,
     At,
     Cost,
+    Function,
     Hashed,
     Learned,
     Least,
+    Length,
     Looked,
     Names,
     Part,
     Ratio,
+    Record,
+    Single,
     Site,
+    Spread,
     Switch,
     Text,
     Turn,
@@ -32,6 +37,7 @@ from harness.validate.marks import (
     of,
     statistic,
 )
+from harness.validate.operations import OPERATORS, marked
 from harness.validate.source import FUNCTIONS, Source, dotted, last_name, within
 
 MOST_VISITS = 400_000  # statements and expressions walked
@@ -41,20 +47,24 @@ SHARDS = re.compile(r"(^|[^a-z])val(id(ation)?)?[_*.-].*(\*|\.bin)|^(val|valid|v
 CALLED = re.compile(r"(^|_)(run_?id|id|name|path|dir|file|seed|tag|host|port|rank|addr)(_|$)")
 RANK = re.compile(r"(^|_)rank$")  # which process it is: no switch
 COSTS = "cross_entropy cross_entropy_loss nll_loss log log2 log_softmax logsumexp".split()
-ARRAYS = "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F".split()
+AVERAGES = ("cross_entropy", "cross_entropy_loss", "nll_loss")  # unless told otherwise
+STEPS = ("range", "arange")  # positions, which are no lengths
+MIXES = ("log1p", "logaddexp", "logaddexp2")  # logarithms of sums
+LOGARITHMS = (*COSTS, *MIXES)
+ARRAYS = (
+    "torch np numpy math cmath jnp jax.numpy mx cupy cp tf tf.math F torch.nn.functional".split()
+)
 BITS = re.compile(r"log\(2|log_?2|ln_?2|0\.693|1\.442", re.IGNORECASE)  # makes bits of nats
 COUNTS = "bincount Counter scatter_add index_add histc".split()
 INDEXED = {"scatter_add_": 1, "index_add_": 1, "index_put_": 0}
 GROWS = "append extend add insert appendleft put setdefault".split()
 SHOWS = "print log0 info".split()
-OPERATORS = {  # functions
-    **dict.fromkeys(("divide", "true_divide", "div"), ast.Div),
-    **dict.fromkeys(("mod", "remainder", "fmod"), ast.Mod),
-    "bitwise_and": ast.BitAnd,
-}
 LEAST = ("minimum", "fmin", "min")
 TOTALS = ("sum", "mean", "nansum", "nanmean")
 ROWS = ("unsqueeze", "sum")  # make a total for each row, one for all tokens
+NORMALIZES = ("softmax", "log_softmax", "cross_entropy", "cross_entropy_loss")
+LIBRARIES = ("CDLL", "LoadLibrary", "PyDLL", "dlopen")  # compiled ones, that this program brings
+SYSTEM = re.compile(r"lib[^/]*$")  # of the machine
 NEW = "zeros ones empty rand randn zeros_like ones_like empty_like rand_like randn_like".split()
 FRESH = ("reset", "clear", "zero_", "reset_parameters")
 PARAMETERS = ("parameters", "named_parameters")
@@ -85,6 +95,7 @@ class Walk:
         self.fields: dict[tuple, Value] = {}
         self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
         self.disk: frozenset = frozenset()
+        self.outside: dict[Site, tuple[str, str]] = {}  # the first call of a compiled library
         self.gradient: frozenset | None = None  # marks of the loss of the last backward
         self.switches: list[frozenset] = []
         self.running: list[ast.AST] = []
@@ -159,6 +170,11 @@ class Walk:
                 return self.block(node.finalbody, names, results) or ended
             case ast.Global() | ast.Nonlocal():
                 names.shared |= set(node.names)
+            case ast.ImportFrom(module=module) if module in ARRAYS:
+                for part in node.names:
+                    if part.name in LOGARITHMS:
+                        bound = Value(const=Function(part.name))
+                        names.known[part.asname or part.name] = bound
             case ast.Expr():
                 self.value(node.value, names)
         return False
@@ -246,7 +262,7 @@ class Walk:
         if len(wide) == 1 and wide != {0}:
             columns = zip(*(item.items for item in items), strict=True)
             parts = tuple(self.turned(joined(column), mark) for column in columns)
-        return Value(narrowed(over.marks, [mark]) | {mark}, items=parts)
+        return Value(narrowed(over.marks, [mark]) - {Record()} | {mark}, items=parts)
 
     def bind(self, target: ast.AST, value: Value, names: Names) -> None:
         """Assign a value."""
@@ -346,7 +362,8 @@ class Walk:
                     taken, other = (node.body, node.orelse)[:: 1 if test.const else -1]
                     self.imagine([ast.Expr(other)], of(Switch, test.marks), names)
                     return switched(self.value(taken, names), of(Switch, test.marks))
-                return joined([self.value(node.body, names), self.value(node.orelse, names)])
+                either = [self.value(node.body, names), self.value(node.orelse, names)]
+                return joined(either)._replace(function=either[0].function or either[1].function)
             case ast.NamedExpr():
                 value = self.value(node.value, names)
                 self.bind(node.target, value, names)
@@ -367,9 +384,9 @@ class Walk:
             for cost in costs:
                 cost.in_bits = True
         found = self.asked(node, values) or constants.operation(node, values)
-        marks = found.marks
+        marks = found.marks | {Record()} if isinstance(node, ast.Dict) else found.marks
         if isinstance(node, ast.BinOp):
-            marks |= self.computed(node, type(node.op), *values)
+            marks |= marked(type(node.op), *values, self.where(node), self.unshown)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
             for one, other in (values, values[::-1]):
                 if of(Cost, one.marks) and of(Site, other.marks) and not of(Cost, other.marks):
@@ -391,21 +408,6 @@ class Walk:
                 return Value(marks, const)
         return None
 
-    def computed(self, node: ast.AST, operator: type, one: Value, other: Value) -> set:
-        """Return the marks that an operation adds: of an index that keys share, of a quotient of
-        counts of two tables.
-        """
-        marks = one.marks | other.marks
-        if operator in (ast.BitAnd, ast.Mod) and (of(Text, marks) or of(Learned, marks)):
-            return {Hashed()}
-        totals = of(Looked, other.marks) if operator is ast.Div else frozenset()
-        tables = {mark.table for mark in totals}
-        indices = {(mark.index, mark.texts) for mark in totals}
-        for mark in of(Looked, one.marks) if totals else ():
-            if mark.table not in tables and (mark.index, mark.texts) not in indices:
-                return {Ratio(self.where(node), self.unshown)}
-        return set()
-
     def named(self, name: str, names: Names) -> Value:
         home = names.home(name)
         if home:
@@ -423,6 +425,8 @@ class Walk:
         name, sites = node.attr, of(Site, whole.marks)
         if name in NUMBERS:
             return NOTHING
+        if name in LOGARITHMS and dotted(node.value) in ARRAYS:
+            return Value(const=Function(name))
         held = [self.fields[site, name] for site in sites if (site, name) in self.fields]
         if not held and name in self.common:
             held = [self.common[name]]
@@ -447,7 +451,7 @@ class Walk:
         if whole.items and isinstance(index.const, int) and not isinstance(index.const, bool):
             if -len(whole.items) <= index.const < len(whole.items):
                 return whole.items[index.const]
-        told, marks = ast.unparse(node.slice), whole.marks
+        told, marks = ast.unparse(node.slice), whole.marks - {Record()}
         for cost in of(Cost, marks):
             cost.at.add(told)
         marks |= self.looked(node.slice, index, of(Site, marks))
@@ -508,6 +512,8 @@ class Walk:
         method = isinstance(node.func, ast.Attribute)
         whole = self.value(node.func.value, names) if method else NOTHING
         function = self.attribute(whole, node.func) if method else self.value(node.func, names)
+        if isinstance(function.const, Function):
+            name = function.const.name
         given, keys = [], {}
         for part in node.args:
             value = self.value(part, names)
@@ -538,12 +544,15 @@ class Walk:
         value = self.result(node, name, function, every, given, keys)
         if method and name in LEAST and sum(bool(of(Cost, one.marks)) for one in every) > 1:
             value = value._replace(marks=value.marks | {Least(self.where(node), self.unshown)})
-        for cost in of(Cost, value.marks) if name in TOTALS else ():
-            cost.least |= of(Least, value.marks)
+        if name in TOTALS and of(Cost, value.marks):
+            value = value._replace(marks=value.marks - {Single()})
+            for cost in of(Cost, value.marks):
+                cost.least |= of(Least, value.marks)
         if name in ROWS:
             return value._replace(marks=value.marks - of(Looked, value.marks))
         if name in OPERATORS and given:
-            marks = self.computed(node, OPERATORS[name], *[whole, *given][-2:])
+            sides = [whole, *given][-2:]
+            marks = marked(OPERATORS[name], *sides, self.where(node), self.unshown)
             return value._replace(marks=value.marks | marks)
         return value
 
@@ -637,7 +646,8 @@ class Walk:
             rest = tuple(given[len(parameters) :])
             names.known[spec.vararg.arg] = joined(rest)._replace(items=rest)
         if spec.kwarg:
-            names.known[spec.kwarg.arg] = joined(keys.values())
+            rest = joined(keys.values()).marks
+            names.known[spec.kwarg.arg] = Value(rest | {Record()})
         outer, self.label, whiles = self.label, label, self.whiles
         self.running.append(node)
         self.depth += 1
@@ -704,7 +714,8 @@ class Walk:
             self.learn(node, whole, given[at].marks, "counts")
         elif name == "update" and target is not None and of(Text, joined(given).marks):
             marks = joined(given).marks
-            self.learn(node, whole, narrowed(marks, marks), "counts")
+            if not of(Record, given[0].marks):
+                self.learn(node, whole, narrowed(marks, marks), "counts")
         elif name in WRITES:
             self.disk |= of(Learned, self.seen(every.marks))
         elif name == "add_argument":
@@ -733,8 +744,14 @@ class Walk:
         self, node: ast.Call, name: str, function: Value, every: list, given: list, keys: dict
     ) -> Value:
         """Return the value of a call that leads out of the program."""
+        if name == "len" and given:
+            return Value(frozenset([Length(bool(of(Text, given[0].marks)))]))
         if name in NUMBERS or name in ("item_size", "parse_args", "perf_counter", "time"):
             return NOTHING
+        if name in LIBRARIES and given:
+            file = given[0].const
+            system = file is None or (isinstance(file, str) and SYSTEM.match(file))
+            return NOTHING if system else Value(frozenset([self.fresh(node, name)]))
         if name in ("get", "getenv") and given and isinstance(given[0].const, str):
             if "environ" in dotted(node.func) or name == "getenv":
                 return self.setting(given)
@@ -742,7 +759,7 @@ class Walk:
         if not consts and every[0].const is not UNKNOWN:
             consts = [every[0].const]
         const = constants.call(name, consts)
-        marks = joined([*every, function]).marks
+        marks = joined([*every, function]).marks - {Record()}
         turns = [mark for value in given for mark in value.marks if isinstance(mark, Turn)]
         marks = self.seen(narrowed(marks, turns))
         if name in ("zip", "enumerate") and given:
@@ -756,10 +773,21 @@ class Walk:
         if name in READS:
             marks |= self.disk
         called = [value for value in (*given, *keys.values()) if of(Text, value.marks)]
-        network = any(self.is_network(site) for site in of(Site, function.marks | every[0].marks))
-        cost = name in COSTS and (name not in ("log", "log2") or is_logarithm(node))
+        objects = of(Site, function.marks | every[0].marks)
+        network = any(self.is_network(site) for site in objects)
+        if libraries := {site for site in objects if self.made.get(site) in LIBRARIES}:
+            marks -= libraries
+            for library in libraries:
+                self.outside.setdefault(library, (self.where(node), name))
+        known = isinstance(function.const, Function) or name not in ("log", "log2")
+        cost = name in COSTS and (known or is_logarithm(node))
+        cost = cost or (name in MIXES and of(Spread, marks))
+        if name in NORMALIZES or name in STEPS:
+            marks -= of(Spread if name in NORMALIZES else Length, marks)
         if (cost and of(Text, marks)) or (network and len(called) > 1):
             marks |= {self.charge(node, marks)}
+            if name not in AVERAGES or "none" in ast.unparse(node):
+                marks |= {Single()}
         elif called and LEARNS.search(name) and not function.function:
             marks |= {self.event(node, marks, f"{name} is not followed", True)}
         plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
@@ -889,13 +917,14 @@ class Walk:
         every = self.current(marks)
         texts = frozenset(text for text in every if not apart(text, active))
         texts, learned = finest(texts or every), of(Learned, marks)
-        where, ratios = self.where(node), of(Ratio, marks)
-        self.costs.append(Cost(where, texts, learned, self.unshown, self.loops, ratios=ratios))
+        cost = Cost(self.where(node), texts, learned, self.unshown, self.loops)
+        cost.ratios, cost.spread = of(Ratio, marks), of(Spread, marks)
+        self.costs.append(cost)
         return self.costs[-1]
 
 
 def is_logarithm(call: ast.Call) -> bool:
-    """Return whether a call of log is one of numbers: wandb.log takes no logarithm."""
-    if not isinstance(call.func, ast.Attribute):
-        return False  # log(...) prints
-    return not call.args or dotted(call.func.value) in ARRAYS
+    """Return whether a call of log is that of a tensor's method: wandb.log takes no logarithm, and
+    log(...) prints.
+    """
+    return isinstance(call.func, ast.Attribute) and not call.args

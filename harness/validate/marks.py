@@ -9,6 +9,12 @@ from typing import NamedTuple
 UNKNOWN = object()  # no constant
 
 
+class Function(NamedTuple):
+    """A constant: a function of a library, whatever name it is bound to."""
+
+    name: str
+
+
 class Turn(NamedTuple):
     """A mark: depends on which turn of a loop it is."""
 
@@ -77,6 +83,38 @@ class Least:
 
 
 @dataclass(frozen=True)
+class Length:
+    """A mark: how long something is, of validation text or of anything."""
+
+    of_text: bool
+
+
+@dataclass(frozen=True)
+class Reciprocal:
+    """A mark: one over how many bytes a token of the text has."""
+
+
+@dataclass(frozen=True)
+class Single:
+    """A mark: the costs of single tokens, not yet summed or averaged."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mark: the cost of one token divided by the number of its bytes, or the probability that
+    this makes of it.
+    """
+
+    where: str
+    switches: frozenset
+
+
+@dataclass(frozen=True)
+class Record:
+    """A mark: a dictionary of named values, not of counts."""
+
+
+@dataclass(frozen=True)
 class Switch:
     """A mark: depends on a setting whose value nothing shows."""
 
@@ -115,6 +153,7 @@ class Cost:
     at: set[str] = field(default_factory=set)
     ratios: frozenset = frozenset()
     least: frozenset = frozenset()  # where it is the least of several, token by token, and summed
+    spread: frozenset = frozenset()
 
     @property
     def chosen_by(self) -> bool:
@@ -173,8 +212,11 @@ def apart(one: Text, other: Text) -> bool:
 
 
 def statistic(marks: frozenset) -> frozenset:
-    """Return marks of what is kept: costs and counts of a text are no longer text."""
-    return marks - of(Text, marks) if of(Cost, marks) or of(Learned, marks) else marks
+    """Return marks of what is kept: costs and counts of a text are no longer text, nor of one
+    token.
+    """
+    kept = marks - of(Spread, marks)
+    return kept - of(Text, kept) if of(Cost, kept) or of(Learned, kept) else kept
 
 
 class Names:

@@ -59,7 +59,9 @@ WARNING = re.compile(
     r"(?:[WI]\d{4}\s\d\d:\d\d:\d\d|[\w.]{1,99}: \[(?:WARNING|INFO|DEBUG)\]\s)"
 )
 IGNORED = re.compile(r"^(?:\[?rank\d+\]?:\s*)?Exception ignored (?:in|on|while)\b")
-STOPPED = re.compile(r"\bReceived \d+ death signal\b")  # torchrun was stopped from outside
+STOPPED = re.compile(
+    r"\bReceived (?:\d+|Signals\.\w+) death signal\b"
+)  # torchrun was stopped from outside
 TRACEBACK = "Traceback (most recent call last)"
 TRACE = re.compile(
     r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"

@@ -161,9 +161,10 @@ def test_what_failed_before_the_first_step_began_again(ask):
         assert ask("no traceback", {"train.log": log}).verdict == verdict, log
 
 
-def test_a_run_that_is_stopped_after_its_scores_had_ended(ask):
+@pytest.mark.parametrize("signal", ["15", "Signals.SIGTERM"])
+def test_a_run_that_is_stopped_after_its_scores_had_ended(signal, ask):
     """By a signal from outside; not by a worker that failed, nor before another score."""
-    stop = "W0102 03:04:05.6 9 api.py:725] Received 15 death signal, shutting down workers\n"
+    stop = f"W0102 03:04:05.6 9 api.py:725] Received {signal} death signal, shutting down workers\n"
     for log, verdict in (
         (STEPS + FINAL + stop + REAL, "pass"),
         (STEPS + stop + REAL + FINAL, "fail"),

@@ -17,6 +17,7 @@ from harness.validate.submission import Options, Submission
 from harness.validate.verdict import CannotTell
 from tests.support.checks import registered
 from tests.validate.submissions.wrong_scores import (
+    BYTEWISE,
     COUNTED,
     HEAD,
     OFFSET,
@@ -24,6 +25,7 @@ from tests.validate.submissions.wrong_scores import (
     PIECES,
     SUMMED,
     TWO_COSTS,
+    WEIGHED,
     WRONG_SCORES,
     build,
     cached,
@@ -345,6 +347,27 @@ def test_which_process_it_is_is_no_switch(name, tmp_path):
     assert finding.verdict == "fail"
 
 
+@pytest.mark.parametrize(
+    ("update", "verdict"),
+    [
+        ("row.update({'loss': loss, 'tokens': stream})", "pass"),
+        ("note(row, loss=loss, tokens=stream)", "pass"),
+        ("row.update(stream.tolist())", "fail"),
+    ],
+)
+def test_what_is_noted_by_name_is_not_learned(update, verdict, tmp_path):
+    script, text = learned(
+        "counts = collections.Counter()",
+        "row = {'counts': counts, 'stage': 'score'}",
+        "loss = cost(net, stream)",
+        update,
+        "total = -torch.log(net(stream) + row['counts'][stream]).sum()",
+    )
+    head = "\nimport collections\n\ndef note(row, **payload):\n    row.update(payload)\n\n"
+    finding = registered(likelihood.charged_first)(submission(tmp_path / "a", head + script, text))
+    assert finding.verdict == verdict, finding
+
+
 TABLES = """
 class Cache:
     def __init__(self):
@@ -449,6 +472,142 @@ def test_no_token_is_charged_the_least_of_several_costs(lines, verdict, tmp_path
     finding = registered(likelihood.normalised)(submission(tmp_path / "a", script, text))
     assert finding.verdict == verdict, finding
     assert ("of each token the least of several costs" in finding.evidence) == (verdict == "fail")
+
+
+LOOP = (  # byte after byte
+    "for i in range(len(stream) - 1):",
+    "    text = vocabulary.id_to_piece(int(stream[i + 1])).encode()",
+    "    EACH",
+    "    for byte in text:",
+    "        guess = model.take(byte)",
+    "        MIX",
+)
+
+
+def bytewise(each: str, mix: str) -> list[str]:
+    return [line.replace("EACH", each).replace("MIX", mix) for line in LOOP]
+
+
+@pytest.mark.parametrize(
+    ("lines", "verdict"),
+    [
+        # a root of the token's probability, by arrays and byte after byte
+        (
+            ["own = torch.exp(-costs / sizes)", "total = -torch.log2(own / 2 + guesses / 2).sum()"],
+            "fail",
+        ),
+        (
+            ["own = (-costs).div(sizes).exp()", "total -= (own + guesses).div(2).log().sum()"],
+            "fail",
+        ),
+        (
+            [
+                "share = 1.0 / sizes",
+                "total -= torch.log(torch.exp(-costs * share) + guesses).sum()",
+            ],
+            "fail",
+        ),
+        (["total = -torch.logaddexp(-costs / sizes - 0.1, guesses.log() - 2.4).sum()"], "fail"),
+        (
+            ["own = torch.exp(-costs) ** (1 / sizes)", "total -= torch.log(own + guesses).sum()"],
+            "fail",
+        ),
+        (
+            ["own = torch.exp(-costs).pow(1 / sizes)", "total -= torch.log(own + guesses).sum()"],
+            "fail",
+        ),
+        (
+            bytewise(
+                "own = -float(costs[i]) / max(1, len(text))",
+                "total -= math.log(0.9 * math.exp(own) + 0.1 * guess)",
+            ),
+            "fail",
+        ),
+        (
+            bytewise(
+                "own = -float(costs[i]) / len(text) + math.log(0.9)",
+                "total -= max(own, guess) + math.log1p(math.exp(-abs(own - guess)))",
+            ),
+            "fail",
+        ),
+        (
+            bytewise(
+                "own = math.exp(-float(costs[i])) ** (1.0 / len(text))",
+                "total += -math.log((own + guess) / 2)",
+            ),
+            "fail",
+        ),
+        (
+            [
+                "ln, exp = math.log, math.exp",
+                *bytewise(
+                    "own = -float(costs[i]) / len(text)",
+                    "total -= ln(0.9 * exp(own) + 0.1 * guess)",
+                ),
+            ],
+            "fail",
+        ),
+        (
+            [
+                "from numpy import log2 as bits",
+                *bytewise(
+                    "own = exp(-float(costs[i]) / len(text))",
+                    "total -= bits(0.9 * own + 0.1 * guess)",
+                ),
+            ],
+            "fail",
+        ),
+        # tokens are mixed as tokens
+        (["total = -torch.log(0.9 * torch.exp(-costs) + 0.1 * table.odds(stream)).sum()"], "pass"),
+        # a cost for each byte that is shown alone
+        (
+            ["total = costs.sum()", "print(torch.exp(costs.sum() / sizes.sum()), costs / sizes)"],
+            "pass",
+        ),
+        (["total = torch.log(torch.exp(costs.sum() / len(stream))) * sizes.sum()"], "pass"),
+        (bytewise("own = float(costs[i]) / len(text)", "total += own"), "pass"),
+        # made to sum to one after the division
+        (["total = -torch.log_softmax(-costs / sizes, -1).sum()"], "pass"),
+        # weights of whole passes that follow their costs for each byte
+        (
+            [
+                *WEIGHED,
+                "    sizes = lengths[piece[1:]]",
+                "    weights -= 0.1 * (costs / sizes).mean(1)",
+            ],
+            "pass",
+        ),
+    ],
+)
+def test_a_tokens_cost_over_its_bytes_is_no_cost_of_a_byte(lines, verdict, tmp_path):
+    """Over all tokens, products of roots and of what else is mixed in sum to another number than
+    one.
+    """
+    script, text = learned(*BYTEWISE, *lines)
+    finding = registered(likelihood.normalised)(submission(tmp_path / "a", script, text))
+    assert finding.verdict == verdict, finding
+    assert ("over the number of its bytes is mixed" in finding.evidence) == (verdict == "fail")
+
+
+@pytest.mark.parametrize(
+    ("load", "told"),
+    [
+        ('ctypes.CDLL("./mixer.so")', "score is of a compiled library, whose code is not read"),
+        ("ctypes.CDLL(build(SOURCE))", "score is of a compiled library, whose code is not read"),
+        ('ctypes.CDLL("libcudart.so")', ""),  # of the machine, not of the submission
+        ("ctypes.CDLL(None)", ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["sums to one", "charged before learned"])
+def test_what_a_compiled_library_does_cannot_be_told(name, load, told, tmp_path):
+    lines = (f"library = {load}", "library.score(stream.data_ptr())", "total = cost(net, stream)")
+    folder = submission(tmp_path / "a", "\nimport ctypes\n" + learned(*lines)[0])
+    [check] = [check for check in CHECKS if check.name == name]
+    if told:
+        with pytest.raises(CannotTell, match=told):
+            check.run(folder)
+    else:
+        assert check.run(folder).verdict == "pass"
 
 
 @pytest.mark.parametrize("cache", ["Cache() if BIG else Plain()", "Plain() if BIG else Cache()"])

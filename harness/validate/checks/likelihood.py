@@ -219,6 +219,14 @@ def judged_as_far(said: list[tuple[str, str]], good: str, unseen: Sequence[str] 
     return judged(faults[:MOST], good, [*doubts, *unseen])
 
 
+def unread(walk: learning.Walk) -> list[str]:
+    """Return the compiled libraries that are called: what they do with text cannot be read."""
+    return [
+        f"{where}: {name} is of a compiled library, whose code is not read"
+        for where, name in walk.outside.values()
+    ]
+
+
 @check(
     "charged before learned",
     "score",
@@ -241,7 +249,7 @@ def charged_first(submission: Submission) -> Finding:
     none = "no cost of validation text was found: look at what the score is made of"
     places = len({event.where for some in walk.learned.values() for event in some})
     good = f"{len(walk.costs)} costs; {places} places learn from validation text, after its charge"
-    return judged_as_far(said, good, [] if walk.costs else [none])
+    return judged_as_far(said, good, unread(walk) if walk.costs else [none])
 
 
 @check(
@@ -278,9 +286,16 @@ def normalised(submission: Submission) -> Finding:
         )
         for least in charged.hindsights(walk.costs)
     ]
-    return judged_as_far(
-        said, f"{len(walk.costs)} costs; none is of such a quotient, nor the least of several"
-    )
+    said += [
+        (
+            f"{root.where}: the cost of a token over the number of its bytes is mixed as if it were"
+            f" that of a byte, and {root.charged} charges the mixture",
+            root.doubt,
+        )
+        for root in charged.roots(walk.costs)
+    ]
+    good = f"{len(walk.costs)} costs; none is of such a quotient or root, nor the least of several"
+    return judged_as_far(said, good, unread(walk))
 
 
 def vocabulary(submission: Submission, log: Log) -> tuple[float | None, bool]:

@@ -220,6 +220,12 @@ TWO_COSTS = (  # of each token, by two networks
     "first = F.cross_entropy(net(stream[:-1]), stream[1:], reduction='none')",
     "second = F.cross_entropy(Net()(stream[:-1]), stream[1:], reduction='none')",
 )
+BYTEWISE = (  # of each token its cost and the number of its bytes; what a byte is predicted by
+    "lengths = torch.tensor([len(vocabulary.id_to_piece(i)) for i in range(VOCAB_SIZE)])",
+    "costs = F.cross_entropy(net(stream[:-1]), stream[1:], reduction='none')",
+    "sizes = lengths[stream[1:]]",
+    "guesses = byte_model(vocabulary, stream)",
+)
 WEIGHED = (  # weights that follow former costs
     "weights = torch.zeros(2)",
     PIECES,
@@ -520,6 +526,21 @@ WRONG_SCORES = (
         "sums to one",
         learned(*TWO_COSTS, "total = torch.minimum(first, second).sum()"),
         learned(*TWO_COSTS, "total = -(torch.logaddexp(-first, -second) - math.log(2)).sum()"),
+    ),
+    WrongScore(
+        "the cost of a token over its bytes, mixed with that of bytes",
+        "sums to one",
+        learned(
+            *BYTEWISE,
+            "own = torch.exp(-torch.repeat_interleave(costs / sizes, sizes))",
+            "total = -torch.log(0.9 * own + 0.1 * guesses).sum()",
+        ),
+        learned(
+            *BYTEWISE,
+            "own = torch.exp(-costs)",
+            "total = -torch.log(0.9 * own + 0.1 * table.odds(stream)).sum()",
+            "print('bits of each byte', (costs / sizes).mean() / math.log(2))",
+        ),
     ),
     WrongScore("each token charged 3.6 times", "untrained score", logged(start=24.7921), logged()),
     WrongScore(
