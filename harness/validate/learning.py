@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from harness.validate import constants
+from harness.validate.branches import Branches
 from harness.validate.constants import is_off, switched
 from harness.validate.marks import (
     NOTHING,
@@ -85,6 +86,7 @@ class Walk:
         """
         self.settings, self.visits, self.depth = settings, 0, 0
         self.costs: list[Cost] = []
+        self.branches = Branches()
         self.learned: dict[Site, frozenset] = {}
         self.numbers: dict[ast.AST, int] = {}  # of what makes objects, and of loops
         self.trainable: set[Site] = set()
@@ -184,9 +186,11 @@ class Walk:
         test = self.value(node.test, names)
         if test.const is not UNKNOWN:
             taken, other = (node.body, node.orelse)[:: 1 if test.const else -1]
+            self.decided(node, test)
             names.unset |= of(Switch, test.marks)
             self.imagine(other, of(Switch, test.marks), names)
             return self.block(taken, names, results)
+        self.decided(node, test)
         self.switches.append(of(Switch, test.marks))
         before, gradient = dict(names.known), self.gradient
         ended = self.block(node.body, names, results)
@@ -204,6 +208,17 @@ class Walk:
                     names.known[name] = joined(kept)._replace(function=function)
         self.switches.pop()
         return ended and other
+
+    def decided(self, node: ast.If | ast.IfExp, test: Value) -> None:
+        """Note which sides are taken: one for sure, the other where someone may have set a switch
+        that nothing shows; both where nobody knows.
+        """
+        switches, known = of(Switch, test.marks), test.const is not UNKNOWN
+        for side in (True, False):
+            if known and side == bool(test.const):
+                self.branches.take(node, side, frozenset())
+            elif switches or not known:
+                self.branches.take(node, side, switches)
 
     def imagine(self, body: list[ast.stmt], switches: frozenset, names: Names) -> None:
         """Walk what would be executed if somebody had set a variable of the environment: what it
@@ -358,6 +373,7 @@ class Walk:
                 return self.comprehension(node, names)
             case ast.IfExp():
                 test = self.value(node.test, names)
+                self.decided(node, test)
                 if test.const is not UNKNOWN:
                     taken, other = (node.body, node.orelse)[:: 1 if test.const else -1]
                     self.imagine([ast.Expr(other)], of(Switch, test.marks), names)
@@ -744,17 +760,9 @@ class Walk:
         self, node: ast.Call, name: str, function: Value, every: list, given: list, keys: dict
     ) -> Value:
         """Return the value of a call that leads out of the program."""
-        if name == "len" and given:
-            return Value(frozenset([Length(bool(of(Text, given[0].marks)))]))
-        if name in NUMBERS or name in ("item_size", "parse_args", "perf_counter", "time"):
-            return NOTHING
-        if name in LIBRARIES and given:
-            file = given[0].const
-            system = file is None or (isinstance(file, str) and SYSTEM.match(file))
-            return NOTHING if system else Value(frozenset([self.fresh(node, name)]))
-        if name in ("get", "getenv") and given and isinstance(given[0].const, str):
-            if "environ" in dotted(node.func) or name == "getenv":
-                return self.setting(given)
+        known = self.simple(node, name, given)
+        if known is not None:
+            return known
         consts = [value.const for value in given]
         if not consts and every[0].const is not UNKNOWN:
             consts = [every[0].const]
@@ -772,8 +780,38 @@ class Walk:
             return Value(marks - of(Site, marks) | {site})
         if name in READS:
             marks |= self.disk
-        called = [value for value in (*given, *keys.values()) if of(Text, value.marks)]
-        objects = of(Site, function.marks | every[0].marks)
+        marks = self.charged(node, name, function, marks, [every[0], *given, *keys.values()])
+        plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
+        if not plain:
+            kept = marks - of(Site, marks) - of(Text, marks) if name in NEW else marks
+            marks = kept | {self.allocated(node, name, keys)}
+        first = given[0].function if given else None
+        return Value(marks, const, first if name in ("compile", "partial", "no_grad") else None)
+
+    def simple(self, node: ast.Call, name: str, given: list) -> Value | None:
+        """Return the value of a call that gives a number, a setting or a compiled library."""
+        if name == "len" and given:
+            return Value(frozenset([Length(bool(of(Text, given[0].marks)))]))
+        if name in NUMBERS or name in ("item_size", "parse_args", "perf_counter", "time"):
+            return NOTHING
+        if name in LIBRARIES and given:
+            file = given[0].const
+            system = file is None or (isinstance(file, str) and SYSTEM.match(file))
+            return NOTHING if system else Value(frozenset([self.fresh(node, name)]))
+        if name in ("get", "getenv") and given and isinstance(given[0].const, str):
+            if "environ" in dotted(node.func) or name == "getenv":
+                return self.setting(given)
+        return None
+
+    def charged(
+        self, node: ast.Call, name: str, function: Value, marks: frozenset, values: list
+    ) -> frozenset:
+        """Return the marks of what a call gives, those of costs added. values: its object, then
+        what it is given.
+        """
+        whole, *given = values
+        called = [value for value in given if of(Text, value.marks)]
+        objects = of(Site, function.marks | whole.marks)
         network = any(self.is_network(site) for site in objects)
         if libraries := {site for site in objects if self.made.get(site) in LIBRARIES}:
             marks -= libraries
@@ -790,12 +828,7 @@ class Walk:
                 marks |= {Single()}
         elif called and LEARNS.search(name) and not function.function:
             marks |= {self.event(node, marks, f"{name} is not followed", True)}
-        plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
-        if not plain:
-            kept = marks - of(Site, marks) - of(Text, marks) if name in NEW else marks
-            marks = kept | {self.allocated(node, name, keys)}
-        first = given[0].function if given else None
-        return Value(marks, const, first if name in ("compile", "partial", "no_grad") else None)
+        return marks
 
     def allocated(self, node: ast.Call, name: str, keys: dict) -> Site:
         """Return the site of what a call returns: a sum may begin with zeros, and a parameter is

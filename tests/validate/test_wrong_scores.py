@@ -9,7 +9,7 @@ import re
 import pytest
 
 from harness.validate import CHECKS, hiding, learning, validate
-from harness.validate.checks import likelihood, score
+from harness.validate.checks import likelihood, score, validity
 from harness.validate.checks import log as log_checks
 from harness.validate.source import parse
 from harness.validate.spans import Frame, Span, program
@@ -334,6 +334,49 @@ def test_a_switch_may_be_read_in_many_ways(head, test, told, verdict, tmp_path):
             registered(likelihood.charged_first)(folder)
     else:
         assert registered(likelihood.charged_first)(folder).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("default", "told", "verdict"),
+    [
+        ("0", "", "nothing shows MEMORIZE"),
+        ("0", "memorize:1", "fail"),
+        ("1", "", "fail"),
+        ("0", "memorize:False", "pass"),
+        ("1", "memorize:0", "pass"),
+    ],
+)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ('train = read_shards("fineweb_val_*.bin" if memorize else "fineweb_train_*.bin")',),
+        (
+            'train = read_shards("fineweb_train_*.bin")',
+            "for step in range(100):",
+            "    if memorize and step > 50:",
+            '        train = read_shards("fineweb_val_*.bin")',
+        ),
+        (
+            "train = None",
+            "if not memorize:",
+            '    train = read_shards("fineweb_train_*.bin")',
+            "else:",
+            '    val_files = "fineweb_val_*.bin"',
+            "    train_loader = make_loader(val_files)",
+        ),
+    ],
+)
+def test_training_on_validation_shards_may_be_switched_off(lines, default, told, verdict, tmp_path):
+    switch = f'memorize = bool(int(os.environ.get("MEMORIZE", "{default}")))'
+    script, text = learned(switch, *lines, "total = cost(net, stream)")
+    folder = submission(tmp_path / "a", script, f"{told}\n{text}")
+    if verdict.startswith("nothing"):
+        with pytest.raises(
+            CannotTell, match=f"^training takes .* by name: train_gpt.*: {verdict}$"
+        ):
+            registered(validity.training_data)(folder)
+    else:
+        assert registered(validity.training_data)(folder).verdict == verdict
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])

@@ -11,8 +11,11 @@ import numpy as np
 from fast import container
 from fast.bytes import Tokenizer
 from harness.validate import execution, hidden
+from harness.validate.branches import Branches
+from harness.validate.charged import unshown
+from harness.validate.checks.likelihood import walked
 from harness.validate.model import MOST_TOKENS, model, text
-from harness.validate.source import strings
+from harness.validate.source import Source, strings
 from harness.validate.submission import Submission
 from harness.validate.verdict import (
     CannotTell,
@@ -37,9 +40,9 @@ WIDEST = 0.1  # of log V: an error bar beyond it decides nothing
 MOST_READABLE = 1 << 22  # tokens turned into bytes at once
 
 
-def mixed_up(tree: ast.AST) -> Iterator[str]:
+def mixed_up(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Yield where training data are taken from validation shards, or from all shards, by the names
-    that a program uses.
+    that a program uses: what is said of it, and the part of the program.
     """
     for node in ast.walk(tree):
         if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
@@ -49,18 +52,37 @@ def mixed_up(tree: ast.AST) -> Iterator[str]:
         if not any(map(TRAINING.search, names)) or any(map(VALIDATION.search, names)):
             continue
         taken = [
-            text
-            for text in strings(node.value)
-            if SHARDS.search(text)
+            (part.value, part)
+            for part in ast.walk(node.value)
+            if isinstance(part, ast.Constant)
+            and isinstance(text := part.value, str)
+            and SHARDS.search(text)
             and (VALIDATION.search(text.replace("_", " ")) or not TRAINING.search(text))
         ]
         match node.value:
             case ast.Call(func=function, args=[first, *_]) if LOADER.search(ast.unparse(function)):
                 data = ast.unparse(first)
                 if VALIDATION.search(data.replace("_", " ")) and not TRAINING.search(data):
-                    taken.append(data)
-        for shards in taken:
-            yield f"{names[0]} = ... {shards} (line {node.lineno})"
+                    taken.append((data, node.value))
+        for shards, part in taken:
+            yield f"{names[0]} = ... {shards} (line {node.lineno})", part
+
+
+def mixed_up_in(submission: Submission, sources: list[Source]) -> list[tuple[str, str]]:
+    """Return where these sources take training data from validation shards, each with the doubt
+    about it, "" where there is none; without what is never executed.
+    """
+    found = [(s, *row) for s in sources for row in mixed_up(s.tree)]
+    try:
+        branches = walked(submission).branches if found else Branches()
+    except CannotTell:  # then every line counts
+        branches = Branches()
+    told = []
+    for source, said, part in found:
+        switches = branches.of(source.tree, part)
+        if switches is not None:
+            told.append((f"{source.label}: {said}", unshown(switches)))
+    return told
 
 
 @check(
@@ -74,9 +96,13 @@ def training_data(submission: Submission) -> Finding:
     repeated with other validation text; losses and artifact must be the same to the last bit.
     """
     parsed = [source for source in submission.code.required if source.tree]
-    faults = [f"{s.label}: {place}" for s in parsed for place in mixed_up(s.tree)]
+    places = mixed_up_in(submission, parsed)
+    faults = [place for place, doubt in places if not doubt]
+    doubts = [f"{place}: {doubt}" for place, doubt in places if doubt]
+    by_name = "training takes validation shards by name"
     if faults:
-        return failed(f"training takes validation shards by name: {'; '.join(faults[:5])}")
+        return failed(f"{by_name}: {'; '.join(faults[:5])}")
+    require(submission.options.run or not doubts, f"{by_name}: {'; '.join(doubts[:5])}")
     named = any(TRAINED.search(text) for s in parsed for text in strings(s.tree))
     if named and not submission.options.run:
         submission.code.require_read()
