@@ -371,27 +371,24 @@ def test_training_data_by_name():
         ("CALIB = DATA_STREAM(x.validation)", ["x.validation"]),
     ):
         places = list(validity.mixed_up(ast.parse("\n" + code)))
-        assert [place.partition(" = ... ")[2] for place in places] == [
+        assert [place.partition(" = ... ")[2] for place, _ in places] == [
             f"{text} (line 2)" for text in taken
         ], code
-    [place] = validity.mixed_up(ast.parse("a = train_b = 'valid_000.bin'"))
+    [(place, _)] = validity.mixed_up(ast.parse("a = train_b = 'valid_000.bin'"))
     assert place.startswith("a = ... ")
 
 
-def test_training_shards_of_validation_are_told_before_anything_runs(monkeypatch):
+def test_training_shards_of_validation_are_told_before_anything_runs(monkeypatch, tmp_path):
     monkeypatch.setattr(validity.execution, "trained", lambda _: pytest.fail("executed"))
     code = "".join(f"train{number} = 'val_{number}.bin'\n" for number in range(6))
-    sources = [
-        SimpleNamespace(label="a", tree=None),
-        SimpleNamespace(label="b", tree=ast.parse(code)),
-    ]
-    reply = registered(validity.training_data)(
-        SimpleNamespace(code=SimpleNamespace(required=sources))
-    )
+    (tmp_path / "train_gpt.py").write_text(code)
+    reply = registered(validity.training_data)(Submission(tmp_path, Options(run=True)))
     assert reply.verdict == "fail"
-    assert reply.evidence.removeprefix("training takes validation shards by name: ").split(
-        "; "
-    ) == [f"b: train{number} = ... val_{number}.bin (line {number + 1})" for number in range(5)]
+    places = reply.evidence.removeprefix("training takes validation shards by name: ").split("; ")
+    assert places == [
+        f"train_gpt.py: train{number} = ... val_{number}.bin (line {number + 1})"
+        for number in range(5)
+    ]
 
 
 # One pass over the files
