@@ -823,7 +823,8 @@ class Walk:
         if name in NORMALIZES or name in STEPS:
             marks -= of(Spread if name in NORMALIZES else Length, marks)
         if (cost and of(Text, marks)) or (network and len(called) > 1):
-            marks |= {self.charge(node, marks)}
+            kept = marks - of(Learned, marks) if name in MIXES else marks  # of costs that were made
+            marks |= {self.charge(node, kept)}
             if name not in AVERAGES or "none" in ast.unparse(node):
                 marks |= {Single()}
         elif called and LEARNS.search(name) and not function.function:

@@ -68,7 +68,7 @@ def marked(operator: type, one: Value, other: Value, where: str, switches: froze
             marks.add(Ratio(where, switches))
         if _is_length(other) and _is_of_one(one):
             marks.add(Spread(where, switches))
-        elif _is_length(other) and not of(Cost, one.marks):
+        elif _is_length(other) and isinstance(one.const, int | float):
             marks.add(Reciprocal())
     elif operator is ast.Mult and (_is_scaled(one, other) or _is_scaled(other, one)):
         marks.add(Spread(where, switches))
