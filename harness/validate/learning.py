@@ -95,6 +95,7 @@ class Walk:
         self.born: dict[Site, frozenset] = {}  # the turns of loops that made it
         self.sums: dict[Site, frozenset] = {}  # the costs that were added in place to new tensors
         self.fields: dict[tuple, Value] = {}
+        self.held: set[Site] = set()  # those that have had fields
         self.common: dict[str, Value] = {}  # attributes of classes, arguments of the command line
         self.disk: frozenset = frozenset()
         self.outside: dict[Site, tuple[str, str]] = {}  # the first call of a compiled library
@@ -300,7 +301,7 @@ class Walk:
                 for site in of(Site, self.value(target.value, names).marks):
                     key = (site, target.attr)
                     old = self.fields.get(key)
-                    self.fields[key] = value if old is None else joined([old, value])
+                    self.hold(*key, value if old is None else joined([old, value]))
             case ast.Subscript():
                 self.value(target.slice, names)
                 index = ast.unparse(target.slice)
@@ -316,7 +317,7 @@ class Walk:
         elif isinstance(target, ast.Attribute):
             for site in of(Site, self.value(target.value, names).marks):
                 old = self.fields.get((site, target.attr), NOTHING)
-                self.fields[site, target.attr] = Value(old.marks | marks)
+                self.hold(site, target.attr, Value(old.marks | marks))
 
     def augmented(self, node: ast.AugAssign, names: Names) -> None:
         """Walk +=, which counts where the index is text, or what is added is a count."""
@@ -400,7 +401,11 @@ class Walk:
             for cost in costs:
                 cost.in_bits = True
         found = self.asked(node, values) or constants.operation(node, values)
-        marks = found.marks | {Record()} if isinstance(node, ast.Dict) else found.marks
+        marks = found.marks
+        if isinstance(node, ast.Dict):
+            marks |= {Record()}
+        elif isinstance(node, ast.Compare):
+            marks -= of(Looked, marks)  # true or false, no counts
         if isinstance(node, ast.BinOp):
             marks |= marked(type(node.op), *values, self.where(node), self.unshown)
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
@@ -625,7 +630,7 @@ class Walk:
         targets = [part.target for part in made.body if isinstance(part, ast.AnnAssign)]
         order = [target.id for target in targets if isinstance(target, ast.Name)]
         for name, value in (dict(zip(order, given, strict=False)) | keys).items():
-            self.fields[site, name] = value
+            self.hold(site, name, value)
 
     def number(self, node: ast.AST) -> int:
         """Return the number of a node: the same ones in every process."""
@@ -638,8 +643,14 @@ class Walk:
         self.born[site] = frozenset(mark for mark, _ in self.active)
         self.learned.pop(site, None)
         self.sums.pop(site, None)
-        self.fields = {key: value for key, value in self.fields.items() if key[0] != site}
+        if site in self.held:
+            self.fields = {key: value for key, value in self.fields.items() if key[0] != site}
         return site
+
+    def hold(self, site: Site, name: str, value: Value) -> None:
+        """Set a field of an object."""
+        self.fields[site, name] = value
+        self.held.add(site)
 
     def entered(self, function: tuple, whole: Value | None, given: list, keys: dict) -> Value:
         """Walk a function of the program with arguments; return what it returns."""

@@ -30,8 +30,11 @@ STATIC = tuple(
     for check in validate.CHECKS
     if check.group in ("folder", "bytes", "log", "safety") or check.name in SEEDS
 )
+TEXTS = ("*.py", "*.sh", "*.md", "*.log", "*.txt")
+TREES = "mask rates, tokens charged, order of conditioning, charged before learned, sums to one"
 READS = {  # slow checks that depend on these files alone
-    **dict.fromkeys(("Python versions", "bytes per token", "training data"), "*.py"),
+    **dict.fromkeys(("Python versions", "bytes per token"), ("*.py",)),
+    **dict.fromkeys(("training data", *TREES.split(", ")), TEXTS),
 }
 
 
@@ -40,10 +43,15 @@ def verdicts(folder: Path, **options) -> dict[str, dict]:
     return {row["check"]: row for row in validate.validate(folder, **options)}
 
 
-def unchanged(folder: Path, good: Path, pattern: str) -> bool:
-    """Return whether the files of a pattern are those of the good folder."""
+def unchanged(folder: Path, good: Path, patterns: tuple[str, ...]) -> bool:
+    """Return whether the files of these patterns are those of the good folder."""
     here, there = (
-        {path.name: path.read_bytes() for path in place.glob(pattern)} for place in (folder, good)
+        {
+            path.relative_to(place): path.read_bytes()
+            for pattern in patterns
+            for path in place.rglob(pattern)
+        }
+        for place in (folder, good)
     )
     return here == there
 

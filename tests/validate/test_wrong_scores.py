@@ -474,6 +474,13 @@ def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submi
     return submission(tmp_path / "a", head + script, text)
 
 
+def test_counts_may_be_chosen_by_both_tables(tmp_path):
+    """What is compared is no count: which of the counts are taken depends on both tables."""
+    quotient = "counts / np.where((counts > 0) & (among[some] > 1), among[some], 1)"
+    finding = registered(likelihood.normalised)(counting(tmp_path, quotient, SLOTS[0], COUNTS[0]))
+    assert finding.verdict == "fail", finding
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("slot", SLOTS)
 @pytest.mark.parametrize("quotient", QUOTIENTS)
