@@ -202,12 +202,16 @@ def conditioning(submission: Submission) -> Finding:
     return judged(faults[:MOST], "no sum of costs that depend on one another was found")
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
+def _walk(sources: tuple[Source, ...], settings: frozenset) -> learning.Walk:
+    return learning.Walk(list(sources), dict(settings))
+
+
 def walked(submission: Submission) -> learning.Walk:
     """Return the walk through what runs; CannotTell where it cannot be read or followed."""
     submission.code.require_read()
     try:
-        return learning.Walk(submission.code.running, variables(submission))
+        return _walk(tuple(submission.code.running), frozenset(variables(submission).items()))
     except RecursionError as error:
         raise CannotTell(f"the script could not be followed to its end: {error}") from error
 
