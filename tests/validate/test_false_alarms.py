@@ -2,6 +2,7 @@
 fault and must fail.
 """
 
+import base64
 import json
 
 import pytest
@@ -173,6 +174,46 @@ def test_a_run_that_is_stopped_after_its_scores_had_ended(signal, ask):
         (STEPS + stop + REAL, "fail"),
     ):
         assert ask("no traceback", {"train.log": log}).verdict == verdict, log
+
+
+# The code that printed a score
+
+CLAIM = {"name": "a", "val_bpb": 1.22}
+HIDDEN = "import base64\nexec(base64.b64decode({!r}))\n"
+PRINTS = 'print(f"final_{kind}roundtrip val_loss:{loss}")\n'
+
+
+@pytest.mark.parametrize(
+    ("files", "verdict"),
+    [
+        ({"train_gpt.py": PRINTS}, "pass"),
+        ({"train_gpt.py": HIDDEN.format(base64.b64encode(PRINTS.encode()))}, "pass"),
+        ({"train_gpt.py": "import scores\n", "scores.py": PRINTS}, "pass"),
+        ({"train_gpt.py": "import ctypes\n", "score.c": PRINTS}, "pass"),
+        ({"train_gpt.py": "import elsewhere\nprint('final')\n"}, "pass"),  # it may print more
+        ({"train_gpt.py": "exec(open(path).read())\nprint('final')\n"}, "pass"),
+        ({"train_gpt.py": "print('final', args.name)\n"}, "fail"),
+        ({"train_gpt.py": HIDDEN.format(base64.b64encode(b"print('final')"))}, "fail"),
+        ({"train_gpt.py": "import torch\nprint('roundtrips')\n"}, "fail"),
+    ],
+)
+@pytest.mark.parametrize("mean", [False, True])
+def test_code_of_the_folder_can_have_printed_the_score(mean, files, verdict, ask):
+    """All words by which the log calls the score are in the code, where all code is here."""
+    logs = {"train_seed1.log": f"seed:1\n{STEPS}{FINAL}"}
+    if mean:
+        logs["train_seed1.log"] = logs["train_seed1.log"].replace("1.2200", "1.2100")
+        logs["train_seed2.log"] = f"seed:2\n{STEPS}{FINAL.replace('1.2200', '1.2300')}"
+    reply = ask("score in log", {"submission.json": CLAIM, **files, **logs})
+    assert reply.verdict == verdict, reply
+    assert ("no code here has the word" in reply.evidence) == (verdict == "fail")
+
+
+def test_a_word_of_a_score_may_be_a_setting_of_its_run(ask):
+    log = "name:roundtrip_of_mine\n" + STEPS + FINAL
+    script = "print('final', args.name)\n"
+    files = {"submission.json": CLAIM, "train_gpt.py": script, "train.log": log}
+    assert ask("score in log", files).verdict == "pass"
 
 
 # Sizes

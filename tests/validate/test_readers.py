@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 
 from harness import validate
-from harness.validate import archives, hidden, model, numbers, rates, requirements, scan, verdict
+from harness.validate import (
+    archives,
+    hidden,
+    model,
+    modules,
+    numbers,
+    rates,
+    requirements,
+    scan,
+    verdict,
+)
 from harness.validate.archives import Bomb
 from harness.validate.checks import folder as folder_checks
 from harness.validate.checks import runs, score, validity
@@ -659,7 +669,7 @@ def test_instructions_are_in_readmes_and_scripts(tmp_path):
 
 
 def imports_of(code: str) -> list[tuple[str, int, bool]]:
-    return list(runs.imported(ast.parse(code)))
+    return list(modules.imported(ast.parse(code)))
 
 
 @pytest.mark.parametrize(
@@ -694,7 +704,7 @@ def test_every_import_is_found_with_its_line(code, expected):
 
 
 def test_where_a_package_comes_from_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "installed", lambda: {"odd": ["plain-name"]})
+    monkeypatch.setattr(modules, "installed", lambda: {"odd": ["plain-name"]})
 
     def told(code, **files):
         home = tmp_path / str(len(list(tmp_path.iterdir())))

@@ -24,7 +24,7 @@ FOLDER = {  # nothing in it is wrong, and much is missing
         {"author": "Ada", "github_id": "ada", "name": "Mine", "val_bpb": 1.353, "val_loss": 2.2845}
         | {"track": "non_record_16mb"}
     ),
-    "train_gpt.py": "import torch\n",
+    "train_gpt.py": 'import torch\nprint("final_int8 val_loss")\n',
     "requirements.txt": "torch==2.6.0\n",
     "train_seed1.log": f"seed:1\n{STEPS}final_int8 val_loss:2.2845 val_bpb:1.3530\n",
 }

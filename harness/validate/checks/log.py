@@ -6,7 +6,9 @@ import ast
 import math
 import re
 from collections.abc import Callable
+from contextlib import suppress
 
+from harness.validate.modules import needed
 from harness.validate.numbers import agree, agree_mean
 from harness.validate.source import words
 from harness.validate.submission import Submission, number, numbers
@@ -41,6 +43,8 @@ TABLED = re.compile(  # a row of a README: a variable and its value, perhaps wor
     r"(?:[^|\n]*[a-z]{3}[^|\n]*\|)*\s*$",
     re.MULTILINE,
 )
+WORD = re.compile(r"[a-z]{3,}")
+CODE = tuple(".py .sh .c .cc .cpp .cu .cuh .h .hpp .rs .go .ipynb .toml .yaml .yml".split())
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(,|$))")
 SWITCHED = {"true": "1", "false": "0"}
 
@@ -438,6 +442,26 @@ def _average_fault(log: Log) -> str | None:
     return None if moved else "the average did not move from the first weights"
 
 
+def unprinted(submission: Submission, log: Log, final: Final) -> str:
+    """Return how a final score is called, where a word of that is in no code of the folder, nor
+    among the settings of its log: other code has printed it. "" where the code may have, or where
+    not all code is here.
+    """
+    with suppress(CannotTell):
+        submission.code.require_read()
+        modules = needed(submission)
+        if not modules.missing and not modules.mentioned:
+            texts = [source.text for source in submission.code.sources.values()]
+            texts += [submission.text(name) for name in submission.files if name.endswith(CODE)]
+            here = " ".join((*texts, *map(str, log.settings.values()))).lower()
+            absent = [word for word in WORD.findall(final.label.lower()) if word not in here]
+            if absent:
+                return (
+                    f"no code here has the word {absent[0]!r} of {log.name}: {final.label[:60]!r}"
+                )
+    return ""
+
+
 def _mean_of(submission: Submission, claim: float) -> str | None:
     """Return which scores a claim is the mean of, None where it is no mean."""
     labels: dict[str, list[float]] = {}  # the final scores by what they are called, one of each log
@@ -462,22 +486,25 @@ def _mean_of(submission: Submission, claim: float) -> str | None:
     "score in log",
     "score",
     caught="JSONs with the score before quantisation, of another experiment, or with two digits"
-    " exchanged.",
-    fix="Copy the score from the log's last line.",
+    " exchanged; the public script beside a log of other code, with a score of 0.027.",
+    fix="Copy the score from the log's last line, and put the code that printed it in the folder.",
 )
 def score_in_log(submission: Submission) -> Finding:
     """The JSON's val_bpb is a final score that a log prints, or the mean of the seeds' final
-    scores.
+    scores, and code of the folder can have printed it.
     """
     claim = submission.claim("val_bpb", "mean_val_bpb")
     logs = submission.logs or submission.required_logs
-    finals = [(log.name, final) for log in logs for final in reversed(shipped(log))]
-    for name, final in finals:
+    finals = [(log, final) for log in logs for final in reversed(shipped(log))]
+    for log, final in finals:
         if agree(final.val_bpb, claim):
-            return passed(f"{claim:.8g} in {name}: {final.label[:60]!r} {final.val_bpb:.8g}")
+            good = f"{claim:.8g} in {log.name}: {final.label[:60]!r} {final.val_bpb:.8g}"
+            return judged([unprinted(submission, log, final)], good)
     mean = _mean_of(submission, claim)
     if mean:
-        return passed(f"{claim:.8g} is the mean of {mean}")
+        last = [(log, shipped(log)[-1]) for log in submission.own_logs if shipped(log)]
+        faults = [unprinted(submission, *row) for row in last]
+        return judged(faults[:1], f"{claim:.8g} is the mean of {mean}")
     early = [
         (f"step {point.step}", point.val_bpb)
         for log in logs
