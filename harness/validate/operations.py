@@ -42,13 +42,10 @@ def _is_length(value: Value) -> bool:
 
 
 def _is_ratio(one: Value, other: Value) -> bool:
-    """Return whether counts are divided by those of another table, at another index."""
-    totals = of(Looked, other.marks)
-    tables = {mark.table for mark in totals}
-    indices = {(mark.index, mark.texts) for mark in totals}
-    return bool(totals) and any(
-        mark.table not in tables and (mark.index, mark.texts) not in indices
-        for mark in of(Looked, one.marks)
+    """Return whether counts are divided by those at another index."""
+    indices = {(mark.index, mark.texts) for mark in of(Looked, other.marks)}
+    return bool(indices) and any(
+        (mark.index, mark.texts) not in indices for mark in of(Looked, one.marks)
     )
 
 

@@ -379,6 +379,41 @@ def test_training_on_validation_shards_may_be_switched_off(lines, default, told,
         assert registered(validity.training_data)(folder).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("readme", "verdict"),
+    [
+        ("TRAIN_FILES=data/fineweb_val_*.bin torchrun train_gpt.py", "TRAIN_FILES"),
+        ("Nothing here was trained on the validation set.", "pass"),
+        (
+            '"You are only allowed to test-time train on validation set tokens" scored before',
+            "pass",
+        ),
+        ("- No val-only training\n- Trained on the val split", "'Trained on the val split'"),
+        ("TRAIN_FILES=data/fineweb_train_*.bin VAL_FILES=data/fineweb_val_*.bin", "pass"),
+        ("**Val-only training**: no generalisation.", "'Val-only train'"),
+        ("It is trained on the validation shard.", "'trained on the validation shard'"),
+        ("The train loader is pointed at the validation split.", "'pointed at the validation sp"),
+        ("Nothing is trained on training data alone; validation text is scored.", "pass"),
+    ],
+)
+def test_a_readme_may_say_that_it_trains_on_validation_shards(readme, verdict, tmp_path):
+    script, text = learned(
+        'train = read_shards("fineweb_train_*.bin")', "total = cost(net, stream)"
+    )
+    home = build(tmp_path / "a", (script, text))
+    (home / "README.md").write_text(f"# Mine\n\n{readme}\n")
+    folder = Submission(home, Options())
+    if verdict == "TRAIN_FILES":
+        finding = registered(validity.training_data)(folder)
+        assert finding.verdict == "fail"
+        assert "TRAIN_FILES=" in finding.evidence and "fineweb_val_*.bin" in finding.evidence
+    elif verdict == "pass":
+        assert registered(validity.training_data)(folder).verdict == "pass"
+    else:
+        with pytest.raises(CannotTell, match=f"^the README says {re.escape(verdict)}"):
+            registered(validity.training_data)(folder)
+
+
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
 def test_which_process_it_is_is_no_switch(name, tmp_path):
     script, text = learned(
@@ -458,6 +493,41 @@ class Plain:
 """
 
 
+PAIRED = """
+class Cache:
+    def __init__(self):
+        self.tables = []
+        for _ in range(4):
+            self.tables.append((np.zeros(1 << 20), np.zeros(1 << 20)))
+
+    def odds(self, ids):
+        contexts, pairs = self.tables[2]
+        key = ids[:-1] * PRIMES[0] % (1 << 20)
+        both = (key ^ (ids[1:] * PRIMES[2])) % (1 << 20)
+        return pairs[both] / contexts[key]
+
+    def take(self, ids):
+        contexts, pairs = self.tables[2]
+        key = ids[:-1] * PRIMES[0] % (1 << 20)
+        np.add.at(contexts, key, 1)
+        np.add.at(pairs, (key ^ (ids[1:] * PRIMES[2])) % (1 << 20), 1)
+"""
+
+
+def test_tables_may_be_kept_together(tmp_path):
+    script, text = learned(
+        "cache = Cache()",
+        "for at in range(0, len(stream), 4096):",
+        "    piece = stream[at : at + 4097]",
+        "    own = net(piece[:-1]).softmax(-1).gather(1, piece[1:, None])[:, 0]",
+        "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
+        "    cache.take(piece)",
+    )
+    head = f"\nimport numpy as np\n{PAIRED}\n"
+    finding = registered(likelihood.normalised)(submission(tmp_path / "a", head + script, text))
+    assert finding.verdict == "fail", finding
+
+
 def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submission:
     """A folder whose script mixes a network with a cache."""
     tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
@@ -487,7 +557,9 @@ def test_counts_may_be_chosen_by_both_tables(tmp_path):
 def test_a_quotient_of_hashed_counts_is_no_probability(quotient, slot, count, tmp_path):
     folder = counting(tmp_path, quotient, slot, count)
     finding = registered(likelihood.normalised)(folder)
-    assert finding.verdict == "fail" and "counts of one hash table over" in finding.evidence
+    assert (
+        finding.verdict == "fail" and "counts at one index of a hash table over" in finding.evidence
+    )
 
 
 @pytest.mark.parametrize(

@@ -262,22 +262,23 @@ def charged_first(submission: Submission) -> Finding:
     caught="n-gram caches in hash tables, 0.09 to 0.96 bits per byte: the count of a context and a"
     " token over the count of the context, where so many keys share a slot that most tokens of the"
     " vocabulary get a high probability at once; the least of the costs that several passes give a"
-    " token.",
+    " token; the cost of a token, shared out evenly among its bytes, mixed with a model of bytes.",
     fix="Compute the probability of every token of the vocabulary and divide by their sum after all"
     " is mixed; or count in a dictionary, where each key has counts of its own. Mix passes with"
     " weights that sum to one and do not depend on the token.",
 )
 def normalised(submission: Submission) -> Finding:
-    """No probability that is charged is a count from one hash table over a count from another, each
-    at an index of its own: keys that share a slot share counts, so that the probabilities of all
-    tokens do not sum to one. No token is charged the least of several costs: for whichever token
+    """No probability that is charged is a count from a hash table over a count at another index, of
+    this table or another: keys that share a slot share counts, so that the probabilities of all
+    tokens do not sum to one. No cost of a token is divided by the number of its bytes and mixed
+    with costs of bytes. No token is charged the least of several costs: for whichever token
     comes, the largest of its probabilities, which sum to more than one.
     """
     walk = walked(submission)
     said = [
         (
-            f"{quotient.where}: counts of one hash table over those of another, at two indices, are"
-            f" a probability that {quotient.charged} charges",
+            f"{quotient.where}: counts at one index of a hash table over those at another are a"
+            f" probability that {quotient.charged} charges",
             quotient.doubt,
         )
         for quotient in charged.quotients(walk.costs)

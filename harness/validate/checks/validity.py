@@ -14,6 +14,7 @@ from harness.validate import execution, hidden
 from harness.validate.branches import Branches
 from harness.validate.charged import unshown
 from harness.validate.checks.likelihood import walked
+from harness.validate.checks.log import variables
 from harness.validate.model import MOST_TOKENS, model, text
 from harness.validate.source import Source, strings
 from harness.validate.submission import Submission
@@ -32,12 +33,24 @@ TRAINING = re.compile(r"train|calib", re.IGNORECASE)
 VALIDATION = re.compile(r"(^|[^a-z])val(id(ation)?)?([^a-z]|$)", re.IGNORECASE)
 SHARDS = re.compile(r"\*.*\.bin|\.bin$")
 TRAINED = re.compile(r"train\w*\*.*\.bin")
+TRAIN_FILES = re.compile(r"train\w*_(files?|data|glob|pattern|shards?)")  # a variable
+SAID = re.compile(  # by a README
+    r"\bval(?:idation)?[- ]only[- ]train|\b(?:trained on|pointed at) (?:the )?"
+    r"val(?:idation)? (?:shard|split|set|data)s?\b",
+    re.IGNORECASE,
+)
+DENIED = re.compile(r"\b(no|not|never|nothing|none|nor|without)\b|n't\b", re.IGNORECASE)
 LOADER = re.compile(r"loader|load_data|load_tokens|stream", re.IGNORECASE)
 SOURCES = tuple(".py .json .txt .toml .yaml .yml .cfg .csv .model .vocab .npy .npz .sh".split())
 ROUNDING = 1e-5  # relative: of sums in float32 that are printed with eight digits
 LUCK = 30.0  # nats: a code saves more on noise with a probability of e^-30
 WIDEST = 0.1  # of log V: an error bar beyond it decides nothing
 MOST_READABLE = 1 << 22  # tokens turned into bytes at once
+
+
+def spaced(name: str) -> str:
+    """Return a name with spaces between its words."""
+    return name.replace("_", " ")
 
 
 def mixed_up(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -57,12 +70,12 @@ def mixed_up(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             if isinstance(part, ast.Constant)
             and isinstance(text := part.value, str)
             and SHARDS.search(text)
-            and (VALIDATION.search(text.replace("_", " ")) or not TRAINING.search(text))
+            and (VALIDATION.search(spaced(text)) or not TRAINING.search(text))
         ]
         match node.value:
             case ast.Call(func=function, args=[first, *_]) if LOADER.search(ast.unparse(function)):
                 data = ast.unparse(first)
-                if VALIDATION.search(data.replace("_", " ")) and not TRAINING.search(data):
+                if VALIDATION.search(spaced(data)) and not TRAINING.search(data):
                     taken.append((data, node.value))
         for shards, part in taken:
             yield f"{names[0]} = ... {shards} (line {node.lineno})", part
@@ -85,6 +98,17 @@ def mixed_up_in(submission: Submission, sources: list[Source]) -> list[tuple[str
     return told
 
 
+def admitted(readme: str) -> str:
+    """Return the words by which a README says that training takes the validation text, "" where it
+    does not, or says the contrary.
+    """
+    for said in SAID.finditer(readme):
+        sentence = re.split(r"[.!?:;]\s|\n\s*\n|\n[-*#|]", readme[: said.start()])[-1]
+        if not DENIED.search(sentence):
+            return said[0]
+    return ""
+
+
 @check(
     "training data",
     "score",
@@ -97,12 +121,18 @@ def training_data(submission: Submission) -> Finding:
     """
     parsed = [source for source in submission.code.required if source.tree]
     places = mixed_up_in(submission, parsed)
+    for name, value in variables(submission).items():
+        shards = spaced(value or "")
+        if TRAIN_FILES.fullmatch(name) and SHARDS.search(shards) and VALIDATION.search(shards):
+            places.append((f"{name.upper()}={value}", ""))
     faults = [place for place, doubt in places if not doubt]
     doubts = [f"{place}: {doubt}" for place, doubt in places if doubt]
     by_name = "training takes validation shards by name"
     if faults:
         return failed(f"{by_name}: {'; '.join(faults[:5])}")
     require(submission.options.run or not doubts, f"{by_name}: {'; '.join(doubts[:5])}")
+    said = admitted(submission.readme)
+    require(submission.options.run or not said, f"the README says {said!r}")
     named = any(TRAINED.search(text) for s in parsed for text in strings(s.tree))
     if named and not submission.options.run:
         submission.code.require_read()

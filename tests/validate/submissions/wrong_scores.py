@@ -516,7 +516,7 @@ WRONG_SCORES = (
         learned(*CHARGED_AND_TRAINED, "charge(sums)", "total = sums"),
     ),
     WrongScore(
-        "counts of one hash table over those of another",
+        "counts at one index of a hash table over those at another",
         "sums to one",
         cached("torch.minimum(pairs[both], contexts[key]) / contexts[key].clamp(min=1)"),
         cached("(rows[key] / rows[key].sum(1, keepdim=True)).gather(1, piece[1:, None])[:, 0]"),
