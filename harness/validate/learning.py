@@ -475,7 +475,8 @@ class Walk:
         told, marks = ast.unparse(node.slice), whole.marks - {Record()}
         for cost in of(Cost, marks):
             cost.at.add(told)
-        marks |= self.looked(node.slice, index, of(Site, marks))
+        if of(Site, marks):
+            marks |= self.looked(node.slice, index)
         if "None" in told:  # a new axis
             marks -= of(Looked, marks)
         begun = any(turn.loop in self.loops for text in of(Text, marks) for turn in text.turns)
@@ -488,15 +489,15 @@ class Walk:
         through = of(Turn, index.marks) | of(Text, index.marks)
         return Value(marks | through | of(Learned, self.seen(index.marks)))
 
-    def looked(self, index: ast.AST, value: Value, tables: frozenset) -> set[Looked]:
-        """Return the marks of what is read from tables at an index that keys share."""
+    @staticmethod
+    def looked(index: ast.AST, value: Value) -> set[Looked]:
+        """Return the marks of what is read from a table at an index that keys share."""
         parts, values = [index], (value,)
         if isinstance(index, ast.Tuple) and value.items is not None:
             parts, values = index.elts, value.items
         return {
-            Looked(table, ast.unparse(part), of(Text, key.marks) | of(Turn, key.marks))
+            Looked(ast.unparse(part), of(Text, key.marks) | of(Turn, key.marks))
             for part, key in zip(parts, values, strict=True)
-            for table in tables
             if of(Hashed, key.marks)
         }
 

@@ -61,14 +61,13 @@ class Looked:
     the text in it.
     """
 
-    table: Site
     index: str
     texts: frozenset
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A mark: counts of one table over those of another, at two indices that keys share."""
+    """A mark: counts at one index that keys share over counts at another."""
 
     where: str
     switches: frozenset

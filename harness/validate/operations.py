@@ -1,6 +1,6 @@
 """What an operation makes of the marks of its two sides, where that decides whether probabilities
-sum to one: an index that keys share, counts of one table over those of another, the cost of a token
-over the number of its bytes.
+sum to one: an index that keys share, counts at one such index over those at another, the cost of a
+token over the number of its bytes.
 """
 
 import ast

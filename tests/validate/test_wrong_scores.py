@@ -514,7 +514,11 @@ class Cache:
 """
 
 
-def test_tables_may_be_kept_together(tmp_path):
+SHARED = PAIRED.replace("(np.zeros(1 << 20), np.zeros(1 << 20))", "(np.zeros(1 << 20),) * 2")
+
+
+@pytest.mark.parametrize("tables", [PAIRED, SHARED], ids=["in a tuple", "one for both"])
+def test_tables_may_be_kept_together(tables, tmp_path):
     script, text = learned(
         "cache = Cache()",
         "for at in range(0, len(stream), 4096):",
@@ -523,7 +527,7 @@ def test_tables_may_be_kept_together(tmp_path):
         "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
         "    cache.take(piece)",
     )
-    head = f"\nimport numpy as np\n{PAIRED}\n"
+    head = f"\nimport numpy as np\n{tables}\n"
     finding = registered(likelihood.normalised)(submission(tmp_path / "a", head + script, text))
     assert finding.verdict == "fail", finding
 

@@ -443,9 +443,9 @@ def _average_fault(log: Log) -> str | None:
 
 
 def unprinted(submission: Submission, log: Log, final: Final) -> str:
-    """Return how a final score is called, where a word of that is in no code of the folder, nor
-    among the settings of its log: other code has printed it. "" where the code may have, or where
-    not all code is here.
+    """Return what is wrong where a word by which a log calls a final score is in no code of the
+    folder, nor among the settings of the log. "" where the code may have printed it, or where not
+    all code is here.
     """
     with suppress(CannotTell):
         submission.code.require_read()
@@ -457,7 +457,8 @@ def unprinted(submission: Submission, log: Log, final: Final) -> str:
             absent = [word for word in WORD.findall(final.label.lower()) if word not in here]
             if absent:
                 return (
-                    f"no code here has the word {absent[0]!r} of {log.name}: {final.label[:60]!r}"
+                    f"no code here has the word {absent[0]!r} of {final.label[:60]!r}, the score in"
+                    f" {log.name}: other code has printed it"
                 )
     return ""
 
