@@ -388,7 +388,12 @@ def test_a_write_that_the_kernel_refused_unseen_is_told(monkeypatch):
 
 
 OURS = SimpleNamespace(
-    ours=True, code=SimpleNamespace(entry="train_gpt.py", required=[]), options=Options(run=True)
+    ours=True,
+    code=SimpleNamespace(entry="train_gpt.py", required=[]),
+    options=Options(run=True),
+    files={},
+    readme="",
+    own_logs=(),
 )
 THEIRS = SimpleNamespace(**{**vars(OURS), "ours": False})
 SCORED = Printed(2.5, 1.25, None, 4_000, 8_000)

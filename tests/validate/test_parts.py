@@ -458,7 +458,7 @@ def test_what_only_measures_validation_text_does_not_train_on_it():
         ("train_tokens = load_tokens(args.train_files)\n", []),
     ):
         places = [
-            place.partition("= ... ")[2].split(" (")[0] for place in mixed_up(ast.parse(code))
+            place.partition("= ... ")[2].split(" (")[0] for place, _ in mixed_up(ast.parse(code))
         ]
         assert places == taken, code
 
