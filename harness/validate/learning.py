@@ -402,7 +402,7 @@ class Walk:
                 cost.in_bits = True
         found = self.asked(node, values) or constants.operation(node, values)
         marks = found.marks
-        if isinstance(node, ast.Dict):
+        if isinstance(node, ast.Dict) and node.keys and all(map(is_name, node.keys)):
             marks |= {Record()}
         elif isinstance(node, ast.Compare):
             marks -= of(Looked, marks)  # true or false, no counts
@@ -742,7 +742,7 @@ class Walk:
             self.learn(node, whole, given[at].marks, "counts")
         elif name == "update" and target is not None and of(Text, joined(given).marks):
             marks = joined(given).marks
-            if not of(Record, given[0].marks):
+            if not of(Record, whole.marks | given[0].marks):
                 self.learn(node, whole, narrowed(marks, marks), "counts")
         elif name in WRITES:
             self.disk |= of(Learned, self.seen(every.marks))
@@ -967,6 +967,11 @@ class Walk:
         cost.ratios, cost.spread = of(Ratio, marks), of(Spread, marks)
         self.costs.append(cost)
         return self.costs[-1]
+
+
+def is_name(key: ast.expr | None) -> bool:
+    """Return whether a key of a dictionary is a name; None stands for another dictionary's keys."""
+    return key is None or (isinstance(key, ast.Constant) and isinstance(key.value, str))
 
 
 def is_logarithm(call: ast.Call) -> bool:

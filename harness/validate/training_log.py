@@ -62,6 +62,7 @@ IGNORED = re.compile(r"^(?:\[?rank\d+\]?:\s*)?Exception ignored (?:in|on|while)\
 STOPPED = re.compile(
     r"\bReceived (?:\d+|Signals\.\w+) death signal\b"
 )  # torchrun was stopped from outside
+NAMELESS = "score"  # of a line that begins with the number
 TRACEBACK = "Traceback (most recent call last)"
 TRACE = re.compile(
     r"Traceback \(most recent call last\)|ChildFailedError|OutOfMemoryError|CUDA error|Segmentation"
@@ -195,7 +196,7 @@ def _final(line: str) -> Final | None:
     if not bpb or line.lstrip().startswith(NO_FINAL):
         return None
     start = min(match.start() for match in (bpb, loss) if match)
-    label = line[:start].strip(" :=\t") or "score"
+    label = line[:start].strip(" :=\t") or NAMELESS
     digits = len(bpb[1].partition(".")[2])
     scores = printed(VAL_LOSS, line), printed(VAL_BPB, line)
     return Final(label, *scores, digits, printed(EVALUATION, line))

@@ -216,6 +216,11 @@ def test_a_word_of_a_score_may_be_a_setting_of_its_run(ask):
     assert ask("score in log", files).verdict == "pass"
 
 
+def test_a_score_may_have_no_name(ask):
+    files = {"submission.json": CLAIM, "train_gpt.py": "print(bpb)\n"}
+    assert ask("score in log", {**files, "eval.log": "val_bpb=1.2200\n"}).verdict == "pass"
+
+
 # Sizes
 
 RAW = "model_params:20000000\nSerialized model: {} bytes\nCode size: 1000 bytes\n"

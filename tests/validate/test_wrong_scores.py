@@ -430,7 +430,9 @@ def test_which_process_it_is_is_no_switch(name, tmp_path):
     [
         ("row.update({'loss': loss, 'tokens': stream})", "pass"),
         ("note(row, loss=loss, tokens=stream)", "pass"),
-        ("row.update(stream.tolist())", "fail"),
+        ("row.update(notes('val', stream))", "pass"),
+        ("counts.update(stream.tolist())", "fail"),
+        ("counts.update({token: 1 for token in stream})", "fail"),
     ],
 )
 def test_what_is_noted_by_name_is_not_learned(update, verdict, tmp_path):
@@ -442,6 +444,9 @@ def test_what_is_noted_by_name_is_not_learned(update, verdict, tmp_path):
         "total = -torch.log(net(stream) + row['counts'][stream]).sum()",
     )
     head = "\nimport collections\n\ndef note(row, **payload):\n    row.update(payload)\n\n"
+    head += (
+        "def notes(kind, values):\n    return {f'{kind}/{i}': v for i, v in enumerate(values)}\n"
+    )
     finding = registered(likelihood.charged_first)(submission(tmp_path / "a", head + script, text))
     assert finding.verdict == verdict, finding
 

@@ -12,7 +12,7 @@ from harness.validate.modules import needed
 from harness.validate.numbers import agree, agree_mean
 from harness.validate.source import words
 from harness.validate.submission import Submission, number, numbers
-from harness.validate.training_log import Final, Log
+from harness.validate.training_log import NAMELESS, Final, Log
 from harness.validate.verdict import CannotTell, Finding, check, failed, judged, passed, require
 
 CAP = 600.0  # seconds of training in the 10-minute track, and of evaluation
@@ -454,7 +454,8 @@ def unprinted(submission: Submission, log: Log, final: Final) -> str:
             texts = [source.text for source in submission.code.sources.values()]
             texts += [submission.text(name) for name in submission.files if name.endswith(CODE)]
             here = " ".join((*texts, *map(str, log.settings.values()))).lower()
-            absent = [word for word in WORD.findall(final.label.lower()) if word not in here]
+            label = "" if final.label == NAMELESS else final.label.lower()
+            absent = [word for word in WORD.findall(label) if word not in here]
             if absent:
                 return (
                     f"no code here has the word {absent[0]!r} of {final.label[:60]!r}, the score in"
