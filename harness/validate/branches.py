@@ -5,8 +5,9 @@ import ast
 
 def _side(parent: ast.AST, child: ast.AST) -> bool | None:
     """Return the side of an `if` that a child of it is on; None for its test."""
-    sides = [side if isinstance(side, list) else [side] for side in (parent.body, parent.orelse)]
-    return next((side is sides[0] for side in sides if any(child is part for part in side)), None)
+    if child is parent.test:
+        return None
+    return child in (parent.body if isinstance(parent, ast.If) else [parent.body])
 
 
 class Branches:

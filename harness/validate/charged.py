@@ -2,10 +2,10 @@
 before it was charged, and probabilities that do not sum to one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.validate.marks import Cost, Least, Ratio, Spread, Text, apart
+from harness.validate.marks import Cost, Improper, Text, apart, of
 
 
 class Early(NamedTuple):
@@ -19,7 +19,7 @@ class Early(NamedTuple):
     doubt: str
 
 
-class Improper(NamedTuple):
+class Charged(NamedTuple):
     """What makes charged probabilities sum to another number than one: where, where it is charged;
     why it is not certain, "" where it is.
     """
@@ -71,28 +71,13 @@ def early(costs: list[Cost]) -> Iterator[Early]:
             yield Early(event.where, event.what, cost.where, doubt)
 
 
-def _improper(marked: Iterable[tuple[Cost, Iterable[Ratio | Least | Spread]]]) -> list[Improper]:
-    """Return each place among the marks of costs that may be scores once, with the cost that is the
-    most certain.
+def improper(costs: list[Cost], kind: type[Improper]) -> list[Charged]:
+    """Return each place where a kind of improper probabilities is made and charged once, with the
+    cost that is the most certain.
     """
-    rows: dict[str, Improper] = {}
-    for cost, marks in marked:
-        for mark in marks if cost.is_score else ():
-            row = Improper(mark.where, cost.where, unshown(mark.switches | cost.switches))
+    rows: dict[str, Charged] = {}
+    for cost in costs:
+        for mark in of(kind, cost.improper) if cost.is_score else ():
+            row = Charged(mark.where, cost.where, unshown(mark.switches | cost.switches))
             rows[row.where] = min(rows.get(row.where, row), row, key=lambda row: bool(row.doubt))
     return sorted(rows.values())
-
-
-def quotients(costs: list[Cost]) -> list[Improper]:
-    """Return the quotients of hashed counts that are charged."""
-    return _improper((cost, cost.ratios) for cost in costs)
-
-
-def hindsights(costs: list[Cost]) -> list[Improper]:
-    """Return where of each token the least of several costs is charged."""
-    return _improper((cost, cost.least) for cost in costs)
-
-
-def roots(costs: list[Cost]) -> list[Improper]:
-    """Return where the cost of a token, spread over its bytes, is charged in a mixture."""
-    return _improper((cost, cost.spread) for cost in costs)

@@ -569,7 +569,7 @@ class Walk:
         if name in TOTALS and of(Cost, value.marks):
             value = value._replace(marks=value.marks - {Single()})
             for cost in of(Cost, value.marks):
-                cost.least |= of(Least, value.marks)
+                cost.improper |= of(Least, value.marks)
         if name in ROWS:
             return value._replace(marks=value.marks - of(Looked, value.marks))
         if name in OPERATORS and given:
@@ -792,6 +792,8 @@ class Walk:
             return Value(marks - of(Site, marks) | {site})
         if name in READS:
             marks |= self.disk
+        if name in STEPS:
+            marks -= of(Length, marks)
         marks = self.charged(node, name, function, marks, [every[0], *given, *keys.values()])
         plain = name in ("int", "float", "bool", "str", "range", "min", "max", "arange", "item")
         if not plain:
@@ -832,8 +834,8 @@ class Walk:
         known = isinstance(function.const, Function) or name not in ("log", "log2")
         cost = name in COSTS and (known or is_logarithm(node))
         cost = cost or (name in MIXES and of(Spread, marks))
-        if name in NORMALIZES or name in STEPS:
-            marks -= of(Spread if name in NORMALIZES else Length, marks)
+        if name in NORMALIZES:
+            marks -= of(Spread, marks)
         if (cost and of(Text, marks)) or (network and len(called) > 1):
             kept = marks - of(Learned, marks) if name in MIXES else marks  # of costs that were made
             marks |= {self.charge(node, kept)}
@@ -964,9 +966,9 @@ class Walk:
         texts = frozenset(text for text in every if not apart(text, active))
         texts, learned = finest(texts or every), of(Learned, marks)
         cost = Cost(self.where(node), texts, learned, self.unshown, self.loops)
-        cost.ratios, cost.spread = of(Ratio, marks), of(Spread, marks)
+        cost.improper = of(Ratio | Spread, marks)
         self.costs.append(cost)
-        return self.costs[-1]
+        return cost
 
 
 def is_name(key: ast.expr | None) -> bool:

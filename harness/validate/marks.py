@@ -66,19 +66,21 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Improper:
+    """A mark: made where probabilities come to sum to another number than one, under these
+    switches.
+    """
+
+    where: str
+    switches: frozenset
+
+
+class Ratio(Improper):
     """A mark: counts at one index that keys share over counts at another."""
 
-    where: str
-    switches: frozenset
 
-
-@dataclass(frozen=True)
-class Least:
+class Least(Improper):
     """A mark: of each token the least of several costs."""
-
-    where: str
-    switches: frozenset
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,10 @@ class Single:
     """A mark: the costs of single tokens, not yet summed or averaged."""
 
 
-@dataclass(frozen=True)
-class Spread:
+class Spread(Improper):
     """A mark: the cost of one token divided by the number of its bytes, or the probability that
     this makes of it.
     """
-
-    where: str
-    switches: frozenset
 
 
 @dataclass(frozen=True)
@@ -150,9 +148,7 @@ class Cost:
     shown: bool = False  # returned or printed
     in_bits: bool = False  # it or a sum of it: a score
     at: set[str] = field(default_factory=set)
-    ratios: frozenset = frozenset()
-    least: frozenset = frozenset()  # where it is the least of several, token by token, and summed
-    spread: frozenset = frozenset()
+    improper: frozenset = frozenset()  # Least: where it is so token by token, and summed
 
     @property
     def chosen_by(self) -> bool:

@@ -81,6 +81,12 @@ def judged(faults: list[str | bool], evidence: str, unseen: list[str] = ()) -> F
     return passed(evidence)
 
 
+def by_doubt(said: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    """Return what is wrong for certain, and what may be with the doubt about it ("": none)."""
+    faults = [what for what, doubt in said if not doubt]
+    return faults, [f"{what}: {doubt}" for what, doubt in said if doubt]
+
+
 def all_of(submission, *parts: Callable[..., Finding]) -> Finding:
     """Ask several questions as one: fail where one fails, cannot tell where one cannot."""
     told: dict[Verdict, list[str]] = {verdict: [] for verdict in VERDICTS}

@@ -59,6 +59,15 @@ def submission(folder, script, text=""):
     return Submission(build(folder, (script, text or log())), Options())
 
 
+def assert_says(function, folder, verdict, reason):
+    """A check passes or fails; where another verdict is expected, it cannot tell for this reason."""
+    if verdict in ("pass", "fail"):
+        assert registered(function)(folder).verdict == verdict
+    else:
+        with pytest.raises(CannotTell, match=reason):
+            registered(function)(folder)
+
+
 # What an expression can be
 
 
@@ -239,11 +248,7 @@ print(evaluate(None, None))
 )
 def test_a_part_of_the_text_is_no_score_of_it(line, verdict, tmp_path):
     folder = submission(tmp_path / "a", "", f"{line}\n{log()}")
-    if verdict in ("pass", "fail"):
-        assert registered(score.tokens_and_bytes)(folder).verdict == verdict
-    else:
-        with pytest.raises(CannotTell, match=verdict):
-            registered(score.tokens_and_bytes)(folder)
+    assert_says(score.tokens_and_bytes, folder, verdict, verdict)
 
 
 @pytest.mark.parametrize(
@@ -291,11 +296,9 @@ def test_a_switch_is_read_from_the_log(default, told, verdict, tmp_path):
         "total = cost(net, stream)",
     )
     folder = submission(tmp_path / "a", script, f"{told}\n{text}")
-    if verdict.startswith("nothing"):
-        with pytest.raises(CannotTell, match=f"^train_gpt.py:.* charges afterwards: {verdict}"):
-            registered(likelihood.charged_first)(folder)
-    else:
-        assert registered(likelihood.charged_first)(folder).verdict == verdict
+    assert_says(
+        likelihood.charged_first, folder, verdict, f"^train_gpt.py:.* charges afterwards: {verdict}"
+    )
 
 
 FLAG = (  # three ways to read a variable that may not be set
@@ -329,11 +332,7 @@ def test_a_switch_may_be_read_in_many_ways(head, test, told, verdict, tmp_path):
     script, text = learned(f"if {test}:", "    fit(net, stream, 3)", "total = cost(net, stream)")
     text = f"adapt:{told}\n{text}" if told else text
     folder = submission(tmp_path / "a", f"\n{head}\n{script}", text)
-    if verdict.startswith("nothing"):
-        with pytest.raises(CannotTell, match=f"charges afterwards: {verdict}"):
-            registered(likelihood.charged_first)(folder)
-    else:
-        assert registered(likelihood.charged_first)(folder).verdict == verdict
+    assert_says(likelihood.charged_first, folder, verdict, f"charges afterwards: {verdict}")
 
 
 @pytest.mark.parametrize(
@@ -370,13 +369,12 @@ def test_training_on_validation_shards_may_be_switched_off(lines, default, told,
     switch = f'memorize = bool(int(os.environ.get("MEMORIZE", "{default}")))'
     script, text = learned(switch, *lines, "total = cost(net, stream)")
     folder = submission(tmp_path / "a", script, f"{told}\n{text}")
-    if verdict.startswith("nothing"):
-        with pytest.raises(
-            CannotTell, match=f"^training takes .* by name: train_gpt.*: {verdict}$"
-        ):
-            registered(validity.training_data)(folder)
-    else:
-        assert registered(validity.training_data)(folder).verdict == verdict
+    assert_says(
+        validity.training_data,
+        folder,
+        verdict,
+        f"^training takes .* by name: train_gpt.*: {verdict}$",
+    )
 
 
 @pytest.mark.parametrize(
@@ -519,28 +517,8 @@ class Cache:
 """
 
 
-SHARED = PAIRED.replace("(np.zeros(1 << 20), np.zeros(1 << 20))", "(np.zeros(1 << 20),) * 2")
-
-
-@pytest.mark.parametrize("tables", [PAIRED, SHARED], ids=["in a tuple", "one for both"])
-def test_tables_may_be_kept_together(tables, tmp_path):
-    script, text = learned(
-        "cache = Cache()",
-        "for at in range(0, len(stream), 4096):",
-        "    piece = stream[at : at + 4097]",
-        "    own = net(piece[:-1]).softmax(-1).gather(1, piece[1:, None])[:, 0]",
-        "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
-        "    cache.take(piece)",
-    )
-    head = f"\nimport numpy as np\n{tables}\n"
-    finding = registered(likelihood.normalised)(submission(tmp_path / "a", head + script, text))
-    assert finding.verdict == "fail", finding
-
-
-def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submission:
+def mixing(tmp_path, head: str, cache: str = "Cache()") -> Submission:
     """A folder whose script mixes a network with a cache."""
-    tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
-    tables = tables.replace("COUNT\n", f"{count}\n").replace("(SLOTS)", "(1 << 20)")
     script, text = learned(
         f"cache = {cache}",
         "for at in range(0, len(stream), 4096):",
@@ -549,8 +527,23 @@ def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submi
         "    total -= np.log(0.7 * own + 0.3 * cache.odds(piece)).sum()",
         "    cache.take(piece)",
     )
-    head = f"\nimport numpy as np\n{head}{tables}{OTHER}\n"
-    return submission(tmp_path / "a", head + script, text)
+    return submission(tmp_path / "a", f"\nimport numpy as np\n{head}\n{script}", text)
+
+
+SHARED = PAIRED.replace("(np.zeros(1 << 20), np.zeros(1 << 20))", "(np.zeros(1 << 20),) * 2")
+
+
+@pytest.mark.parametrize("tables", [PAIRED, SHARED], ids=["in a tuple", "one for both"])
+def test_tables_may_be_kept_together(tables, tmp_path):
+    finding = registered(likelihood.normalised)(mixing(tmp_path, tables))
+    assert finding.verdict == "fail", finding
+
+
+def counting(tmp_path, quotient, slot, count, cache="Cache()", head="") -> Submission:
+    """A folder whose script mixes a network with a cache of these expressions."""
+    tables = TABLES.replace("QUOTIENT", quotient).replace("return SLOT", f"return {slot}")
+    tables = tables.replace("COUNT\n", f"{count}\n").replace("(SLOTS)", "(1 << 20)")
+    return mixing(tmp_path, f"{head}{tables}{OTHER}", cache)
 
 
 def test_counts_may_be_chosen_by_both_tables(tmp_path):

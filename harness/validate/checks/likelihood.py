@@ -12,11 +12,12 @@ from typing import NamedTuple
 from harness.validate import charged, hiding, learning
 from harness.validate.checks.log import plain_number, setting, variables
 from harness.validate.hiding import Evaluation
+from harness.validate.marks import Least, Ratio, Spread
 from harness.validate.source import Source
 from harness.validate.spans import Span
 from harness.validate.submission import Submission
 from harness.validate.training_log import Log
-from harness.validate.verdict import CannotTell, Finding, check, judged, passed
+from harness.validate.verdict import CannotTell, Finding, by_doubt, check, judged, passed
 
 SCORER = re.compile(r"eval|score|valid|likelihood", re.IGNORECASE)  # names of scripts
 # of (0, 1]: what an honest integral may leave out, at the cost of 2 % of log V at the most
@@ -27,6 +28,13 @@ NEAR = 0.1  # relative: an untrained model is this near to log V, in records wit
 FIRST = 1  # the last step whose training loss is of the untrained model
 TOKENIZER = re.compile(r"(?:sp|_)(\d{3,6})(?:_bpe|_unigram|_|/|\b)")
 MOST = 4  # places named
+IMPROPER = {  # what is said of probabilities, and the cost that charges them
+    Ratio: "counts at one index of a hash table over those at another are a probability that {}"
+    " charges",
+    Least: "of each token the least of several costs, one of them of {}, is summed",
+    Spread: "the cost of a token over the number of its bytes is mixed as if it were that of a"
+    " byte, and {} charges the mixture",
+}
 
 
 class Judged(NamedTuple):
@@ -218,8 +226,7 @@ def walked(submission: Submission) -> learning.Walk:
 
 def judged_as_far(said: list[tuple[str, str]], good: str, unseen: Sequence[str] = ()) -> Finding:
     """Return the verdict of what is said to be wrong, each with the doubt about it ("": none)."""
-    faults = [what for what, doubt in said if not doubt]
-    doubts = [f"{what}: {doubt}" for what, doubt in said if doubt]
+    faults, doubts = by_doubt(said)
     return judged(faults[:MOST], good, [*doubts, *unseen])
 
 
@@ -276,28 +283,9 @@ def normalised(submission: Submission) -> Finding:
     """
     walk = walked(submission)
     said = [
-        (
-            f"{quotient.where}: counts at one index of a hash table over those at another are a"
-            f" probability that {quotient.charged} charges",
-            quotient.doubt,
-        )
-        for quotient in charged.quotients(walk.costs)
-    ]
-    said += [
-        (
-            f"{least.where}: of each token the least of several costs, one of them of"
-            f" {least.charged}, is summed",
-            least.doubt,
-        )
-        for least in charged.hindsights(walk.costs)
-    ]
-    said += [
-        (
-            f"{root.where}: the cost of a token over the number of its bytes is mixed as if it were"
-            f" that of a byte, and {root.charged} charges the mixture",
-            root.doubt,
-        )
-        for root in charged.roots(walk.costs)
+        (f"{row.where}: {words.format(row.charged)}", row.doubt)
+        for kind, words in IMPROPER.items()
+        for row in charged.improper(walk.costs, kind)
     ]
     good = f"{len(walk.costs)} costs; none is of such a quotient or root, nor the least of several"
     return judged_as_far(said, good, unread(walk))

@@ -449,18 +449,17 @@ def unprinted(submission: Submission, log: Log, final: Final) -> str:
     """
     with suppress(CannotTell):
         submission.code.require_read()
-        modules = needed(submission)
-        if not modules.missing and not modules.mentioned:
-            texts = [source.text for source in submission.code.sources.values()]
-            texts += [submission.text(name) for name in submission.files if name.endswith(CODE)]
-            here = " ".join((*texts, *map(str, log.settings.values()))).lower()
-            label = "" if final.label == NAMELESS else final.label.lower()
-            absent = [word for word in WORD.findall(label) if word not in here]
-            if absent:
-                return (
-                    f"no code here has the word {absent[0]!r} of {final.label[:60]!r}, the score in"
-                    f" {log.name}: other code has printed it"
-                )
+        texts = [source.text for source in submission.code.sources.values()]
+        texts += [submission.text(name) for name in submission.files if name.endswith(CODE)]
+        here = " ".join((*texts, *map(str, log.settings.values()))).lower()
+        label = "" if final.label == NAMELESS else final.label.lower()
+        absent = [word for word in WORD.findall(label) if word not in here]
+        modules = needed(submission) if absent else None
+        if modules and not modules.missing and not modules.mentioned:
+            return (
+                f"no code here has the word {absent[0]!r} of {final.label[:60]!r}, the score in"
+                f" {log.name}: other code has printed it"
+            )
     return ""
 
 

@@ -22,6 +22,7 @@ from harness.validate.verdict import (
     CannotTell,
     Finding,
     all_of,
+    by_doubt,
     check,
     failed,
     judged,
@@ -125,8 +126,7 @@ def training_data(submission: Submission) -> Finding:
         shards = spaced(value or "")
         if TRAIN_FILES.fullmatch(name) and SHARDS.search(shards) and VALIDATION.search(shards):
             places.append((f"{name.upper()}={value}", ""))
-    faults = [place for place, doubt in places if not doubt]
-    doubts = [f"{place}: {doubt}" for place, doubt in places if doubt]
+    faults, doubts = by_doubt(places)
     by_name = "training takes validation shards by name"
     if faults:
         return failed(f"{by_name}: {'; '.join(faults[:5])}")
